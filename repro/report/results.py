@@ -75,8 +75,9 @@ class Results:
         paper: the Paper card.
         experiment: the Experiment card.
         scale: name of the scale.
-        frame: DataFrame with columns arm, seed, measurement, at (dict), at_key ("batch=1,steps=64"), value.
-        models: the same for the models that the method trains, with the column model instead of arm.
+        frame: DataFrame with columns arm, seed, measurement, at (dict), at_key
+            ("batch=1,steps=64"), value.
+        models: the same for the models that the method trains, with the column model for arm.
         records: the raw run records, sorted by arm and seed.
         model_records: the raw records of the models.
     """
@@ -167,8 +168,8 @@ class Results:
             wanted = f"[{name}, {at_key(at)}]" if at else f"[{name}]"
             shown = ", ".join(have[:6]) + (" …" if len(have) > 6 else "")
             raise ReproError(
-                f"{self.paper.slug} at scale {self.scale}: nothing measured as {measurement}{wanted}; "
-                f"there is {shown or 'no ' + measurement + ' at all'}"
+                f"{self.paper.slug} at scale {self.scale}: "
+                f"nothing measured as {measurement}{wanted}; there is {shown or 'no ' + measurement + ' at all'}"
             )
         return rows
 
@@ -189,7 +190,7 @@ class Results:
             at: coordinates; they must leave one value per seed.
 
         Raises:
-            ReproError: nothing was measured there, or the coordinates leave several values per seed.
+            ReproError: nothing was measured there, or several values per seed remain.
         """
         rows = self._select(self.frame, "arm", measurement, arm, at)
         if rows["seed"].duplicated().any():
@@ -212,8 +213,8 @@ class Results:
             at: fixes the other coordinates.
 
         Returns:
-            x of shape (n_x,), ascending if numeric and else in order of appearance, and values of shape
-            (n_x, n_seeds), NaN where a seed lacks a point.
+            x of shape (n_x,), ascending if numeric and else in order of appearance, and values of
+            shape (n_x, n_seeds), NaN where a seed lacks a point.
 
         Raises:
             ReproError: nothing was measured, or other coordinates still vary.
@@ -242,7 +243,8 @@ class Results:
             place = (points.index(x), seeds.index(seed))
             if place in taken:
                 raise ReproError(
-                    f"{self.paper.slug}: {what} varies along more than {key!r}; fix the other coordinates"
+                    f"{self.paper.slug}: {what} varies along more than {key!r}; "
+                    "fix the other coordinates"
                 )
             taken.add(place)
             values[place] = value

@@ -1,9 +1,9 @@
 """One look for every figure of the suite.
 
-Colours are the Okabe-Ito set (Okabe and Ito 2008, "Color universal design"), which stays distinguishable
-under the common forms of colour blindness; every arm also has its own marker and line style, so that no figure
-relies on colour alone. The colour of an arm is fixed by its place among the names of its experiment,
-hence the same in all figures of a method.
+Colours are the Okabe-Ito set (Okabe and Ito 2008, "Color universal design"), which stays
+distinguishable under the common forms of colour blindness; every arm also has its own marker, so
+that no figure relies on colour alone. The colour of an arm is fixed by its place among the names of
+its experiment, hence the same in all figures of a method.
 
 A figure function draws inside `with style.context():` (the report does that for it)::
 
@@ -175,8 +175,8 @@ def band(values: np.ndarray, kind: Literal["range", "interval"] = "range") -> np
 
     Args:
         values: shape (n_x, n_seeds); NaN marks a seed without that point.
-        kind: "range" gives median, minimum, maximum; "interval" the mean and a 95 % bootstrap interval of it
-            (2000 resamples of the seeds, fixed stream).
+        kind: "range" gives median, minimum, maximum; "interval" the mean and a 95 % bootstrap
+            interval of it (2000 resamples of the seeds, fixed stream).
 
     Returns:
         Array of shape (3, n_x).
@@ -250,7 +250,7 @@ def trade_off(
     label: str | None = None,
     annotate: Sequence[object] | None = None,
 ) -> None:
-    """Quality against cost: one point per setting (median over seeds) with min-max bars, joined by a line.
+    """Quality against cost: a point per setting (median over seeds, min-max bars), joined.
 
     Args:
         ax: axes to draw on.
@@ -274,7 +274,7 @@ def trade_off(
         elinewidth=0.9,
         label=arm if label is None else label,
     )
-    for text, px, py in zip(annotate or (), x, y, strict=False):
+    for text, px, py in zip(() if annotate is None else annotate, x, y, strict=False):
         ax.annotate(
             str(text), (px, py), xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED
         )
@@ -352,8 +352,8 @@ def image_grid(
     """Images in rows and columns, filled row by row.
 
     Args:
-        images: uint8 0..255, or floats in [vmin, vmax] (default [0, 1]; clipped), of shape (N, H, W),
-            (N, H, W, C) or (N, C, H, W) with C 1 or 3 and N <= rows * cols.
+        images: uint8 0..255, or floats in [vmin, vmax] (default [0, 1]; clipped), of shape
+            (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3 and N <= rows * cols.
         rows: number of rows.
         cols: number of columns.
         labels: text over each image.
