@@ -169,7 +169,8 @@ class Results:
             shown = ", ".join(have[:6]) + (" …" if len(have) > 6 else "")
             raise ReproError(
                 f"{self.paper.slug} at scale {self.scale}: "
-                f"nothing measured as {measurement}{wanted}; there is {shown or 'no ' + measurement + ' at all'}"
+                f"nothing measured as {measurement}{wanted}; "
+                f"there is {shown or 'no ' + measurement + ' at all'}"
             )
         return rows
 

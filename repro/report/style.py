@@ -235,6 +235,14 @@ def curve(
         ax.fill_between(x, low, high, color=options["color"], alpha=0.18, linewidth=0)
 
 
+def ticks(ax: Axes, values: Sequence[float] | np.ndarray, *, axis: Literal["x", "y"] = "x") -> None:
+    """Logarithmic axis with a plain number at each measured value (step counts, bit widths)."""
+    (ax.set_xscale if axis == "x" else ax.set_yscale)("log", base=2)
+    (ax.set_xticks if axis == "x" else ax.set_yticks)(
+        list(values), [f"{value:g}" for value in values]
+    )
+
+
 def reference(ax: Axes, value: float, label: str, *, axis: Literal["x", "y"] = "y") -> None:
     """Thin dashed line at a reference value (a threshold, the full-precision model, the ideal)."""
     draw = ax.axhline if axis == "y" else ax.axvline
@@ -374,9 +382,12 @@ def image_grid(
     longest = max((len(part) for t in row_labels or () for part in t.split("\n")), default=0)
     margin = 0.068 * longest + 0.12 if row_labels else 0.0
     cell = (inches - margin) / cols
-    heads = max((t.count("\n") + 1 for t in [*(labels or ()), *(col_labels or ())]), default=0)
-    top = 0.15 * heads + 0.06 if col_labels else 0.0
-    row_height = cell * tall / wide + (0.15 * heads + 0.05 if labels else 0.0)
+    lines, heads = (
+        max((text.count("\n") + 1 for text in texts or ()), default=0)
+        for texts in (labels, col_labels)
+    )
+    top = 0.15 * heads + (0.0 if labels else 0.06) if heads else 0.0
+    row_height = cell * tall / wide + (0.15 * lines + 0.06 if lines else 0.0)
     made = figure(inches, row_height * rows + top)
     made.set_layout_engine("none")
     height = made.get_figheight()
