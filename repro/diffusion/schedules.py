@@ -1,0 +1,153 @@
+r"""Noise schedules and the grids that samplers walk.
+
+Variance preserving (DDPM), for $t = 0 \dots T-1$:
+
+$$ x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon, \qquad
+   \bar\alpha_t = \prod_{s \le t} (1 - \beta_s) $$
+
+Variance exploding (score SDE, EDM):
+
+$$ x_\sigma = x_0 + \sigma\, \varepsilon $$
+
+A variance-preserving state is a scaled variance-exploding one, $x_t = \sqrt{\bar\alpha_t}\,
+x_{\sigma_t}$ with $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$.
+
+Every grid here ascends with the noise. A sampler walks its grid from the end to the start and then
+takes one last step to clean data. Tables are float64 on the CPU: samplers read them once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+
+__all__ = [
+    "alphas_cumprod",
+    "cosine_betas",
+    "geometric_sigmas",
+    "karras_sigmas",
+    "linear_betas",
+    "timesteps_quad",
+    "timesteps_uniform",
+    "vp_sigmas",
+]
+
+
+def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
+    r"""Returns $\beta_t$ equally spaced from `start` to `end`, float64 of shape (T,).
+
+    Source:
+        Ho et al., Denoising Diffusion Probabilistic Models (2020), section 4.
+    """
+    return torch.linspace(start, end, T, dtype=torch.float64)
+
+
+def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    r"""Returns the cosine schedule, float64 of shape (T,).
+
+    $\bar\alpha(u) = f(u) / f(0)$ with $f(u) = \cos^2\left(\frac{u + s}{1 + s} \frac{\pi}{2}\right)$
+    and $\beta_t = \min(1 - \bar\alpha((t + 1) / T) / \bar\alpha(t / T), \beta_{\max})$.
+
+    Source:
+        Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2021), eq. 17.
+    """
+    u = torch.arange(T + 1, dtype=torch.float64) / T
+    f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
+    return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+
+
+def alphas_cumprod(betas: Tensor) -> Tensor:
+    r"""Returns $\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)$.
+
+    Arguments:
+        betas: $\beta_t$, shape (T,).
+
+    Returns:
+        float64 of shape (T,).
+    """
+    return torch.cumprod(1 - betas.double(), dim=0)
+
+
+def vp_sigmas(alphas_cumprod: Tensor) -> Tensor:
+    r"""Returns the noise-to-signal ratio $\sigma_t = \sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}$.
+
+    Arguments:
+        alphas_cumprod: $\bar\alpha_t$, shape (T,).
+
+    Returns:
+        float64 of shape (T,).
+    """
+    abar = alphas_cumprod.double()
+    return ((1 - abar) / abar).sqrt()
+
+
+def geometric_sigmas(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    r"""Returns $\sigma_i = \sigma_{\min} (\sigma_{\max} / \sigma_{\min})^{i / (n - 1)}$, ascending.
+
+    Returns:
+        float64 of shape (n,).
+
+    Source:
+        Song et al., Score-Based Generative Modeling through SDEs (2021), appendix C (VE SDE).
+    """
+    log_sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), n, dtype=torch.float64)
+    sigmas = log_sigma.exp()
+    sigmas[0], sigmas[-1] = sigma_min, sigma_max
+    return sigmas
+
+
+def karras_sigmas(
+    n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    r"""Returns $\sigma_i = \left(\sigma_{\min}^{1/\rho} + \frac{i}{n - 1}
+    (\sigma_{\max}^{1/\rho} - \sigma_{\min}^{1/\rho})\right)^\rho$, ascending.
+
+    The paper counts downwards and appends $\sigma = 0$; samplers here take that last step unasked.
+
+    Returns:
+        float64 of shape (n,).
+
+    Source:
+        Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022),
+        eq. 5.
+    """
+    ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    sigmas = torch.linspace(*ends, n, dtype=torch.float64) ** rho
+    sigmas[0], sigmas[-1] = sigma_min, sigma_max
+    return sigmas
+
+
+def timesteps_uniform(T: int, n: int) -> Tensor:
+    r"""Returns $\tau_i = i \lfloor T / n \rfloor$, ascending, int64 of shape (n,).
+
+    Raises:
+        ReproError: if not 1 <= n <= T.
+
+    Source:
+        Song et al., Denoising Diffusion Implicit Models (2021), appendix D.2 ("linear").
+    """
+    if not 1 <= n <= T:
+        raise ReproError(f"cannot pick {n} of {T} time steps; ask for 1 to {T}")
+    return torch.arange(n) * (T // n)
+
+
+def timesteps_quad(T: int, n: int) -> Tensor:
+    r"""Returns $\tau_i = \lfloor c_i^2 \rfloor$ with $c$ equally spaced from 0 to
+    $\sqrt{0.8\, T}$, ascending, int64 of shape (n,).
+
+    The first steps may repeat (0, 0, 1, ... for T = 1000 and n = 50), as they do in the released
+    code of the paper: a repeated step leaves the sample unchanged and costs one evaluation.
+
+    Raises:
+        ReproError: if not 2 <= n <= T.
+
+    Source:
+        Song et al., Denoising Diffusion Implicit Models (2021), appendix D.2 ("quadratic").
+    """
+    if not 2 <= n <= T:
+        raise ReproError(f"cannot pick {n} of {T} time steps quadratically; ask for 2 to {T}")
+    return torch.linspace(0, math.sqrt(0.8 * T), n, dtype=torch.float64).square().long()
