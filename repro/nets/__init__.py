@@ -1,0 +1,1 @@
+"""Network architectures, as their papers define them."""

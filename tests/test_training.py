@@ -1,0 +1,200 @@
+"""Training: resuming, averaging, schedules and the errors that a user can meet."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repro.errors import ReproError
+from repro.job import Job
+from repro.training import ema_decay, fit, learning_rate_factor
+
+STEPS = 12
+
+
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.SiLU(), nn.Dropout(0.2), nn.BatchNorm1d(16), nn.Linear(16, 6)
+    )
+
+
+def batch(step, generator):
+    return torch.randn(8, 6, generator=generator)
+
+
+def loss(net, x, generator):
+    noise = torch.randn(x.shape, generator=generator)
+    return (net(x + 0.1 * noise) - x).square().mean()
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(step: int):
+    """A loss that stops the process, as far as a test can, in the given step."""
+
+    calls = iter(range(10**6))
+
+    def run(net, x, generator):
+        if next(calls) == step:
+            raise Killed
+        return loss(net, x, generator)
+
+    return run
+
+
+def same_bits(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_killed_training_resumes_bit_for_bit(tmp_path, precision):
+    options = dict(steps=STEPS, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1,
+                   precision=precision)
+    whole = fit(Job.for_test(scratch=tmp_path / "a"), network(), loss, batch, **options)
+    job = Job.for_test(scratch=tmp_path / "b")
+    with pytest.raises(Killed):
+        fit(job, network(), killer(8), batch, checkpoint_steps=5, **options)
+    calls = []
+
+    def counting(net, x, generator):
+        calls.append(1)
+        return loss(net, x, generator)
+
+    resumed = fit(job, network(), counting, batch, checkpoint_steps=5, **options)
+    assert len(calls) == STEPS - 5
+    assert same_bits(whole.state_dict, resumed.state_dict)
+    assert np.array_equal(whole.curve, resumed.curve)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    job = Job.for_test(scratch=tmp_path)
+    first = fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    again = fit(job, network(), killer(0), batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    assert same_bits(first.state_dict, again.state_dict)
+
+
+def test_other_settings_do_not_resume(tmp_path):
+    job = Job.for_test(scratch=tmp_path)
+    fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    changed = fit(job, network(), loss, batch, steps=STEPS, lr=2e-2, checkpoint_steps=5)
+    fresh = fit(Job.for_test(scratch=tmp_path / "x"), network(), loss, batch, steps=STEPS, lr=2e-2)
+    assert same_bits(changed.state_dict, fresh.state_dict)
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path):
+    job = Job.for_test(scratch=tmp_path)
+    fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    path = tmp_path / "fit.checkpoint"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ReproError, match=r"fit\.checkpoint cannot be read.*delete it"):
+        fit(job, network(), loss, batch, steps=STEPS, lr=1e-2)
+
+
+def test_seed_decides_the_weights(tmp_path):
+    def train(seed):
+        job = Job.for_test(seed=seed, scratch=tmp_path / str(seed))
+        return fit(job, network(), loss, batch, steps=4, lr=1e-2).state_dict
+
+    assert same_bits(train(1), train(1))
+    assert not same_bits(train(1), train(2))
+
+
+def test_global_generator_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    net = network()
+    torch.manual_seed(5)
+    fit(Job.for_test(scratch=tmp_path), net, loss, batch, steps=3, lr=1e-2)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_names_step_and_remedy(tmp_path, value):
+    def bad(net, x, generator):
+        bad.step += 1
+        return loss(net, x, generator) * (float(value) if bad.step == 4 else 1.0)
+
+    bad.step = -1
+    with pytest.raises(ReproError, match=rf"loss is {value} at step 4 of 12.*lower the learning"):
+        fit(Job.for_test(name="net", scratch=tmp_path), network(), bad, batch, steps=STEPS, lr=1e-2)
+
+
+def test_average_has_its_closed_form(tmp_path):
+    """With gradient -1 and no clipping Adam moves a weight by lr each step: θ_n = n lr."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    lr, limit = 0.5, 0.6
+    fitted = fit(
+        Job.for_test(scratch=tmp_path), net, lambda n, x, g: -n.weight.sum(), batch,
+        steps=STEPS, lr=lr, clip=None, ema=limit,
+    )
+    expected = 0.0
+    for n in range(STEPS):
+        d = min(limit, (1 + n) / (10 + n))
+        expected = d * expected + (1 - d) * lr * (n + 1)
+    assert fitted.state_dict["weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert fitted.curve[3] == pytest.approx(-3 * lr, rel=1e-5)
+    assert net.weight.item() == fitted.state_dict["weight"].item() and not net.training
+
+
+def test_without_average_the_last_weights_come_back(tmp_path):
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    fitted = fit(Job.for_test(scratch=tmp_path), net, lambda n, x, g: -n.weight.sum(), batch,
+                 steps=3, lr=0.5, clip=None, ema=None)
+    assert fitted.state_dict["weight"].item() == pytest.approx(1.5, rel=1e-5)
+
+
+def test_decay_warms_up():
+    assert [ema_decay(n, 0.999) for n in (0, 10)] == [0.1, 0.55]
+    assert ema_decay(10**6, 0.999) == 0.999
+
+
+def test_learning_rate_factors():
+    factors = [learning_rate_factor(n, 110, 10, "cosine") for n in range(110)]
+    assert factors[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[109] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+    assert learning_rate_factor(109, 110, 10, "constant") == 1.0
+
+
+def test_gradient_is_clipped(tmp_path):
+    """Adam ignores the gradient's scale but the clipped norm shows in its first moment."""
+    seen = []
+    net = nn.Linear(4, 1, bias=False)
+    net.weight.register_post_accumulate_grad_hook(lambda p: seen.append(p))
+    original = nn.utils.clip_grad_norm_
+    norms = []
+
+    def spy(*args, **kwargs):
+        before = original(*args, **kwargs)
+        norms.append((float(before), float(seen[-1].grad.norm())))
+        return before
+
+    nn.utils.clip_grad_norm_ = spy
+    try:
+        fit(Job.for_test(scratch=tmp_path), net, lambda n, x, g: 100 * n.weight.sum(), batch,
+            steps=2, lr=1e-3, clip=1.0)
+    finally:
+        nn.utils.clip_grad_norm_ = original
+    assert norms[0][0] == pytest.approx(200.0) and norms[0][1] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_progress_goes_to_the_log(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="repro"):
+        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, steps=3, lr=1e-2)
+    assert "step 3 of 3" in caplog.text
+    assert "barebones" not in caplog.text
+
+
+def test_no_steps_is_an_error(tmp_path):
+    with pytest.raises(ReproError, match="asks for 0 steps"):
+        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, steps=0, lr=1e-2)
