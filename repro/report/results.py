@@ -104,21 +104,38 @@ class Results:
         self.models = _frame(self.model_records, list(experiment.models), "model")
 
     @classmethod
-    def load(cls, paper: Any, experiment: Any, scale: str, work: Path) -> Results:
+    def load(
+        cls,
+        paper: Any,
+        experiment: Any,
+        scale: str,
+        work: Path,
+        runs: set[tuple[str, int]] | None = None,
+        models: set[tuple[str, int]] | None = None,
+    ) -> Results:
         """Read what the runs of a method left under the work folder of a scale (`work/<scale>`).
+
+        Args:
+            paper: the Paper card.
+            experiment: the Experiment card.
+            scale: name of the scale.
+            work: folder of the scale.
+            runs: (arm, seed) pairs to keep; None keeps all, also those of an older card.
+            models: (model, seed) pairs to keep.
 
         Raises:
             ReproError: a record cannot be read.
         """
         work = Path(work)
-        folder = folder_of(work / "runs", paper.slug)
-        return cls(
-            paper,
-            experiment,
-            scale,
-            read_records(folder),
-            read_records(folder_of(work / "models", paper.slug)),
-        )
+        found = [
+            [
+                record
+                for record in read_records(folder_of(work / kind, paper.slug))
+                if keep is None or (record["folder"].parent.name, record["seed"]) in keep
+            ]
+            for kind, keep in (("runs", runs), ("models", models))
+        ]
+        return cls(paper, experiment, scale, *found)
 
     def arms(self) -> list[str]:
         """Arms that have runs, in the order of the card."""

@@ -1,0 +1,276 @@
+"""The ledger: every claim with its verdict, for one scale and over all committed scales."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from repro import cards, store
+from repro.errors import ReproError
+from repro.report import inputs
+from repro.report.inputs import MEANINGS, SYMBOLS, VERDICTS, Report
+from repro.report.tables import CLAIM_COLUMNS, claim_records, to_csv
+
+RUN_COLUMNS = ["method", "arm", "seed", "measurement", "at", "value", "unit", "timing"]
+
+
+def run_records(report: Report) -> list[dict[str, Any]]:
+    """Every number that was measured, one row each, in full precision."""
+    rows = []
+    for row in report.results.frame.itertuples(index=False):
+        card = report.results.measurement(row.measurement)
+        rows.append(
+            {
+                "method": report.paper.slug,
+                "arm": row.arm,
+                "seed": int(row.seed),
+                "measurement": row.measurement,
+                "at": row.at_key,
+                "value": float(row.value),
+                "unit": card.unit,
+                "timing": card.timing,
+            }
+        )
+    return rows
+
+
+def environment(reports: Iterable[Report]) -> dict[str, Any]:
+    """Where the runs of a scale were made: commits, devices, versions, first and last start."""
+    records = [
+        record
+        for report in reports
+        for record in [*report.results.records, *report.results.model_records]
+    ]
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for package, version in (record.get("versions") or {}).items():
+            versions.setdefault(package, set()).add(str(version))
+    started = sorted(str(record["started"]) for record in records if record.get("started"))
+    return {
+        "commits": _distinct(records, "commit"),
+        "devices": _distinct(records, "device"),
+        "threads": _distinct(records, "threads"),
+        "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
+        "first_start": started[0] if started else None,
+        "last_start": started[-1] if started else None,
+        "runs": len(records),
+        "wall_s": round(sum(float(record.get("wall_s") or 0) for record in records), 1),
+    }
+
+
+def _distinct(records: list[dict[str, Any]], key: str) -> list[str]:
+    return sorted({str(record[key]) for record in records if record.get(key) not in (None, "")})
+
+
+def write_ledger(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
+    """Write `claims.csv`, `runs.csv`, `environment.json` and `ledger.md` of a scale.
+
+    Args:
+        scale: name of the scale.
+        work: folder of the scale.
+        out: folder to write to; made if absent.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ReproError: no method has verdicts at this scale, or inputs cannot be read.
+    """
+    reports = inputs.load_all(scale, work, root)
+    if not reports:
+        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
+    out = Path(out)
+    files = {
+        "claims.csv": to_csv(
+            [r for report in reports for r in claim_records(report)], CLAIM_COLUMNS
+        ),
+        "runs.csv": to_csv([r for report in reports for r in run_records(report)], RUN_COLUMNS),
+        "ledger.md": scale_ledger(scale, reports),
+    }
+    written = []
+    for name, text in files.items():
+        store.write_text(out / name, text)
+        written.append(out / name)
+    store.write_json(out / "environment.json", environment(reports))
+    return [*written, out / "environment.json"]
+
+
+def scale_ledger(scale: str, reports: list[Report]) -> str:
+    """Markdown of one scale: counts per paper, then one line per claim."""
+    counts = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
+    counts.append(["**all**", *(sum(row[1 + i] for row in counts) for i in range(len(VERDICTS)))])
+    parts = [
+        f"# Ledger at scale {scale}",
+        _pipe(counts, ["Paper", *VERDICTS], numeric_from=1),
+    ]
+    for report in reports:
+        rows = [
+            [
+                claim.statement,
+                f"{SYMBOLS[report.claim_verdict(claim.id)]} {report.claim_verdict(claim.id)}",
+                report.claims.get(claim.id, {}).get("tier") or f"needs {claim.best_tier}",
+            ]
+            for claim in report.paper.claims
+        ]
+        parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Verdict", "Tier"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = None) -> str:
+    align = [
+        "right" if numeric_from is not None and i >= numeric_from else "left"
+        for i in range(len(headers))
+    ]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+# Over all scales --------------------------------------------------------------------------------
+
+ORDER = ("contradicted", "inconclusive", "reproduced", "untested")
+"""The verdict of a claim is the first of these that one of its checks has."""
+
+
+def read_claims(folder: Path) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """(method, claim) → rows of a committed `claims.csv`.
+
+    Raises:
+        ReproError: the file lacks a column.
+    """
+    path = folder / "claims.csv"
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    with path.open(encoding="utf-8", newline="") as handle:
+        reader = csv.DictReader(handle)
+        missing = {"method", "claim", "tier", "verdict"} - set(reader.fieldnames or ())
+        if missing:
+            raise ReproError(
+                f"{path} lacks the columns {', '.join(sorted(missing))}; write it anew"
+            )
+        for row in reader:
+            found.setdefault((row["method"], row["claim"]), []).append(row)
+    return found
+
+
+def results_readme(results_root: Path, root: Path | None = None) -> str:
+    """Write `README.md` of the committed results: the ledger over all their scales.
+
+    Args:
+        results_root: folder with `<scale>/claims.csv`, `<scale>/tables/`, `<scale>/figures/`.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The text written.
+
+    Raises:
+        ReproError: there is no scale with a `claims.csv`.
+    """
+    results_root = Path(results_root)
+    scales = [s for s in cards.SCALES if (results_root / s / "claims.csv").is_file()]
+    if not scales:
+        raise ReproError(
+            f"{results_root}: no <scale>/claims.csv; write the ledger of a scale first"
+        )
+    ledgers = {scale: read_claims(results_root / scale) for scale in scales}
+    papers = [
+        cards.load(slug, root).paper
+        for slug in cards.slugs(root)
+        if any(method == slug for ledger in ledgers.values() for method, _ in ledger)
+    ]
+    parts = [
+        "# Ledger",
+        "Which claims of which papers hold, claim by claim. Written by `repro ledger` from the "
+        "committed results; nothing here is edited by hand.",
+        "\n".join(f"- {SYMBOLS[v]} **{v}**: {MEANINGS[v]}" for v in VERDICTS),
+        "A verdict at a reduced scale tests the direction and the size of an effect on small "
+        "models and small real data; the paper's own numbers are then not comparable.",
+    ]
+    if "smoke" in scales:
+        parts.append("The scale `smoke` only exercises the code and is not evidence.")
+    parts.append(_environments(results_root, scales))
+    parts.append(_overview(papers, scales, ledgers))
+    parts += [_paper_section(results_root, paper, scales, ledgers) for paper in papers]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    store.write_text(results_root / "README.md", text)
+    return text
+
+
+def _verdict(rows: list[dict[str, str]] | None) -> str:
+    have = {row["verdict"] for row in rows or ()}
+    return next((verdict for verdict in ORDER if verdict in have), "untested")
+
+
+def _environments(results_root: Path, scales: list[str]) -> str:
+    rows = []
+    for scale in scales:
+        path = results_root / scale / "environment.json"
+        if not path.is_file():
+            continue
+        found = store.read_json(path)
+        rows.append(
+            [
+                scale,
+                "; ".join(found["devices"]),
+                ", ".join(f"`{commit[:10]}`" for commit in found["commits"]),
+                found["runs"],
+                f"{found['wall_s'] / 60:.1f}",
+            ]
+        )
+    headers = ["Scale", "Machine", "Commit", "Runs", "Minutes"]
+    return _pipe(rows, headers) if rows else ""
+
+
+def _overview(papers: list[Any], scales: list[str], ledgers: dict[str, Any]) -> str:
+    rows = []
+    for paper in papers:
+        for scale in scales:
+            verdicts = [
+                _verdict(ledgers[scale].get((paper.slug, claim.id))) for claim in paper.claims
+            ]
+            if any((paper.slug, claim.id) in ledgers[scale] for claim in paper.claims):
+                link = f"[{paper.short}](#{_anchor(paper.short)})"
+                rows.append([link, scale, *(verdicts.count(v) for v in VERDICTS)])
+    return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
+
+
+def _paper_section(
+    results_root: Path, paper: Any, scales: list[str], ledgers: dict[str, Any]
+) -> str:
+    own = [s for s in scales if any((paper.slug, c.id) in ledgers[s] for c in paper.claims)]
+    rows = []
+    for claim in paper.claims:
+        cells = []
+        for scale in own:
+            found = ledgers[scale].get((paper.slug, claim.id))
+            verdict = _verdict(found)
+            tiers = dict.fromkeys(row["tier"] for row in found or () if row["verdict"] == verdict)
+            note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
+            cells.append(f"{SYMBOLS[verdict]} {verdict}{note}")
+        rows.append([claim.statement, claim.where, *cells])
+    parts = [
+        f"## {paper.short}",
+        paper.citation(),
+        _pipe(rows, ["Claim", "Where", *own]),
+    ]
+    links = []
+    for scale in own:
+        for kind in ("tables", "figures"):
+            folder = results_root / scale / kind / paper.slug
+            names = sorted(p.name for p in folder.glob("*.md" if kind == "tables" else "*.png"))
+            if names:
+                listed = ", ".join(
+                    f"[{Path(n).stem}]({scale}/{kind}/{paper.slug}/{n})" for n in names
+                )
+                links.append(f"- {kind.capitalize()}, {scale}: {listed}")
+    if links:
+        parts.append("\n".join(links))
+    return "\n\n".join(parts)
+
+
+def _anchor(text: str) -> str:
+    kept = "".join(c for c in text.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")
