@@ -443,7 +443,10 @@ def load(slug: str, root: Path | None = None) -> Method:
             f"no method `{slug}`{nearest(slug, known)}; `repro list` shows the {len(known)} known"
         )
     paper = read(folder / "paper.yaml", Paper)
-    experiment = read(folder / "experiment.yaml", Experiment)
+    if paper.kind == "survey" and not (folder / "experiment.yaml").is_file():
+        experiment = Experiment(paper=paper.slug, arms={}, measurements={}, scales={})
+    else:
+        experiment = read(folder / "experiment.yaml", Experiment)
     method = Method(folder, paper, experiment, zoo(root))
     _cross_check(method)
     return method
@@ -702,7 +705,14 @@ def _digest(content: Any) -> str:
 
 # The code a result depends on --------------------------------------------------------------------
 
-_FRAMEWORK = ("repro.cards", "repro.job", "repro.store", "repro.cli", "repro.report", "repro.errors")
+_FRAMEWORK = (
+    "repro.cards",
+    "repro.job",
+    "repro.store",
+    "repro.cli",
+    "repro.report",
+    "repro.errors",
+)
 
 
 @functools.cache
@@ -773,3 +783,39 @@ def _module_path(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+# What the workflow asks -----------------------------------------------------------------------
+
+
+def data_fingerprint(name: str) -> str:
+    """Identity of a dataset's content, from its declared checksums."""
+    return _data_fingerprint(name)
+
+
+def owner(name: str) -> Method:
+    """The method that owns a model; ``zoo`` owns the base models that several share."""
+    if name == ZOO:
+        return Method(ROOT / "repro" / "zoo", None, None, zoo())  # type: ignore[arg-type]
+    return load(name)
+
+
+def judging_fingerprint(method: Method, scale: str) -> str:
+    """What a verdict depends on besides the runs: the checks and the claims."""
+    checks = [check.model_dump() for check in method.checks(scale).values()]
+    claims = [claim.model_dump() for claim in method.paper.claims]
+    return _digest([checks, claims, code_version("repro.verdict")])
+
+
+def reporting_fingerprint(method: Method) -> str:
+    """What tables and figures depend on besides verdicts and runs."""
+    experiment = method.experiment
+    parts: list[Any] = [method.paper.model_dump(), experiment.model_dump(mode="json")]
+    parts += [code_version(figure.run.split(":")[0]) for figure in experiment.figures]
+    report = sorted((ROOT / "repro" / "report").rglob("*"))
+    parts += [
+        hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in report
+        if p.is_file() and p.suffix in (".py", ".html", ".css", ".js", ".j2", ".jinja")
+    ]
+    return _digest(parts)

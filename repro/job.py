@@ -305,8 +305,9 @@ def prepare_data(name: str, work: Path) -> None:
     if name not in data.REGISTRY:
         raise ReproError(f"no dataset `{name}`{nearest(name, data.REGISTRY)}")
     data.prepare(name)
-    store.write_json(work / "data" / f"{name}.json",
-                     {"name": name, "fingerprint": data.fingerprint(name)})
+    store.write_json(
+        work / "data" / f"{name}.json", {"name": name, "fingerprint": data.fingerprint(name)}
+    )
 
 
 def model_folder(ref: ModelRef, options: Options) -> Path:
@@ -327,25 +328,57 @@ def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
             from repro import zoo
 
             tensors, provenance = zoo.shipped(ref.name, cards.shipped_path(card.shipped))
-            record = _record(method, ref.owner, ref.name, ref.seed, options, params, fingerprint,
-                             0.0, [], [], "cpu", card.threads)
+            record = _record(
+                method,
+                ref.owner,
+                ref.name,
+                ref.seed,
+                options,
+                params,
+                fingerprint,
+                0.0,
+                [],
+                [],
+                "cpu",
+                card.threads,
+            )
             record["shipped"] = provenance
             arrays: dict[str, np.ndarray] = {}
         else:
             job = Job(
-                ref.owner, ref.name, ref.seed, options.scale, Params(params, label),
-                threads=card.threads, device_name=device_for(options),
-                scratch=options.base / "scratch" / fingerprint, log=log, data_names=card.data,
+                ref.owner,
+                ref.name,
+                ref.seed,
+                options.scale,
+                Params(params, label),
+                threads=card.threads,
+                device_name=device_for(options),
+                scratch=options.base / "scratch" / fingerprint,
+                log=log,
+                data_names=card.data,
             )
             started = time.perf_counter()
-            tensors = _function(card.train, card.threads)(job)
+            tensors = function(card.train, card.threads)(job)
             wall = time.perf_counter() - started
             arrays = job.arrays
-            record = _record(method, ref.owner, ref.name, ref.seed, options, params, fingerprint,
-                             wall, job.measured, list(arrays), job.device_name, card.threads)
+            record = _record(
+                method,
+                ref.owner,
+                ref.name,
+                ref.seed,
+                options,
+                params,
+                fingerprint,
+                wall,
+                job.measured,
+                list(arrays),
+                job.device_name,
+                card.threads,
+            )
         with store.atomic_folder(folder) as temporary:
-            store.write_tensors(temporary / "model.safetensors", tensors,
-                                {"fingerprint": fingerprint})
+            store.write_tensors(
+                temporary / "model.safetensors", tensors, {"fingerprint": fingerprint}
+            )
             if arrays:
                 store.write_arrays(temporary / "arrays.npz", arrays)
             record["sha256"] = store.sha256(temporary / "model.safetensors")
@@ -380,8 +413,10 @@ def run_arm(
     if seeds is None:
         summary = {
             "arm": arm_name,
-            "fingerprints": {str(s): store.read_json(f / "record.json")["fingerprint"]
-                             for s, f in zip(all_seeds, folders, strict=True)},
+            "fingerprints": {
+                str(s): store.read_json(f / "record.json")["fingerprint"]
+                for s, f in zip(all_seeds, folders, strict=True)
+            },
         }
         store.write_json(base / f"{arm_name}.json", summary)
     return folders
@@ -393,23 +428,42 @@ def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> Non
     label = f"runs/{method.slug}/{arm_name}/{seed}"
     with _logged(options, label) as log:
         job = Job(
-            method.slug, arm_name, seed, options.scale, Params(params, f"{method.slug}/{arm_name}"),
-            threads=card.threads, device_name=device_for(options),
-            scratch=options.base / "scratch" / fingerprint, log=log, data_names=card.data,
+            method.slug,
+            arm_name,
+            seed,
+            options.scale,
+            Params(params, f"{method.slug}/{arm_name}"),
+            threads=card.threads,
+            device_name=device_for(options),
+            scratch=options.base / "scratch" / fingerprint,
+            log=log,
+            data_names=card.data,
             model_paths={
                 name: model_folder(ref, options)
                 for name, ref in zip(card.models, refs, strict=True)
             },
             declared=list(method.experiment.measurements),
         )
-        function = _function(card.run, card.threads)
+        arm = function(card.run, card.threads)
         started = time.perf_counter()
-        function(job)
+        arm(job)
         wall = time.perf_counter() - started
         if not job.measured:
             raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
-        record = _record(method, method.slug, arm_name, seed, options, params, fingerprint, wall,
-                         job.measured, list(job.arrays), job.device_name, card.threads)
+        record = _record(
+            method,
+            method.slug,
+            arm_name,
+            seed,
+            options,
+            params,
+            fingerprint,
+            wall,
+            job.measured,
+            list(job.arrays),
+            job.device_name,
+            card.threads,
+        )
         with store.atomic_folder(folder) as temporary:
             if job.arrays:
                 store.write_arrays(temporary / "arrays.npz", job.arrays)
@@ -423,7 +477,7 @@ def _is_current(folder: Path, fingerprint: str, options: Options, *files: str) -
     return record.get("fingerprint") == fingerprint
 
 
-def _function(dotted: str, threads: int):
+def function(dotted: str, threads: int = 1):
     """Import the function a card names; torch, if it is used, gets its threads and determinism."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     module_name, name = dotted.split(":")
@@ -443,8 +497,9 @@ def _function(dotted: str, threads: int):
     return getattr(module, name)
 
 
-def _record(method, owner, name, seed, options, params, fingerprint, wall, measured, arrays,
-            device, threads) -> dict[str, Any]:
+def _record(
+    method, owner, name, seed, options, params, fingerprint, wall, measured, arrays, device, threads
+) -> dict[str, Any]:
     return {
         "method": owner,
         "arm": name,
@@ -508,8 +563,16 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version()}
-    for package in ("torch", "numpy", "scipy", "pytorch-lightning", "diffusers", "scikit-image",
-                    "scikit-learn", "snakemake"):
+    for package in (
+        "torch",
+        "numpy",
+        "scipy",
+        "pytorch-lightning",
+        "diffusers",
+        "scikit-image",
+        "scikit-learn",
+        "snakemake",
+    ):
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
@@ -602,3 +665,66 @@ def run_method(
         run_arm(method, arm, options, own)
     if arms is None and seeds is None:
         judge(method, options)
+
+
+def report_method(method: Method, options: Options) -> None:
+    """Tables and figures of a method that is judged."""
+    from repro import report
+
+    out = options.base / "report"
+    _swept(out / "tables" / method.slug, out / "figures" / method.slug)
+    report.write_tables(method.slug, options.scale, options.base, out)
+    report.write_figures(method.slug, options.scale, options.base, out)
+    for kind in ("tables", "figures"):
+        (out / kind / method.slug).mkdir(parents=True, exist_ok=True)
+
+
+def _swept(*folders: Path) -> None:
+    import shutil
+
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def report_scale(options: Options, require_all: bool) -> Path:
+    """Page, ledger and environment of a scale; returns the page.
+
+    Args:
+        require_all: every method of the scale has to be judged; otherwise those that are.
+    """
+    from repro import report
+
+    out = options.base / "report"
+    judged = {path.stem for path in (options.base / "verdicts").glob("*.json")}
+    if not judged:
+        raise ReproError(f"no verdicts at scale {options.scale}; run a method first")
+    for method in cards.load_all():
+        if require_all and options.scale in method.experiment.scales:
+            wanted = scale_config(options.scale)["methods"]
+            if (wanted == "all" or method.slug in wanted) and method.slug not in judged:
+                raise ReproError(
+                    f"{options.base / 'verdicts' / method.slug}.json is missing; run "
+                    f"`make {options.scale}` to make it"
+                )
+    report.write_ledger(options.scale, options.base, out)
+    store.write_json(out / "environment.json", environment(options))
+    return report.write_page(options.scale, options.base, out)
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """Machines, versions, commits and wall time of all runs of a scale, from their records."""
+    records = [
+        store.read_json(path) for path in sorted(options.base.glob("runs/*/*/*/record.json"))
+    ]
+    return {
+        "scale": options.scale,
+        "runs": len(records),
+        "devices": sorted({record["device"] for record in records}),
+        "commits": sorted({record["commit"] for record in records}),
+        "versions": [
+            dict(items) for items in sorted({tuple(sorted(r["versions"].items())) for r in records})
+        ],
+        "wall_s": round(sum(record["wall_s"] for record in records), 1),
+        "first_started": min((record["started"] for record in records), default=None),
+        "last_started": max((record["started"] for record in records), default=None),
+    }

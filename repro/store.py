@@ -140,8 +140,11 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary,
-                  metadata=metadata)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            temporary,
+            metadata=metadata,
+        )
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

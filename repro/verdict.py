@@ -186,8 +186,7 @@ def _links(check: CheckCard, sides: np.ndarray) -> list[bool]:
         "==": np.equal,
     }
     return [
-        bool(tests[op](a, b))
-        for op, a, b in zip(check.parsed.ops, sides, sides[1:], strict=False)
+        bool(tests[op](a, b)) for op, a, b in zip(check.parsed.ops, sides, sides[1:], strict=False)
     ]
 
 
@@ -253,7 +252,9 @@ def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> 
     for claim in method.paper.claims:
         own = [result for result in results if result.claim == claim.id]
         if not own:
-            judged.append(ClaimResult(claim.id, "untested", "", _why_untested(method, scale, claim)))
+            judged.append(
+                ClaimResult(claim.id, "untested", "", _why_untested(method, scale, claim))
+            )
             continue
         found = {result.verdict for result in own}
         verdict = next(v for v in ("contradicted", "inconclusive", "reproduced") if v in found)
@@ -270,8 +271,11 @@ def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> 
 def _why_untested(method: Method, scale: str, claim) -> str:
     checks = [check for check in method.experiment.checks if check.claim == claim.id]
     if checks:
-        elsewhere = [s for s in method.experiment.scales
-                     if any(c.claim == claim.id for c in method.checks(s).values())]
+        elsewhere = [
+            s
+            for s in method.experiment.scales
+            if any(c.claim == claim.id for c in method.checks(s).values())
+        ]
         return f"not checked at scale {scale}; checked at {', '.join(elsewhere) or 'none'}"
     if claim.best_tier == "paper":
         return "needs the official weights and data (tier paper)"

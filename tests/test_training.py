@@ -56,8 +56,9 @@ def same_bits(a, b) -> bool:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_killed_training_resumes_bit_for_bit(tmp_path, precision):
-    options = dict(steps=STEPS, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1,
-                   precision=precision)
+    options = dict(
+        steps=STEPS, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1, precision=precision
+    )
     whole = fit(Job.for_test(scratch=tmp_path / "a"), network(), loss, batch, **options)
     job = Job.for_test(scratch=tmp_path / "b")
     with pytest.raises(Killed):
@@ -133,8 +134,14 @@ def test_average_has_its_closed_form(tmp_path):
     nn.init.zeros_(net.weight)
     lr, limit = 0.5, 0.6
     fitted = fit(
-        Job.for_test(scratch=tmp_path), net, lambda n, x, g: -n.weight.sum(), batch,
-        steps=STEPS, lr=lr, clip=None, ema=limit,
+        Job.for_test(scratch=tmp_path),
+        net,
+        lambda n, x, g: -n.weight.sum(),
+        batch,
+        steps=STEPS,
+        lr=lr,
+        clip=None,
+        ema=limit,
     )
     expected = 0.0
     for n in range(STEPS):
@@ -148,8 +155,16 @@ def test_average_has_its_closed_form(tmp_path):
 def test_without_average_the_last_weights_come_back(tmp_path):
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)
-    fitted = fit(Job.for_test(scratch=tmp_path), net, lambda n, x, g: -n.weight.sum(), batch,
-                 steps=3, lr=0.5, clip=None, ema=None)
+    fitted = fit(
+        Job.for_test(scratch=tmp_path),
+        net,
+        lambda n, x, g: -n.weight.sum(),
+        batch,
+        steps=3,
+        lr=0.5,
+        clip=None,
+        ema=None,
+    )
     assert fitted.state_dict["weight"].item() == pytest.approx(1.5, rel=1e-5)
 
 
@@ -181,8 +196,15 @@ def test_gradient_is_clipped(tmp_path):
 
     nn.utils.clip_grad_norm_ = spy
     try:
-        fit(Job.for_test(scratch=tmp_path), net, lambda n, x, g: 100 * n.weight.sum(), batch,
-            steps=2, lr=1e-3, clip=1.0)
+        fit(
+            Job.for_test(scratch=tmp_path),
+            net,
+            lambda n, x, g: 100 * n.weight.sum(),
+            batch,
+            steps=2,
+            lr=1e-3,
+            clip=1.0,
+        )
     finally:
         nn.utils.clip_grad_norm_ = original
     assert norms[0][0] == pytest.approx(200.0) and norms[0][1] == pytest.approx(1.0, rel=1e-4)

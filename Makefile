@@ -1,0 +1,55 @@
+# Everything a person needs; `make help` lists it. No make? See "Without make" in the README.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CORES  ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
+SNAKE  := $(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES)
+
+.PHONY: help env smoke small gpu paper test lint bench check report kill-test clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+env: $(VENV)/.ready ## the environment (locked versions, verified hashes)
+
+$(VENV)/.ready: requirements.lock tools/make_env.py
+	$(PYTHON) tools/make_env.py $(VENV)
+
+smoke: env ## real data, every method at smoke scale, tables and page (about a minute a method)
+	$(SNAKE) smoke
+	@$(BIN)/python -m repro ledger smoke
+
+small: env ## the committed results: 10 to 20 CPU minutes a method
+	$(SNAKE) small
+	@$(BIN)/python -m repro publish small
+	@$(BIN)/python -m repro ledger small
+
+gpu: env ## the GPU presets (needs CUDA)
+	$(SNAKE) gpu
+	@$(BIN)/python -m repro publish gpu
+	@$(BIN)/python -m repro ledger gpu
+
+paper: env ## official weights and data (bring them, see README)
+	$(SNAKE) paper
+	@$(BIN)/python -m repro ledger paper
+
+lint: env ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet . || (echo "run: $(BIN)/ruff format ." && exit 1)
+	PYTHONPATH=. $(BIN)/lint-imports
+
+test: env lint ## lint, import contracts, tests and the smoke DAG of tiny configurations
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
+
+bench: env ## speed ratios measured side by side; asserts nothing
+	$(BIN)/python -m benchmarks
+
+check: env ## every committed verdict follows from its committed measurements
+	$(BIN)/python -m repro check
+
+kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical
+	KILLS=20 $(BIN)/python -m pytest -q tests/test_kill.py
+
+clean: ## remove what can be made again (keeps the data cache and results/)
+	rm -rf work .snakemake

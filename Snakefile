@@ -1,0 +1,17 @@
+"""Entry point of the workflow; see workflow/rules for the arrows of the DAG.
+
+snakemake smoke | small | gpu | paper          every method at a scale
+snakemake <scale>/<method>                     one method at a scale
+snakemake ... --config retrain=true            train the shipped base models anew
+"""
+
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/verdicts.smk"
+include: "workflow/rules/report.smk"

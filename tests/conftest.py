@@ -1,0 +1,92 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from repro import cards
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A root folder with one complete small method, `toy`, read instead of the repository's."""
+    root = tmp_path / "root"
+    folder = root / "methods" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "paper.yaml").write_text(TOY_PAPER)
+    (folder / "experiment.yaml").write_text(TOY_EXPERIMENT)
+    (folder / "arms.py").write_text(TOY_ARMS)
+    (folder / "__init__.py").write_text("")
+    (root / "methods" / "__init__.py").write_text("")
+    shutil.copytree(Path(cards.ROOT) / "workflow", root / "workflow")
+    monkeypatch.setattr(cards, "ROOT", root)
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
+    import sys
+
+    for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for cached in (cards.load, cards.zoo, cards.code_version, cards._source):
+        cached.cache_clear()
+    yield root
+    for cached in (cards.load, cards.zoo, cards.code_version, cards._source):
+        cached.cache_clear()
+    for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
+        del sys.modules[name]
+
+
+TOY_PAPER = """
+slug: toy
+short: Toy
+title: A toy
+authors: [A. Nobody]
+venue: Nowhere
+year: 2026
+field: text
+summary: Nothing.
+claims:
+  - {id: smaller, statement: s, where: Table 1, evidence: paper, best_tier: reduced, method: 1}
+  - {id: identity, statement: s, where: Eq. 1, evidence: derived, best_tier: exact}
+tables:
+  - {id: t, title: T, where: Table 1, evidence: paper, columns: [a, b], rows: [[x, 1]]}
+"""
+
+TOY_EXPERIMENT = """
+paper: toy
+models:
+  net: {train: "methods.toy.arms:train", params: {width: null, lr: 1e-3}, per_seed: true}
+arms:
+  ours: {run: "methods.toy.arms:run", models: [net], params: {steps: [4], gain: 1.0}}
+  base: {run: "methods.toy.arms:run", models: [net], params: {steps: [4], gain: 2.0}}
+  exact: {run: "methods.toy.arms:exact", deterministic: true}
+measurements:
+  loss: {direction: lower}
+  error: {direction: lower}
+scales:
+  smoke: {seeds: 3, params: {width: 2, steps: [4, 8]}}
+  small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, exclude: [exact]}
+checks:
+  - {claim: smaller, tier: reduced, expect: "loss[ours, steps=4] < loss[base, steps=4]", why: w}
+  - {claim: identity, tier: exact, expect: "error[exact] <= 1e-12", why: w}
+"""
+
+TOY_ARMS = """
+import torch
+
+
+def train(job):
+    return {"w": torch.randn(job.params.width, generator=job.rng("init")) * job.params.lr}
+
+
+def run(job):
+    noise = torch.randn((), generator=job.rng("noise")).item()
+    for steps in job.params.steps:
+        job.measure("loss", job.params.gain + 0.01 * noise, steps=steps)
+    job.save("w", job.model("net")["w"])
+
+
+def exact(job):
+    job.measure("error", 0.0)
+"""

@@ -1,0 +1,173 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from repro import cards
+from repro.errors import ReproError
+
+
+def edit(root, file, change):
+    path = root / "methods" / "toy" / file
+    content = yaml.safe_load(path.read_text())
+    change(content)
+    path.write_text(yaml.safe_dump(content))
+    cards.load.cache_clear()
+
+
+def test_parameters_are_resolved_in_order(toy):
+    method = cards.load("toy")
+    assert method.arm_params("smoke", "ours") == {"steps": [4, 8], "gain": 1.0}
+    assert method.arm_params("small", "base") == {"steps": [4], "gain": 3.0}
+    assert method.model_params("small", "toy", "net") == {"width": 3, "lr": 1e-3}
+
+
+def test_arms_models_and_seeds(toy):
+    method = cards.load("toy")
+    assert list(method.arms("small")) == ["ours", "base"]
+    assert method.seeds("smoke", "ours") == [0, 1, 2] and method.seeds("smoke", "exact") == [0]
+    assert [ref.seed for ref in method.models("small")] == [0, 1, 2, 3]
+    assert list(method.checks("small")) == ["smaller-0"]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "paper.yaml",
+            lambda c: c.update(titel="x"),
+            r"unknown key `titel` \(did you mean `title`",
+        ),
+        ("paper.yaml", lambda c: c.pop("year"), "paper.yaml: year: is missing"),
+        ("paper.yaml", lambda c: c.update(year="soon"), "year.*valid integer.*'soon'"),
+        ("paper.yaml", lambda c: c["claims"][0].update(evidence="hearsay"), "claims.0.evidence"),
+        ("paper.yaml", lambda c: c["claims"][0].update(wher="x"), r"claims.0.wher.*`where`"),
+        ("paper.yaml", lambda c: c["tables"][0].update(rows=[[1]]), "has 1 cells, expected 2"),
+        ("paper.yaml", lambda c: c["claims"].append(c["claims"][0]), "`smaller` stands twice"),
+        (
+            "experiment.yaml",
+            lambda c: c["checks"][0].update(claim="smalle"),
+            "did you mean `smaller`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["checks"][0].update(expect="loss[our] < 1"),
+            "checks.0.expect: unknown arm `our` .did you mean `ours`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["checks"][0].update(expect="los[ours] < 1"),
+            "unknown measurement `los`",
+        ),
+        ("experiment.yaml", lambda c: c["checks"][0].update(expect="loss[ours]"), "comparison"),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["smoke"]["params"].update(step=1),
+            "scales.smoke.params: unknown parameter `step` .did you mean `steps`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"]["arms"]["base"].update(gian=1),
+            "unknown parameter `gian`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["arms"]["ours"].update(models=["ne"]),
+            "unknown model `ne`",
+        ),
+        ("experiment.yaml", lambda c: c["arms"]["ours"].update(data=["mnits"]), "unknown dataset"),
+        ("experiment.yaml", lambda c: c["arms"]["ours"].update(run="nonsense"), "arms.ours.run"),
+        ("experiment.yaml", lambda c: c["scales"].update(tiny={}), "scales.tiny"),
+        ("experiment.yaml", lambda c: c["arms"]["exact"].update(models=["net"]), "deterministic"),
+    ],
+)
+def test_mistakes_are_named(toy, file, change, message):
+    edit(toy, file, change)
+    with pytest.raises(ReproError, match=message) as caught:
+        cards.load("toy")
+    assert "\n" not in str(caught.value)
+    assert file in str(caught.value)
+
+
+def test_missing_parameter_names_its_place(toy):
+    edit(toy, "experiment.yaml", lambda c: c["scales"]["small"].pop("params"))
+    with pytest.raises(ReproError, match=r"toy/net: parameter `width` .* scales.small.params"):
+        cards.load("toy").model_params("small", "toy", "net")
+
+
+def test_yaml_errors_are_one_line(toy):
+    path = toy / "methods" / "toy" / "paper.yaml"
+    path.write_text("slug: [toy\n")
+    cards.load.cache_clear()
+    with pytest.raises(ReproError, match="paper.yaml line .*not valid YAML"):
+        cards.load("toy")
+    path.write_text("slug: toy\nslug: toy\n")
+    with pytest.raises(ReproError, match="`slug` stands twice"):
+        cards.load("toy")
+
+
+def test_unknown_method_suggests(toy):
+    with pytest.raises(ReproError, match="did you mean `toy`"):
+        cards.load("toi")
+
+
+def test_fingerprints_follow_what_a_run_depends_on(toy):
+    def prints():
+        for cached in (cards.load, cards.code_version, cards._source):
+            cached.cache_clear()
+        method = cards.load("toy")
+        return {a: method.run_fingerprint("smoke", a, 0) for a in method.arms("smoke")}
+
+    before = prints()
+    assert before == prints()
+    edit(toy, "experiment.yaml", lambda c: c["arms"]["base"]["params"].update(gain=2.5))
+    after = prints()
+    assert {a for a in before if before[a] != after[a]} == {"base"}
+    edit(toy, "experiment.yaml", lambda c: c["models"]["net"]["params"].update(lr=0.1))
+    assert {a for a in before if prints()[a] != after[a]} == {"ours", "base"}
+    edit(toy, "experiment.yaml", lambda c: c["checks"][0].update(why="another reason"))
+    after = prints()
+    source = toy / "methods" / "toy" / "arms.py"
+    source.write_text(source.read_text() + "\n# a change\n")
+    assert all(prints()[a] != after[a] for a in after)
+
+
+def test_code_version_covers_shared_modules_but_not_the_framework():
+    method = cards.load("diffusion-couple")
+    module = next(iter(method.experiment.arms.values())).run.split(":")[0]
+    cards._source.cache_clear()
+    cards.code_version.cache_clear()
+    seen = set()
+    original = cards._source
+    try:
+        cards._source = lambda path: (seen.add(cards._module_name(path)), original(path))[1]
+        cards.code_version(module)
+    finally:
+        cards._source = original
+    assert "methods.diffusion_couple.method" in seen
+    assert not {"repro.job", "repro.cards", "repro.cli"} & seen
+
+
+@pytest.mark.parametrize("slug", cards.slugs())
+def test_every_card_of_the_suite(slug):
+    method = cards.load(slug)
+    assert {"smoke", "small"} <= set(method.experiment.scales)
+    for scale in method.experiment.scales:
+        for arm in method.arms(scale):
+            method.arm_params(scale, arm)
+            for seed in method.seeds(scale, arm):
+                assert method.run_fingerprint(scale, arm, seed)
+    for check in method.experiment.checks:
+        assert len(check.why) > 10, f"{check.expect}: a threshold needs its reason"
+    unsure = {claim.id for claim in method.paper.claims if claim.evidence == "unsure"}
+    for check in method.experiment.checks:
+        assert check.claim not in unsure, f"{check.claim} is unverified and must not be judged"
+
+
+def test_reading_all_cards_imports_no_torch():
+    code = (
+        "import sys; from repro import cards; [m.models('smoke') for m in cards.load_all()];"
+        "sys.exit(bool({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=cards.ROOT).returncode == 0

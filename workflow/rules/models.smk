@@ -1,0 +1,33 @@
+"""data -> models: train a network, or take the weights that come with the suite."""
+
+
+def model_data(w):
+    card = card_of_model(w)
+    return [] if is_loaded(card) else [f"{WORK}/data/{name}.json" for name in card.data]
+
+
+def card_of_model(w):
+    return cards.owner(w.owner).model_card(w.owner, w.model)
+
+
+def model_fingerprint(w):
+    ref = cards.ModelRef(w.owner, w.model, int(w.seed))
+    return cards.owner(w.owner).model_fingerprint(w.scale, ref, RETRAIN)
+
+
+rule model:
+    input:
+        model_data,
+    output:
+        f"{WORK}/{{scale}}/models/{{owner}}/{{model}}/{{seed}}/model.safetensors",
+        f"{WORK}/{{scale}}/models/{{owner}}/{{model}}/{{seed}}/record.json",
+    params:
+        command=lambda w: repro("model", w.scale, w.owner, w.model, w.seed),
+        fingerprint=model_fingerprint,
+    threads: lambda w: card_of_model(w).threads
+    resources:
+        gpu=lambda w: gpu_of(card_of_model(w), w.scale),
+    message:
+        "model {wildcards.owner}/{wildcards.model} seed {wildcards.seed} ({wildcards.scale})"
+    shell:
+        "{params.command}"
