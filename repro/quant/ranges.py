@@ -1,0 +1,236 @@
+"""From a tensor to the grid that quantises it.
+
+`minmax_grid` takes the extremes, `shrink_grid` searches 80 shrunken ranges (Q-Diffusion's two
+initialisations), and `best_candidate` is the search itself, for any list of candidate grids and any
+score. Nothing loops over channels: candidates are evaluated in blocks that fit a cache, all
+channels at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+from repro.quant.affine import SMALLEST_STEP, Grid, code_span
+from repro.quant.scores import L24, Score
+
+HISTOGRAM_ABOVE = 1 << 16
+HISTOGRAM_BINS = 1 << 13
+_BLOCK = 1 << 20
+
+
+def rows(x: Tensor, channel_wise: bool) -> Tensor:
+    """`x` as (C, M): one row per slice of dimension 0, or one row in all. Raises ReproError on
+    empty or non-finite tensors.
+    """
+    flat = (
+        x.detach().reshape(x.shape[0], -1)
+        if channel_wise and x.ndim > 0
+        else x.detach().reshape(1, -1)
+    )
+    if flat.numel() == 0:
+        raise ReproError(
+            "cannot calibrate a quantiser on an empty tensor; give it at least one sample"
+        )
+    if not torch.isfinite(flat.sum()) and not torch.isfinite(flat).all():
+        raise ReproError(
+            "cannot calibrate a quantiser on NaN or infinite values; check the network"
+        )
+    return flat
+
+
+def per_channel(values: Tensor, x: Tensor, channel_wise: bool) -> Tensor:
+    """(C,) values shaped to broadcast against `x`: (C, 1, ..., 1), or a scalar per tensor."""
+    return values.reshape(-1, *[1] * (x.ndim - 1)) if channel_wise else values.reshape(())
+
+
+def minmax_grid(
+    x: Tensor,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    always_zero: bool = False,
+    channel_wise: bool = False,
+    faithful: bool = False,
+) -> Grid:
+    """Grid that spans the extremes of `x`; Q-Diffusion's `max` scale.
+
+    symmetric: signed codes, z = 0, δ = max|x|/(2^(n-1) - 1). Otherwise δ = (max - min)/(2^n - 1), z
+    = round(-min/δ), both in float64 before the cast to the type of `x`; `always_zero` puts z = 0
+    (for one-sided tensors such as a softmax).
+    `faithful`: reproduce the released code where all values share a sign: the range then does not
+    reach 0 although the zero-point assumes it, and the top is clipped. By default the range is
+    widened to hold 0.
+    """
+    flat = rows(x, channel_wise)
+    low, high = flat.amin(-1), flat.amax(-1)
+    return _grid_from_extremes(low, high, x, bits, symmetric, always_zero, channel_wise, faithful)
+
+
+def _grid_from_extremes(
+    low: Tensor,
+    high: Tensor,
+    x: Tensor,
+    bits: int,
+    symmetric: bool,
+    always_zero: bool,
+    channel_wise: bool,
+    faithful: bool,
+) -> Grid:
+    low, high = low.double(), high.double()
+    below, above = low.clamp(max=0.0), high.clamp(min=0.0)
+    lo, hi = code_span(bits, signed=symmetric)
+    if symmetric:
+        delta = torch.maximum(below.abs(), above) / hi
+    else:
+        delta = ((high - low) if faithful else (above - below)) / hi
+    delta = delta.clamp(min=SMALLEST_STEP)
+    zero_point = (
+        torch.zeros_like(delta) if symmetric or always_zero else torch.round(-below / delta)
+    )
+    return Grid(
+        per_channel(delta.to(x.dtype), x, channel_wise),
+        per_channel(zero_point.to(x.dtype), x, channel_wise),
+        lo,
+        hi,
+    )
+
+
+class RunningRange:
+    """Extremes averaged over batches, m <- (1 - rate) m + rate min(x) (max likewise); per tensor.
+
+    The first batch initialises both ends. The grid follows the rules of `minmax_grid`, but
+    `always_zero` has δ = max/(2^n - 1). Q-Diffusion's `running_stat` has rate 0.05.
+    """
+
+    def __init__(
+        self,
+        rate: float = 0.05,
+        *,
+        symmetric: bool = False,
+        always_zero: bool = False,
+        faithful: bool = False,
+    ):
+        self.rate, self.low, self.high = rate, None, None
+        self.symmetric, self.always_zero, self.faithful = symmetric, always_zero, faithful
+
+    def update(self, x: Tensor) -> None:
+        flat = rows(x, channel_wise=False)
+        low, high = flat.amin(), flat.amax()
+        if self.low is None:
+            self.low, self.high = low, high
+        else:
+            self.low = (1 - self.rate) * self.low + self.rate * low
+            self.high = (1 - self.rate) * self.high + self.rate * high
+
+    def grid(self, bits: int) -> Grid:
+        if self.low is None:
+            raise ReproError("a running range has seen no batch; call update() before grid()")
+        from_zero = self.always_zero and not self.symmetric
+        low = torch.zeros_like(self.low) if from_zero else self.low
+        return _grid_from_extremes(
+            low[None],
+            self.high[None],
+            self.low,
+            bits,
+            self.symmetric,
+            self.always_zero,
+            False,
+            self.faithful,
+        )
+
+
+def shrink_grid(
+    x: Tensor,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    always_zero: bool = False,
+    channel_wise: bool = False,
+    score: Score = L24,
+    steps: int = 80,
+) -> Grid:
+    """Best of `steps` shrunken ranges (1 - i/100)·[min, max]; Q-Diffusion's `mse` scale with its
+    |.|^2.4 score.
+
+    `always_zero`: the range is [0, max], z = 0. Raises ReproError for `symmetric`, which the
+    released code combines into a quantiser that searches unsigned codes and saturates;
+    `minmax_grid` is the symmetric rule.
+    """
+    if symmetric:
+        raise ReproError(
+            "the shrink search has asymmetric codes; use minmax_grid for a symmetric grid"
+        )
+    flat = rows(x, channel_wise)
+    lo, hi = code_span(bits)
+    shrink = torch.tensor([1.0 - 0.01 * i for i in range(steps)], dtype=torch.float64)
+    factor = shrink.to(flat)[:, None]
+    high, low = flat.amax(-1) * factor, flat.amin(-1) * factor
+    delta = ((high if always_zero else high - low) / hi).clamp(min=SMALLEST_STEP)
+    zero_point = torch.zeros_like(delta) if always_zero else torch.round(-low / delta)
+    best = best_candidate(flat, Grid(delta, zero_point, lo, hi), score)
+    return pick(Grid(delta, zero_point, lo, hi), best, x, channel_wise)
+
+
+def pick(candidates: Grid, index: Tensor, x: Tensor, channel_wise: bool) -> Grid:
+    """The grid of candidate `index` (C,) for each channel, out of candidates whose δ and z are (K,
+    C).
+    """
+    delta = candidates.delta.gather(0, index[None])[0]
+    zero_point = candidates.zero_point.gather(0, index[None])[0]
+    return Grid(
+        per_channel(delta, x, channel_wise),
+        per_channel(zero_point, x, channel_wise),
+        candidates.lo,
+        candidates.hi,
+    )
+
+
+def histogram(
+    x: Tensor, bins: int, low: Tensor | None = None, high: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Equal bins of each row of `x` (C, M): centres and counts, both (C, bins). Range: [low, high]
+    (C,), else the extremes.
+    """
+    low = x.amin(-1) if low is None else low
+    high = x.amax(-1) if high is None else high
+    width = ((high - low) / bins).clamp(min=torch.finfo(x.dtype).tiny)
+    index = (x - low[:, None]).div_(width[:, None]).to(torch.int64).clamp_(0, bins - 1)
+    if len(x) > 1:
+        index += bins * torch.arange(len(x), device=x.device)[:, None]
+    counts = (
+        torch.bincount(index.flatten(), minlength=bins * len(x)).reshape(len(x), bins).to(x.dtype)
+    )
+    centres = low[:, None] + width[:, None] * (
+        torch.arange(bins, device=x.device, dtype=x.dtype) + 0.5
+    )
+    return centres, counts
+
+
+def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = False) -> Tensor:
+    """Index (C,) of the candidate with the smallest score for each row of `x` (C, M); the first one
+    on ties.
+
+    `candidates`: δ and z of shape (K, C). A row of more than 65,536 values is summarised by a
+    histogram of 8,192 equal bins (32 of them to a step at 8 bits) unless `exact`; scores defined on
+    histograms use their own bins.
+    """
+    if score.bins is not None:
+        reach = x.abs().amax(-1)
+        low = torch.where(x.amin(-1) < 0, -reach, torch.zeros_like(reach))
+        high = torch.where(x.amax(-1) > 0, reach, torch.zeros_like(reach))
+        x, mass = histogram(x, score.bins, low, high)
+    elif x.shape[-1] > HISTOGRAM_ABOVE and not exact:
+        x, mass = histogram(x, HISTOGRAM_BINS)
+    else:
+        mass = torch.ones_like(x)
+    block = max(1, _BLOCK // x.numel())
+    scores = []
+    for start in range(0, len(candidates.delta), block):
+        delta = candidates.delta[start : start + block, :, None]
+        zero_point = candidates.zero_point[start : start + block, :, None]
+        grids = Grid(delta, zero_point, candidates.lo, candidates.hi)
+        codes = torch.div(x, delta).round_().add_(zero_point).clamp_(candidates.lo, candidates.hi)
+        scores.append(score(x, codes.sub_(zero_point).mul_(delta), mass, grids))
+    return torch.cat(scores).argmin(0)
