@@ -49,7 +49,7 @@ check: env ## every committed verdict follows from its committed measurements
 	$(BIN)/python -m repro check
 
 kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical
-	KILLS=20 $(BIN)/python -m pytest -q tests/test_kill.py
+	KILLS=20 $(BIN)/python -m pytest -q -s tests/test_workflow.py -k killed
 
 clean: ## remove what can be made again (keeps the data cache and results/)
 	rm -rf work .snakemake

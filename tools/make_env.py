@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(folder: Path) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (runs before the environment exists)
         sys.exit(
             f"Python {sys.version.split()[0]} is too old: needs 3.11 or newer; try "
             "`make PYTHON=python3.12 env`"

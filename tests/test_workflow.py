@@ -1,0 +1,155 @@
+"""The DAG as a person runs it, in a folder of its own."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repro import cards
+
+FAST = "smoke/diffusion-couple"
+
+
+def command(*targets: str, cores: int = 2) -> list[str]:
+    profile = cards.ROOT / "workflow" / "profiles" / "local"
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(cards.ROOT / "Snakefile")),
+        *("--profile", str(profile), "--cores", str(cores)),
+        *targets,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(cards.ROOT), "REPRO_WORK": "work"}
+
+
+def snakemake(folder: Path, *targets: str, cores: int = 2) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*targets, cores=cores),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Hash of every table but those of costs, which hold wall-clock figures."""
+    base = folder / "work" / "smoke" / "report" / "tables"
+    return {
+        str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(base.rglob("*"))
+        if path.is_file() and "cost" not in path.name
+    }
+
+
+@pytest.mark.dag
+@pytest.mark.timeout(1500)
+def test_smoke_of_every_method(tmp_path):
+    """Every method goes from data to verdict, and its exact and structural checks hold."""
+    done = snakemake(tmp_path, "smoke")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    page = tmp_path / "work" / "smoke" / "report" / "index.html"
+    assert page.stat().st_size > 10_000
+    for method in cards.load_all():
+        path = tmp_path / "work" / "smoke" / "verdicts" / f"{method.slug}.json"
+        judged = json.loads(path.read_text())
+        failed = [
+            f"{check['expect']}: {check['observed']}"
+            for check in judged["checks"]
+            if check["tier"] in ("exact", "structural") and check["verdict"] != "reproduced"
+        ]
+        assert not failed, f"{method.slug}: {failed}"
+        assert set(method.checks("smoke")) == {check["id"] for check in judged["checks"]}
+    again = time.perf_counter()
+    nothing = snakemake(tmp_path, "smoke")
+    print(f"a rerun with nothing to do took {time.perf_counter() - again:.1f} s")
+    assert nothing.returncode == 0
+    assert "Nothing to be done" in nothing.stdout + nothing.stderr
+
+
+@pytest.mark.dag
+def test_listing_is_quick_and_names_every_target():
+    done = snakemake(cards.ROOT, "--list")
+    assert done.returncode == 0, done.stderr
+    names = set(done.stdout.split())
+    slugs = {method.slug for method in cards.load_all()}
+    assert {*cards.SCALES} <= names and {f"smoke/{slug}" for slug in slugs} <= names
+
+
+@pytest.mark.dag
+def test_same_artefacts_with_and_without_snakemake(tmp_path):
+    assert snakemake(tmp_path, FAST).returncode == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    slug = FAST.split("/")[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "repro", "run", slug, "--scale", "smoke"],
+        cwd=other,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert tables(tmp_path) == tables(other) != {}
+    ours, theirs = (
+        {
+            path.parent.parent.name + path.parent.name: json.loads(path.read_text())["measurements"]
+            for path in folder.glob("work/smoke/runs/*/*/*/record.json")
+        }
+        for folder in (tmp_path, other)
+    )
+    assert ours == theirs != {}
+
+
+@pytest.mark.dag
+@pytest.mark.timeout(3000)
+def test_killed_at_random_instants(tmp_path):
+    """SIGKILL to the process group, then the same command again: bit-identical tables.
+
+    Three kills in the suite; KILLS=20 (``make kill-test``) for the long form.
+    """
+    kills = int(os.environ.get("KILLS", "3"))
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    started = time.perf_counter()
+    assert snakemake(whole, FAST).returncode == 0
+    duration = time.perf_counter() - started
+    expected = tables(whole)
+    assert expected
+
+    rng = np.random.default_rng(kills)
+    killed, attempt = 0, 0
+    while killed < kills:
+        folder = tmp_path / f"killed-{attempt}"
+        folder.mkdir()
+        # several kills in a row on one folder, each later than the last resume began
+        for _ in range(int(rng.integers(1, 4))):
+            process = subprocess.Popen(
+                command(FAST),
+                cwd=folder,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            try:
+                process.wait(timeout=float(rng.uniform(0.3, 0.95 * duration)))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                killed += 1
+        resumed = snakemake(folder, FAST)
+        assert resumed.returncode == 0, resumed.stdout[-2000:] + resumed.stderr[-2000:]
+        assert tables(folder) == expected
+        left = list((folder / "work" / "smoke" / "report").rglob("*.partial"))
+        assert not left, f"an interrupted write was left behind: {left}"
+        attempt += 1
+    print(f"{killed} kills, {attempt} resumes, all tables bit-identical")
