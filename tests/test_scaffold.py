@@ -1,0 +1,54 @@
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from repro import cards, scaffold
+from repro.errors import ReproError
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The suite without its weights, so that a new folder does not land in the checkout."""
+    root = tmp_path / "clone"
+    shutil.copytree(
+        cards.ROOT / "repro", root / "repro", ignore=shutil.ignore_patterns("weights", "__pycache__")
+    )
+    shutil.copytree(cards.ROOT / "workflow", root / "workflow")
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(cards.ROOT / name, root / name)
+    (root / "methods").mkdir()
+    (root / "methods" / "__init__.py").touch()
+    return root
+
+
+def run(root, *command):
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True
+    )
+
+
+def test_a_new_folder_runs_and_passes_its_tests(clone):
+    made = run(clone, "repro", "new", "my-paper")
+    assert made.returncode == 0, made.stderr
+    done = run(clone, "repro", "run", "my-paper", "--scale", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert '"verdict": "reproduced"' in (clone / "work/smoke/verdicts/my-paper.json").read_text()
+    tests = run(clone, "pytest", "-q", "-p", "no:cacheprovider", "tests/methods/my_paper")
+    assert tests.returncode == 0, tests.stdout
+    lint = run(clone, "ruff", "check", "methods", "tests")
+    assert lint.returncode == 0, lint.stdout
+    targets = run(clone, "snakemake", "--list")
+    assert "small/my-paper" in targets.stdout, targets.stderr
+
+
+@pytest.mark.parametrize("slug", ["My Paper", "../x", "a_b", "9x"])
+def test_bad_slugs(slug, tmp_path):
+    with pytest.raises(ReproError, match="is not a slug"):
+        scaffold.create(slug, tmp_path)
+
+
+def test_existing_folder_is_kept():
+    with pytest.raises(ReproError, match="exists already"):
+        scaffold.create("radd", cards.ROOT)
