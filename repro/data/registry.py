@@ -219,6 +219,8 @@ _IDX_GZ = {
     "t10k-images-idx3-ubyte.gz": 4.4,
     "t10k-labels-idx1-ubyte.gz": 0.1,
 }
+_MNIST_GZ = _IDX_GZ | {"train-images-idx3-ubyte.gz": 9.9, "t10k-images-idx3-ubyte.gz": 1.6}
+_GPT2_BASE = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _CP311 = ("3.11", "cp311", "manylinux_2_28_x86_64")
 
 _GENSIM = File(
@@ -328,8 +330,9 @@ _ENTRIES = (
             ),
         ),
         build=_images(
-            ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
-             "Bag", "Ankle boot")
+            tuple(
+                "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+            )
         ),
     ),
     Entry(
@@ -358,9 +361,7 @@ _ENTRIES = (
             ),
             Source(
                 "public copy of the official files",
-                _urls("mnist", "https://ossci-datasets.s3.amazonaws.com/mnist",
-                      dict(_IDX_GZ, **{"train-images-idx3-ubyte.gz": 9.9,
-                                       "t10k-images-idx3-ubyte.gz": 1.6})),
+                _urls("mnist", "https://ossci-datasets.s3.amazonaws.com/mnist", _MNIST_GZ),
                 lambda f: images.idx_splits(_loose(f)),
             ),
         ),
@@ -391,15 +392,13 @@ _ENTRIES = (
             ),
             Source(
                 "official binary version",
-                _urls("cifar10", "https://www.cs.toronto.edu/~kriz",
-                      {"cifar-10-binary.tar.gz": 170.1}),
+                _urls(
+                    "cifar10", "https://www.cs.toronto.edu/~kriz", {"cifar-10-binary.tar.gz": 170.1}
+                ),
                 lambda f: images.cifar_binary(_member("cifar-10-batches-bin/*_batch*.bin")(f)),
             ),
         ),
-        build=_images(
-            ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
-             "truck")
-        ),
+        build=_images(tuple("airplane automobile bird cat deer dog frog horse ship truck".split())),
     ),
     Entry(
         name="mni152",
@@ -432,9 +431,12 @@ _ENTRIES = (
             ),
             Source(
                 "nilearn repository",
-                _urls("mni152", "https://raw.githubusercontent.com/nilearn/nilearn/0.13.1/"
-                      "nilearn/datasets/data",
-                      dict.fromkeys(images.MNI_FILES.values(), 1.7)),
+                _urls(
+                    "mni152",
+                    "https://raw.githubusercontent.com/nilearn/nilearn/0.13.1/"
+                    "nilearn/datasets/data",
+                    dict.fromkeys(images.MNI_FILES.values(), 1.7),
+                ),
                 lambda f: images.mni152(_loose(f)),
             ),
         ),
@@ -478,9 +480,7 @@ _ENTRIES = (
         "(J. Silge) and gensim 4.4.0",
         homepage="https://github.com/stdlib-js/datasets",
         checksum="0be90f38da0aaef653277604abd90d13ba1abf2a6ca0c4daaedf2c0c64147313",
-        sources=(
-            Source("packages", (_STDLIB, _AUSTEN, _GENSIM), _english_text),
-        ),
+        sources=(Source("packages", (_STDLIB, _AUSTEN, _GENSIM), _english_text),),
         build=_text,
     ),
     Entry(
@@ -514,15 +514,13 @@ _ENTRIES = (
                 (
                     File(
                         "gpt2-bpe/encoder.json",
-                        Url("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-                            "encoder.json"),
+                        Url(f"{_GPT2_BASE}/encoder.json"),
                         "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
                         1.0,
                     ),
                     File(
                         "gpt2-bpe/vocab.bpe",
-                        Url("https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-                            "vocab.bpe"),
+                        Url(f"{_GPT2_BASE}/vocab.bpe"),
                         "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
                         0.5,
                     ),
@@ -565,7 +563,7 @@ _ENTRIES = (
                         14.2,
                     ),
                 ),
-                lambda f: {MOBILENET: data for data in _loose(f).values()},
+                lambda f: {MOBILENET: _as_bytes(f[f"mobilenetv2-imagenet/{MOBILENET}"])},
             ),
         ),
         build=_only_path,

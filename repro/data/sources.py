@@ -364,12 +364,8 @@ def obtain_content(
     raise ReproError(_help(name, sources, failures))
 
 
-def _help(
-    name: str, sources: tuple[Source | Installed, ...], failures: Mapping[str, str]
-) -> str:
-    reason = "REPRO_OFFLINE is set and it is not in the cache" if cache.offline() else (
-        "no source gave it"
-    )
+def _help(name: str, sources: tuple[Source | Installed, ...], failures: Mapping[str, str]) -> str:
+    reason = "not cached, and REPRO_OFFLINE is set" if cache.offline() else "no source gave it"
     lines = [f"data set {name} is missing ({reason}); put the files of one source in place:"]
     for source in sources:
         lines.append(f"  {source.title}: {failures.get(source.title, 'not tried')}")

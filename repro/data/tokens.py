@@ -35,8 +35,8 @@ def clean_chars(text: str) -> str:
 
     Accents go, letters become lower case, apostrophes vanish (``don't`` → ``dont``), ``!`` and
     ``?`` become a full stop, numbers with their inner punctuation and everything else become a
-    space; no space stands before a mark, of several marks in a row the first stays, and white space collapses to
-    single spaces. Applying it twice changes nothing more.
+    space; no space stands before a mark and one behind it, of several marks in a row the first
+    stays, and white space collapses to single spaces. Applying it twice changes nothing more.
     """
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c)).lower()
