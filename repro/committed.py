@@ -67,6 +67,7 @@ def publish(options: job.Options, results: Path) -> Path:
     from repro import report
 
     report.results_readme(results)
+    update_readme(cards.ROOT / "README.md", results)
     return target
 
 
@@ -141,3 +142,22 @@ def claims_csv(scale: str, runs: dict[str, list[dict[str, Any]]]) -> str:
         claims = {claim["id"]: claim for claim in judged["claims"]}
         rows += claim_records(Report(method, scale, None, judged["checks"], claims, []))
     return to_csv(rows, CLAIM_COLUMNS)
+
+
+BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
+
+
+def readme_ledger(results: Path) -> str:
+    """The table of the README: verdicts per paper and scale, from the committed claims."""
+    from repro.report.ledger import overview
+
+    return f"{BEGIN}\n{overview(results)}\n{END}"
+
+
+def update_readme(readme: Path, results: Path) -> None:
+    """Write the ledger's table between its markers."""
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ReproError(f"{readme.name} lacks the markers {BEGIN} … {END}; restore them")
+    head, rest = text.split(BEGIN)
+    store.write_text(readme, head + readme_ledger(results) + rest.split(END)[1])

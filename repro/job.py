@@ -424,7 +424,7 @@ def run_arm(
 
 def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> None:
     params = method.arm_params(options.scale, arm_name)
-    refs = method.arm_models(arm_name, seed)
+    refs = method.arm_models(options.scale, arm_name, seed)
     label = f"runs/{method.slug}/{arm_name}/{seed}"
     with _logged(options, label) as log:
         job = Job(
@@ -647,11 +647,11 @@ def run_method(
     chosen = list(arms or method.arms(options.scale))
     for arm in chosen:
         method.arm(options.scale, arm)
-    data = {d for arm in chosen for d in method.experiment.arms[arm].data}
+    data = {d for arm in chosen for d in method.arm(options.scale, arm).data}
     refs: dict[ModelRef, None] = {}
     for arm in chosen:
         for seed in seeds if seeds is not None else method.seeds(options.scale, arm):
-            refs.update(dict.fromkeys(method.arm_models(arm, seed)))
+            refs.update(dict.fromkeys(method.arm_models(options.scale, arm, seed)))
     for ref in refs:
         card = method.model_card(ref.owner, ref.name)
         if not card.shipped or options.retrain:
@@ -687,7 +687,7 @@ def _swept(*folders: Path) -> None:
 
 
 def report_scale(options: Options, require_all: bool) -> Path:
-    """Page, ledger and environment of a scale; returns the page.
+    """Page and ledger of a scale; returns the page.
 
     Args:
         require_all: every method of the scale has to be judged; otherwise those that are.
@@ -707,24 +707,4 @@ def report_scale(options: Options, require_all: bool) -> Path:
                     f"`make {options.scale}` to make it"
                 )
     report.write_ledger(options.scale, options.base, out)
-    store.write_json(out / "environment.json", environment(options))
     return report.write_page(options.scale, options.base, out)
-
-
-def environment(options: Options) -> dict[str, Any]:
-    """Machines, versions, commits and wall time of all runs of a scale, from their records."""
-    records = [
-        store.read_json(path) for path in sorted(options.base.glob("runs/*/*/*/record.json"))
-    ]
-    return {
-        "scale": options.scale,
-        "runs": len(records),
-        "devices": sorted({record["device"] for record in records}),
-        "commits": sorted({record["commit"] for record in records}),
-        "versions": [
-            dict(items) for items in sorted({tuple(sorted(r["versions"].items())) for r in records})
-        ],
-        "wall_s": round(sum(record["wall_s"] for record in records), 1),
-        "first_started": min((record["started"] for record in records), default=None),
-        "last_started": max((record["started"] for record in records), default=None),
-    }
