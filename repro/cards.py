@@ -208,6 +208,8 @@ class Scale(_Strict):
     models: dict[str, Params] = {}
     arms: dict[str, Params] = {}
     exclude: list[str] = []
+    stand_ins: dict[str, str | None] = {}
+    """Datasets and models that arms use at this scale instead of those they list (null: none)."""
 
     def seed_list(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
@@ -319,7 +321,7 @@ class Method:
         """The arms that run at a scale, in card order."""
         preset = self.scale(scale)
         return {
-            name: arm
+            name: _with_stand_ins(arm, preset.stand_ins)
             for name, arm in self.experiment.arms.items()
             if scale in arm.scales and name not in preset.exclude
         }
@@ -346,14 +348,14 @@ class Method:
                 ref
                 for name in self.arms(scale)
                 for seed in self.seeds(scale, name)
-                for ref in self.arm_models(name, seed)
+                for ref in self.arm_models(scale, name, seed)
             )
         )
 
-    def arm_models(self, arm: str, seed: int) -> list[ModelRef]:
-        """The models one run of an arm loads."""
+    def arm_models(self, scale: str, arm: str, seed: int) -> list[ModelRef]:
+        """The models one run of an arm loads, in the order of its card."""
         refs = []
-        for name in self.experiment.arms[arm].models:
+        for name in self.arm(scale, arm).models:
             owner, _, bare = name.rpartition("/")
             card = self.model_card(owner or self.slug, bare)
             refs.append(ModelRef(owner or self.slug, bare, seed if card.per_seed else 0))
@@ -416,7 +418,7 @@ class Method:
                 "data": [_data_fingerprint(name) for name in card.data],
                 "models": [
                     self.model_fingerprint(scale, ref, retrain)
-                    for ref in self.arm_models(arm, seed)
+                    for ref in self.arm_models(scale, arm, seed)
                 ],
             }
         )
@@ -575,6 +577,16 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
 
 
+def _with_stand_ins(arm: Arm, stand_ins: Mapping[str, str | None]) -> Arm:
+    if not stand_ins:
+        return arm
+    replaced = {
+        key: list(dict.fromkeys(new for old in names if (new := stand_ins.get(old, old))))
+        for key, names in (("data", arm.data), ("models", arm.models))
+    }
+    return arm.model_copy(update=replaced)
+
+
 def _unique_ids(kind: str, ids: list[str]) -> None:
     repeated = sorted({i for i in ids if ids.count(i) > 1})
     if repeated:
@@ -667,6 +679,9 @@ def _cross_check(method: Method) -> None:
                     known(f"{where}.{kind}s.{name}", key, valid, "parameter")
         for name in preset.exclude:
             known(f"{where}.exclude", name, experiment.arms, "arm")
+        for old, new in preset.stand_ins.items():
+            for name in (old, *([new] if new else [])):
+                known(f"{where}.stand_ins", name, [*datasets, *models], "dataset or model")
 
 
 def _datasets() -> list[str]:

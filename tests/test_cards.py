@@ -31,6 +31,22 @@ def test_arms_models_and_seeds(toy):
     assert list(method.checks("small")) == ["smaller-0"]
 
 
+def test_stand_ins_replace_models_and_data_at_one_scale(toy):
+    edit(
+        toy,
+        "experiment.yaml",
+        lambda c: (
+            c["arms"]["ours"].update(data=["fashion-mnist"]),
+            c["scales"]["smoke"].update(stand_ins={"fashion-mnist": "digits", "net": None}),
+        ),
+    )
+    method = cards.load("toy")
+    assert method.arm("smoke", "ours").data == ["digits"]
+    assert method.arm_models("smoke", "ours", 0) == []
+    assert method.arm("small", "ours").data == ["fashion-mnist"]
+    assert [ref.name for ref in method.arm_models("small", "ours", 0)] == ["net"]
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -79,6 +95,11 @@ def test_arms_models_and_seeds(toy):
         ("experiment.yaml", lambda c: c["arms"]["ours"].update(data=["mnits"]), "unknown dataset"),
         ("experiment.yaml", lambda c: c["arms"]["ours"].update(run="nonsense"), "arms.ours.run"),
         ("experiment.yaml", lambda c: c["scales"].update(tiny={}), "scales.tiny"),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["smoke"].update(stand_ins={"digts": "digits"}),
+            "scales.smoke.stand_ins: unknown dataset or model `digts`",
+        ),
         ("experiment.yaml", lambda c: c["arms"]["exact"].update(models=["net"]), "deterministic"),
     ],
 )

@@ -7,7 +7,7 @@ def run_inputs(w):
     refs = {
         ref
         for seed in method.seeds(w.scale, w.arm)
-        for ref in method.arm_models(w.arm, seed)
+        for ref in method.arm_models(w.scale, w.arm, seed)
     }
     return sorted(
         [f"{WORK}/data/{name}.json" for name in card.data]
