@@ -65,7 +65,7 @@ TOY_X0 = torch.tensor([[1, 0, 1]])
 
 
 def toy_model(x: Tensor) -> Tensor:
-    """q(x^i = 1 | x^UM) = sigmoid(0.3 i + 0.5 #ones - 0.4 #zeros), not consistent with any joint."""
+    """q(x^i = 1 | x^UM) = sigmoid(0.3 i + 0.5 #ones - 0.4 #zeros); no joint has these."""
     ones = (x == 1).to(F64).sum(-1, keepdim=True)
     zeros = (x == 0).to(F64).sum(-1, keepdim=True)
     logit = 0.3 * torch.arange(x.shape[1], dtype=F64) + 0.5 * ones - 0.4 * zeros
@@ -417,17 +417,28 @@ def sample_laws(generator: torch.Generator, sequences: int = 200_000) -> Iterato
 
 
 def draw_law(p: Tensor, psi: float, bits: int | None) -> Tensor:
-    """Chance that a masked position takes each token in one step, for p (N,) and small psi.
+    """Chance that a masked position takes each token in one step, for p (N,), sum 1.
 
     bits: uniform numbers are multiples of 2^-bits, as torch draws them (24 in float32), None for
-    the ideal. An exponential variable is then about a multiple of 2^-bits too while it is small,
-    and token j beats the mask, whose own variable is E, when k 2^-bits < E psi p_j / (1 - psi):
-    the sum over k of 2^-bits exp(-k 2^-bits (1 - psi) / (psi p_j)). Valid where psi p_j << 1.
+    the ideal, psi p. An exponential variable is then about a multiple of 2^-bits too while it is
+    small. Token j, with weight w = psi p_j out of 1, wins with E_j = k 2^-bits if no rival's time
+    is below E_j / w, which together with the chance of E_j is 2^-bits exp(-k 2^-bits / w); the sum
+    over k >= 1 is below. The rivals' times are taken as continuous.
     """
-    rate = psi * p / (1 - psi)
+    w = psi * p
     if bits is None:
-        return rate
-    return 2.0**-bits / torch.expm1(2.0**-bits / rate)
+        return w
+    return 2.0**-bits / torch.expm1(2.0**-bits / w)
+
+
+def unmasked_law(p: Tensor, steps: Tensor, bits: int | None) -> Tensor:
+    """Law of the token that one position ends with after all steps psi (n,), if p never changes."""
+    law, masked = torch.zeros_like(p), 1.0
+    for psi in steps.tolist():
+        step = draw_law(p, psi, bits) if psi < 1 else p
+        law += masked * step
+        masked *= 1 - float(step.sum())
+    return law
 
 
 def all_checks(seed: int = 0, sequences: int = 200_000) -> Iterator[Item]:

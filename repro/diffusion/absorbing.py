@@ -1,7 +1,8 @@
 r"""The absorbing ("mask") discrete diffusion process.
 
-A sequence $x_0$ of $d$ tokens from a vocabulary of $N$ gains an extra symbol M (its id is $N$). Each
-position is masked independently, at the rate $\sigma(t)$: with $\bar\sigma(t) = \int_0^t \sigma$,
+To the vocabulary of $N$ tokens comes an extra symbol M, whose id is $N$. Each position of a
+sequence $x_0$ is masked independently, at the rate $\sigma(t)$: with
+$\bar\sigma(t) = \int_0^t \sigma$,
 
 $$ P(x_t^i = x_0^i) = e^{-\bar\sigma(t)}, \qquad
    P(x_t^i = M) = \lambda(t) = 1 - e^{-\bar\sigma(t)} . $$
@@ -155,7 +156,7 @@ def uniforms(
 
 
 def mask_independently(x0: Tensor, lam: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Which positions of x0 (B, d) are masked when each is with probability lam (B,). Bool (B, d)."""
+    """Mask each position of x0 (B, d) with probability lam (B,). Returns bool (B, d)."""
     u = torch.rand(x0.shape, generator=generator, device=generator.device).to(x0.device)
     return u < lam[:, None]
 
@@ -184,7 +185,7 @@ def psi_tweedie(noise: Noise, t: Tensor, s: Tensor) -> Tensor:
 
 
 def psi_euler(noise: Noise, t: Tensor, s: Tensor) -> Tensor:
-    r"""The first-order step $\psi = (t-s)\,\sigma(t)\,e^{-\bar\sigma(t)} / (1 - e^{-\bar\sigma(t)})$.
+    r"""The first-order step $\psi = (t - s) \sigma(t) a(t)$, $\log a$ as in :func:`log_odds`.
 
     It equals :func:`psi_tweedie` under log-linear noise and no other (RADD, Appendix D.4).
     """
