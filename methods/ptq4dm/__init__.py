@@ -1,0 +1,1 @@
+"""PTQ4DM: post-training quantisation on diffusion models."""
