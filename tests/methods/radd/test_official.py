@@ -1,0 +1,212 @@
+"""Published checkpoints: keys and shapes at true size, loading, and foreign or broken files."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from methods.radd import official
+from repro.errors import ReproError
+from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer
+
+TINY = Config(vocab=11, d=16, blocks=2, heads=2)
+TINY_SEDD = replace(TINY, cond=8)
+# d, blocks, heads, cond, tensors: what the releases contain
+RELEASED = [
+    (SMALL, None, 126),
+    (MEDIUM, None, 246),
+    (SMALL, 128, 131),
+    (MEDIUM, 128, 251),
+]
+
+
+def as_json(config, nested=False, **model):
+    content = {
+        "tokens": config.vocab,
+        "noise": {"type": "loglinear"},
+        "model": {
+            "hidden_size": config.d,
+            "n_heads": config.heads,
+            "n_blocks": config.blocks,
+            "cond_dim": config.cond or 128,
+            "dropout": 0.02,
+            "dtype": "float16",
+            "length": 1024,
+            "scale_by_sigma": True,
+        }
+        | model,
+    }
+    return json.dumps({"config": content} if nested else content)
+
+
+def random_state(config, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return {k: torch.randn(s, generator=g) for k, s in official.shapes(config).items()}
+
+
+def publish(folder, config, state=None, nested=False):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state or random_state(config), folder / "model.safetensors")
+    (folder / "config.json").write_text(as_json(config, nested))
+    return folder
+
+
+@pytest.mark.parametrize(("config", "cond", "tensors"), RELEASED)
+def test_true_size_has_the_released_keys_and_shapes(config, cond, tensors):
+    config = replace(config, cond=cond)
+    expected = official.shapes(config)
+    assert len(expected) == tensors
+    with torch.device("meta"):
+        network = Transformer(config)
+    assert {k: tuple(v.shape) for k, v in network.state_dict().items()} == expected
+    # The averages of a training checkpoint come in the order of the parameters.
+    names = [name for name, _ in network.named_parameters()]
+    assert names == [name for name in expected if name != "rotary_emb.inv_freq"]
+
+
+def test_spelled_out_names_of_one_block():
+    keys = list(official.shapes(replace(SMALL, blocks=1)))
+    assert keys == [
+        "vocab_embed.embedding", "rotary_emb.inv_freq",
+        "blocks.0.norm1.weight", "blocks.0.norm1.bias",
+        "blocks.0.attn_qkv.weight", "blocks.0.attn_out.weight",
+        "blocks.0.norm2.weight", "blocks.0.norm2.bias",
+        "blocks.0.mlp.0.weight", "blocks.0.mlp.0.bias",
+        "blocks.0.mlp.2.weight", "blocks.0.mlp.2.bias",
+        "output_layer.norm_final.weight", "output_layer.norm_final.bias",
+        "output_layer.linear.weight", "output_layer.linear.bias",
+    ]  # fmt: skip
+    assert official.shapes(SMALL)["vocab_embed.embedding"] == (50258, 768)
+    assert official.shapes(SMALL)["rotary_emb.inv_freq"] == (32,)
+    assert official.shapes(SMALL)["blocks.11.attn_qkv.weight"] == (2304, 768)
+    assert official.shapes(replace(SMALL, cond=128))["sigma_map.mlp.0.weight"] == (128, 256)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("config", [TINY, TINY_SEDD])
+def test_published_layout(tmp_path, config, nested):
+    state = random_state(config)
+    loaded = official.load_published(publish(tmp_path / "m", config, state, nested))
+    assert loaded.network.config == config and not loaded.network.training
+    assert loaded.scaled is (config.cond is not None) and loaded.length == 1024
+    for key, value in loaded.network.state_dict().items():
+        assert torch.equal(value, state[key])
+    x = torch.randint(12, (2, 5))
+    sbar = None if config.cond is None else torch.ones(2)
+    assert loaded.network(x, sbar).shape == (2, 5, 12)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_training_layout(tmp_path, average):
+    state = random_state(TINY)
+    shadow = [v for k, v in random_state(TINY, seed=1).items() if k != "rotary_emb.inv_freq"]
+    path = tmp_path / "checkpoint.pth"
+    content = {
+        "optimizer": {"state": {}, "param_groups": []},
+        "model": {f"module.{k}": v for k, v in state.items()},
+        "ema": {"decay": 0.9999, "num_updates": 7, "shadow_params": shadow},
+        "step": 7,
+    }
+    torch.save(content, path)
+    (tmp_path / "config.json").write_text(as_json(TINY))
+    loaded = official.load_training(path, tmp_path / "config.json", average=average)
+    got = dict(loaded.network.named_parameters())
+    names = [k for k in state if k != "rotary_emb.inv_freq"]
+    for name, averaged in zip(names, shadow, strict=True):
+        assert torch.equal(got[name], averaged if average else state[name])
+    content["ema"]["shadow_params"] = shadow[:-1]
+    torch.save(content, path)
+    with pytest.raises(ReproError, match="expected 25 averaged parameters.*found 24"):
+        official.load_training(path, tmp_path / "config.json")
+    content["ema"]["shadow_params"] = [*shadow[:-1], torch.zeros(3)]
+    torch.save(content, path)
+    with pytest.raises(ReproError, match="output_layer.linear.bias has shape"):
+        official.load_training(path, tmp_path / "config.json")
+
+
+def drop(state):
+    del state["blocks.1.mlp.0.bias"]
+
+
+def add(state):
+    state["lm_head.weight"] = torch.zeros(2)
+
+
+def bend(state):
+    state["blocks.0.attn_out.weight"] = torch.zeros(16, 17)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop, r"1 of 26 tensors are missing, first blocks.1.mlp.0.bias"),
+        (add, r"1 tensors are foreign, first lm_head.weight"),
+        (bend, r"blocks.0.attn_out.weight has shape \(16, 17\), expected \(16, 16\)"),
+    ],
+)
+def test_foreign_tensors_are_named(tmp_path, change, message):
+    state = random_state(TINY)
+    change(state)
+    folder = publish(tmp_path, TINY, state)
+    with pytest.raises(ReproError, match=message) as error:
+        official.load_published(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_truncated_or_missing_files(tmp_path):
+    folder = publish(tmp_path / "m", TINY)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ReproError, match="not a whole safetensors file"):
+        official.load_published(folder)
+    path.write_bytes(b"hello")
+    with pytest.raises(ReproError, match="not a whole safetensors file"):
+        official.load_published(folder)
+    path.unlink()
+    with pytest.raises(ReproError, match="is missing; put the file of JingyangOu/radd-t-dce"):
+        official.load_published(folder, "radd-t-dce")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[]", "field tokens is missing"),
+        ('{"tokens": true}', "field tokens is missing or not of type int"),
+        (as_json(TINY, n_blocks="2"), "field model.n_blocks"),
+    ],
+)
+def test_bad_configurations(tmp_path, text, message):
+    folder = publish(tmp_path, TINY)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ReproError, match=message):
+        official.load_published(folder)
+
+
+def test_configuration_of_another_size_is_refused(tmp_path):
+    folder = publish(tmp_path, TINY)
+    (folder / "config.json").write_text(as_json(replace(TINY, blocks=3)))
+    with pytest.raises(ReproError, match="10 of 36 tensors are missing, first blocks.2"):
+        official.load_published(folder)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_nothing_in_a_training_checkpoint_is_executed(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(as_json(TINY))
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": Evil()}, path)
+    with pytest.raises(ReproError, match="tensors alone"):
+        official.load_training(path, tmp_path / "config.json")
+    assert "executed" not in capsys.readouterr().out
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(ReproError, match="cannot be read as a plain checkpoint"):
+        official.load_training(path, tmp_path / "config.json")
+    torch.save({"weights": 1}, path)
+    with pytest.raises(ReproError, match="no state dict under `model`"):
+        official.load_training(path, tmp_path / "config.json")
