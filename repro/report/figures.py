@@ -28,7 +28,7 @@ def write_figures(
         method: slug.
         scale: name of the scale.
         work: folder of the scale.
-        out: folder to write to; made if absent.
+        out: the report's folder; figures go to `out/figures/<slug>/`.
         root: folder that holds `methods/`, by default the repository.
 
     Returns:
@@ -38,8 +38,8 @@ def write_figures(
         ReproError: the function of a figure does not exist, fails, or returns no figure.
     """
     report = inputs.load(method, scale, work, root)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(out) / "figures" / report.paper.slug
+    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for card in report.experiment.figures:
         if card.scales is not None and scale not in card.scales:
@@ -49,11 +49,11 @@ def write_figures(
             figure = _draw(card, report)
             formats = ["png"] if _has_pictures(figure) else ["png", "svg"]
             for suffix in formats:
-                path = out / f"{card.id}.{suffix}"
+                path = folder / f"{card.id}.{suffix}"
                 with store.atomic(path) as temporary:
                     figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
                 written.append(path)
-        path = out / f"{card.id}.json"
+        path = folder / f"{card.id}.json"
         store.write_json(
             path,
             {

@@ -10,7 +10,7 @@ from typing import Any
 from repro import cards, expression
 from repro.errors import ReproError
 from repro.report.formatting import number
-from repro.report.results import Results, folder_of, read_records
+from repro.report.results import Results, read_records
 from repro.store import read_json
 
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "untested")
@@ -166,8 +166,3 @@ def _verdict_path(work: Path, slug: str) -> Path:
     folder = work / "verdicts"
     spelt = folder / f"{slug.replace('-', '_')}.json"
     return spelt if spelt.is_file() else folder / f"{slug}.json"
-
-
-def figure_folder(work: Path, slug: str) -> Path:
-    """Where the figures of a method lie under the work folder of a scale."""
-    return folder_of(Path(work) / "report" / "figures", slug)

@@ -132,18 +132,21 @@ def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = 
 
 # Over all scales --------------------------------------------------------------------------------
 
+Ledger = dict[tuple[str, str], list[dict[str, str]]]
+"""(method, claim) → the rows of its checks."""
+
 ORDER = ("contradicted", "inconclusive", "reproduced", "untested")
 """The verdict of a claim is the first of these that one of its checks has."""
 
 
-def read_claims(folder: Path) -> dict[tuple[str, str], list[dict[str, str]]]:
+def read_claims(folder: Path) -> Ledger:
     """(method, claim) → rows of a committed `claims.csv`.
 
     Raises:
         ReproError: the file lacks a column.
     """
     path = folder / "claims.csv"
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    found: Ledger = {}
     with path.open(encoding="utf-8", newline="") as handle:
         reader = csv.DictReader(handle)
         missing = {"method", "claim", "tier", "verdict"} - set(reader.fieldnames or ())
@@ -154,6 +157,46 @@ def read_claims(folder: Path) -> dict[tuple[str, str], list[dict[str, str]]]:
         for row in reader:
             found.setdefault((row["method"], row["claim"]), []).append(row)
     return found
+
+
+def overview(results_root: Path, root: Path | None = None, page: str = "results/README.md") -> str:
+    """Markdown table: how many claims of each paper have each verdict, scale by scale.
+
+    Args:
+        results_root: folder with `<scale>/claims.csv`.
+        root: folder that holds `methods/`, by default the repository.
+        page: where the sections of the papers are, relative to the text that shows the table.
+
+    Raises:
+        ReproError: there is no scale with a `claims.csv`.
+    """
+    ledgers, papers = _committed(Path(results_root), root)
+    rows = []
+    for paper in papers:
+        for scale, ledger in ledgers.items():
+            if _has(ledger, paper):
+                verdicts = [_verdict(ledger.get((paper.slug, claim.id))) for claim in paper.claims]
+                link = f"[{paper.short}]({page}#{_anchor(paper.short)})"
+                rows.append([link, scale, *(verdicts.count(v) for v in VERDICTS)])
+    return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
+
+
+def _committed(results_root: Path, root: Path | None) -> tuple[dict[str, Ledger], list[Any]]:
+    """Ledger of each committed scale, and the papers that occur in one."""
+    ledgers = {
+        scale: read_claims(results_root / scale)
+        for scale in cards.SCALES
+        if (results_root / scale / "claims.csv").is_file()
+    }
+    if not ledgers:
+        raise ReproError(f"{results_root}: no <scale>/claims.csv; write a ledger first")
+    known = {method for ledger in ledgers.values() for method, _ in ledger}
+    papers = [cards.load(slug, root).paper for slug in cards.slugs(root) if slug in known]
+    return ledgers, papers
+
+
+def _has(ledger: Ledger, paper: Any) -> bool:
+    return any((paper.slug, claim.id) in ledger for claim in paper.claims)
 
 
 def results_readme(results_root: Path, root: Path | None = None) -> str:
@@ -183,17 +226,17 @@ def results_readme(results_root: Path, root: Path | None = None) -> str:
     ]
     parts = [
         "# Ledger",
-        "Which claims of which papers hold, claim by claim. Written by `repro ledger` from the "
-        "committed results; nothing here is edited by hand.",
+        "Which claims of which papers hold, claim by claim. Derived from the committed "
+        "`claims.csv` of each scale; nothing here is edited by hand.",
         "\n".join(f"- {SYMBOLS[v]} **{v}**: {MEANINGS[v]}" for v in VERDICTS),
         "A verdict at a reduced scale tests the direction and the size of an effect on small "
         "models and small real data; the paper's own numbers are then not comparable.",
     ]
-    if "smoke" in scales:
+    if "smoke" in ledgers:
         parts.append("The scale `smoke` only exercises the code and is not evidence.")
-    parts.append(_environments(results_root, scales))
-    parts.append(_overview(papers, scales, ledgers))
-    parts += [_paper_section(results_root, paper, scales, ledgers) for paper in papers]
+    parts.append(_environments(results_root, ledgers))
+    parts.append(overview(results_root, root, page=""))
+    parts += [_paper_section(results_root, paper, ledgers) for paper in papers]
     text = "\n\n".join(part for part in parts if part) + "\n"
     store.write_text(results_root / "README.md", text)
     return text
@@ -204,7 +247,7 @@ def _verdict(rows: list[dict[str, str]] | None) -> str:
     return next((verdict for verdict in ORDER if verdict in have), "untested")
 
 
-def _environments(results_root: Path, scales: list[str]) -> str:
+def _environments(results_root: Path, scales: Iterable[str]) -> str:
     rows = []
     for scale in scales:
         path = results_root / scale / "environment.json"
@@ -224,31 +267,19 @@ def _environments(results_root: Path, scales: list[str]) -> str:
     return _pipe(rows, headers) if rows else ""
 
 
-def _overview(papers: list[Any], scales: list[str], ledgers: dict[str, Any]) -> str:
-    rows = []
-    for paper in papers:
-        for scale in scales:
-            verdicts = [
-                _verdict(ledgers[scale].get((paper.slug, claim.id))) for claim in paper.claims
-            ]
-            if any((paper.slug, claim.id) in ledgers[scale] for claim in paper.claims):
-                link = f"[{paper.short}](#{_anchor(paper.short)})"
-                rows.append([link, scale, *(verdicts.count(v) for v in VERDICTS)])
-    return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
-
-
-def _paper_section(
-    results_root: Path, paper: Any, scales: list[str], ledgers: dict[str, Any]
-) -> str:
-    own = [s for s in scales if any((paper.slug, c.id) in ledgers[s] for c in paper.claims)]
+def _paper_section(results_root: Path, paper: Any, ledgers: dict[str, Ledger]) -> str:
+    own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
     rows = []
     for claim in paper.claims:
         cells = []
         for scale in own:
             found = ledgers[scale].get((paper.slug, claim.id))
             verdict = _verdict(found)
-            tiers = dict.fromkeys(row["tier"] for row in found or () if row["verdict"] == verdict)
+            deciding = [row for row in found or () if row["verdict"] == verdict]
+            tiers = dict.fromkeys(row["tier"] for row in deciding)
             note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
+            seen = [row["observed"] for row in deciding if row.get("observed")]
+            note += f": `{seen[0]}`" if seen else ""
             cells.append(f"{SYMBOLS[verdict]} {verdict}{note}")
         rows.append([claim.statement, claim.where, *cells])
     parts = [

@@ -594,7 +594,7 @@ def write_tables(
         method: slug.
         scale: name of the scale.
         work: folder of the scale.
-        out: folder to write to; made if absent.
+        out: the report's folder; tables go to `out/tables/<slug>/`.
         root: folder that holds `methods/`, by default the repository.
 
     Returns:
@@ -630,7 +630,7 @@ def write_tables(
         files[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
     written = []
     for name, text in files.items():
-        path = Path(out) / name
+        path = Path(out) / "tables" / report.paper.slug / name
         store.write_text(path, text)
         written.append(path)
     return written

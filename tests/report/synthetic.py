@@ -136,7 +136,10 @@ MASKED = paper(
             "rows": [["baseline", 1.5], ["cached", None]],
         },
     ],
-    notes=["The paper's weight decay is 0.03, its code has 0.", "Table 4 needs `float32` sampling."],
+    notes=[
+        "The paper's weight decay is 0.03, its code has 0.",
+        "Table 4 needs `float32` sampling.",
+    ],
 )
 
 MASKED_RUN = {
@@ -217,7 +220,7 @@ MASKED_RUN = {
             "claim": "clock-free",
             "tier": "reduced",
             "expect": "nll[cached] <= nll[baseline] + 0.02",
-            "why": "The paper gains 1 to 10 % of perplexity, that is 0.01 to 0.1 nats; seeds differ by 0.02.",
+            "why": "The paper gains 1 to 10 % of perplexity, 0.01 to 0.1 nats; seeds differ by 0.02.",
         },
         {
             "claim": "losses-differ",
@@ -231,7 +234,7 @@ MASKED_RUN = {
             "id": "evaluations",
             "run": "tests.report.drawings:evaluations",
             "title": "Evaluations by steps",
-            "caption": "Cached sampling saves network evaluations as soon as steps outnumber tokens; "
+            "caption": "Cached sampling saves evaluations as soon as steps outnumber tokens; "
             "bands are the range over seeds.",
         },
         {
@@ -253,7 +256,7 @@ MASKED_RUN = {
     "findings": [
         {
             "claim": "losses-differ",
-            "text": "The two losses have the same gradient, so the difference in the paper is noise "
+            "text": "The two losses have the same gradient, so the paper's difference is noise "
             "of training: swapping the draw of the noise level moves the result by as much.",
         }
     ],
@@ -325,7 +328,11 @@ EIGHT_RUN = {
     "paper": "eight-bit",
     "arms": {
         "full": {"run": "methods.eight_bit.arms:run", "title": "Full precision", "baseline": True},
-        "uniform": {"run": "methods.eight_bit.arms:run", "title": "W8A8, uniform", "baseline": True},
+        "uniform": {
+            "run": "methods.eight_bit.arms:run",
+            "title": "W8A8, uniform",
+            "baseline": True,
+        },
         "biased": {"run": "methods.eight_bit.arms:run", "title": "W8A8, biased (released code)"},
     },
     "measurements": {
@@ -360,7 +367,7 @@ EIGHT_RUN = {
             "id": "samples",
             "run": "tests.report.drawings:samples",
             "title": "Samples from the same noise",
-            "caption": "The same starting noise through the three networks, two seeds: differences are "
+            "caption": "The same starting noise through the three networks: differences are "
             "due to quantisation alone.",
         },
         {
@@ -384,7 +391,11 @@ def eight_runs(rng: np.random.Generator) -> dict:
     runs = {}
     for seed in range(SEEDS):
         base = 20 + rng.standard_normal()
-        for arm, factor, size in (("full", 1.0, 6.25), ("uniform", 1.04, 1.6), ("biased", 1.045, 1.6)):
+        for arm, factor, size in (
+            ("full", 1.0, 6.25),
+            ("uniform", 1.04, 1.6),
+            ("biased", 1.045, 1.6),
+        ):
             runs[arm, seed] = [
                 ("fid", {}, base * (factor + 0.01 * rng.standard_normal())),
                 ("precision", {}, 0.61 + 0.01 * rng.standard_normal()),
@@ -434,7 +445,9 @@ def write_record(folder: Path, slug: str, name: str, seed: int, measured: list, 
 def pictures(rng: np.random.Generator) -> np.ndarray:
     """Smooth blobs, uint8 (8, 32, 32, 3)."""
     y, x = np.mgrid[0:32, 0:32] / 32
-    waves = [np.sin(6 * rng.random() * x + 6 * rng.random() * y + 6 * rng.random()) for _ in range(24)]
+    waves = [
+        np.sin(6 * rng.random() * x + 6 * rng.random() * y + 6 * rng.random()) for _ in range(24)
+    ]
     return np.uint8(127 + 120 * np.stack(waves).reshape(8, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
@@ -456,7 +469,9 @@ def write_work(root: Path, work: Path, scale: str = SCALE) -> None:
                 ]
                 folder = work / "models" / slug / name / str(seed)
                 write_record(folder, slug, name, seed, curve, wall_s=212.0)
-        records = [json.loads(p.read_text()) for p in sorted((work / "runs" / slug).rglob("record.json"))]
+        records = [
+            json.loads(p.read_text()) for p in sorted((work / "runs" / slug).rglob("record.json"))
+        ]
         judged = verdict.judge(cards.load(slug, root), SCALE, records)
         path = work / "verdicts" / f"{slug}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
