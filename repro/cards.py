@@ -209,7 +209,7 @@ class Scale(_Strict):
     arms: dict[str, Params] = {}
     exclude: list[str] = []
     stand_ins: dict[str, str | None] = {}
-    """Datasets and models that arms use at this scale instead of those they list (null: none)."""
+    """Datasets and models used at this scale instead of those the cards list (null: none)."""
 
     def seed_list(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
@@ -364,6 +364,13 @@ class Method:
     def model_card(self, owner: str, name: str) -> Model:
         return (self.zoo.models if owner == ZOO else self.experiment.models)[name]
 
+    def model(self, scale: str, owner: str, name: str) -> Model:
+        """The card of a model as a scale uses it, with the scale's stand-ins for its data."""
+        card = self.model_card(owner, name)
+        if owner == ZOO:
+            return card
+        return card.model_copy(update=_stand_in(self.scale(scale).stand_ins, data=card.data))
+
     def arm_params(self, scale: str, arm: str) -> Params:
         """Resolved parameters: the arm's own, then the scale's shared, then the scale's own."""
         preset = self.scale(scale)
@@ -392,7 +399,7 @@ class Method:
     # Fingerprints: everything a result depends on, known before anything runs
 
     def model_fingerprint(self, scale: str, ref: ModelRef, retrain: bool = False) -> str:
-        card = self.model_card(ref.owner, ref.name)
+        card = self.model(scale, ref.owner, ref.name)
         if card.shipped and not retrain:
             return _digest({"shipped": _shipped_hash(card.shipped)})
         return _digest(
@@ -580,11 +587,14 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _with_stand_ins(arm: Arm, stand_ins: Mapping[str, str | None]) -> Arm:
     if not stand_ins:
         return arm
-    replaced = {
+    return arm.model_copy(update=_stand_in(stand_ins, data=arm.data, models=arm.models))
+
+
+def _stand_in(stand_ins: Mapping[str, str | None], **lists: list[str]) -> dict[str, list[str]]:
+    return {
         key: list(dict.fromkeys(new for old in names if (new := stand_ins.get(old, old))))
-        for key, names in (("data", arm.data), ("models", arm.models))
+        for key, names in lists.items()
     }
-    return arm.model_copy(update=replaced)
 
 
 def _unique_ids(kind: str, ids: list[str]) -> None:

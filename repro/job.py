@@ -320,7 +320,7 @@ def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
     fingerprint = method.model_fingerprint(options.scale, ref, options.retrain)
     if _is_current(folder, fingerprint, options, "model.safetensors"):
         return folder
-    card = method.model_card(ref.owner, ref.name)
+    card = method.model(options.scale, ref.owner, ref.name)
     params = method.model_params(options.scale, ref.owner, ref.name)
     label = f"models/{ref.owner}/{ref.name}/{ref.seed}"
     with _logged(options, label) as log:
@@ -653,7 +653,7 @@ def run_method(
         for seed in seeds if seeds is not None else method.seeds(options.scale, arm):
             refs.update(dict.fromkeys(method.arm_models(options.scale, arm, seed)))
     for ref in refs:
-        card = method.model_card(ref.owner, ref.name)
+        card = method.model(options.scale, ref.owner, ref.name)
         if not card.shipped or options.retrain:
             data.update(card.data)
     for name in sorted(data):

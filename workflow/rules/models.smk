@@ -7,7 +7,7 @@ def model_data(w):
 
 
 def card_of_model(w):
-    return cards.owner(w.owner).model_card(w.owner, w.model)
+    return cards.owner(w.owner).model(w.scale, w.owner, w.model)
 
 
 def model_fingerprint(w):
