@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import io
+import lzma
 import re
 import tarfile
 import zipfile
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from repro.errors import ReproError
+
+DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 LIMIT = 2 << 30
 """Most bytes that one call reads from an archive, against decompression bombs."""
@@ -59,7 +62,7 @@ def read_members(path: Path, patterns: Iterable[str]) -> dict[str, bytes]:
                 found = _read_tar(_data_member(stream, path.name), patterns, path.name)
             else:
                 found = _read_tar(stream, patterns, path.name)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise ReproError(f"{path} is damaged ({error}); delete it and fetch it again") from error
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in found):

