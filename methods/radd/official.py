@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from repro.errors import ReproError
@@ -178,6 +180,86 @@ def load_training(path: Path, config_path: Path, *, average: bool = True) -> Off
                 )
             parameter.data = value.detach().float()
     return Official(network, scaled, length)
+
+
+# The judge of the paper's samples
+
+
+class Gpt2(torch.nn.Module):
+    """GPT-2 for scoring, on the tensors of its release: ids (B, L) -> logits (B, L, vocab).
+
+    state: names as published, with or without the prefix ``transformer.``; matrices are stored
+    (in, out). The head dimension is 64 in every released size.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], head: int = 64) -> None:
+        super().__init__()
+        self.w = {k.removeprefix("transformer."): v.float() for k, v in state.items()}
+        self.head = head
+        self.blocks = len({k.split(".")[1] for k in self.w if k.startswith("h.")})
+
+    def to(self, device: torch.device) -> Gpt2:
+        self.w = {k: v.to(device) for k, v in self.w.items()}
+        return self
+
+    def forward(self, ids: Tensor) -> Tensor:
+        w, (b, length) = self.w, ids.shape
+        x = w["wte.weight"][ids] + w["wpe.weight"][:length]
+        for i in range(self.blocks):
+            p = f"h.{i}."
+            qkv = self._linear(self._norm(x, p + "ln_1"), p + "attn.c_attn")
+            q, k, v = (
+                t.view(b, length, -1, self.head).transpose(1, 2) for t in qkv.chunk(3, dim=-1)
+            )
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self._linear(y.transpose(1, 2).reshape(b, length, -1), p + "attn.c_proj")
+            y = F.gelu(self._linear(self._norm(x, p + "ln_2"), p + "mlp.c_fc"), approximate="tanh")
+            x = x + self._linear(y, p + "mlp.c_proj")
+        return self._norm(x, "ln_f") @ w["wte.weight"].T
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return x @ self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+
+
+class Gpt2Judge:
+    """GPT-2 as a judge of generated ids, without a token in front of them."""
+
+    def __init__(self, folder: Path, device: torch.device, batch: int, head: int = 64) -> None:
+        """Read ``model.safetensors`` from a folder.
+
+        Raises:
+            ReproError: missing, truncated, or not GPT-2.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise ReproError(f"{path}: is missing; put model.safetensors of gpt2-large there")
+        try:
+            self.network = Gpt2(load_file(path), head).to(device)
+        except (SafetensorError, OSError) as error:
+            raise ReproError(
+                f"{path}: is not a whole safetensors file ({error}); download it again"
+            ) from error
+        needed = ["wte.weight", "wpe.weight", "ln_f.bias", "h.0.attn.c_attn.weight"]
+        missing = [key for key in needed if key not in self.network.w]
+        if missing:
+            raise ReproError(f"{path}: has no tensor {missing[0]}; put gpt2-large there")
+        self.device, self.batch = device, batch
+
+    @torch.no_grad()
+    def nll(self, tokens: Any) -> np.ndarray:
+        """Mean nats per next token, (B,) for tokens (B, L): L - 1 predictions a sequence."""
+        parts = []
+        for rows in torch.as_tensor(tokens).split(self.batch):
+            rows = rows.to(self.device)
+            log_p = self.network(rows)[:, :-1].log_softmax(-1)
+            parts.append(-log_p.gather(-1, rows[:, 1:, None])[..., 0].double().mean(1).cpu())
+        return torch.cat(parts).numpy()
 
 
 def _network(path: Path, state: Mapping[str, Any], config: Config) -> Transformer:
