@@ -37,6 +37,9 @@ SCALE_MEANINGS = {
 LARGEST_PICTURE = 250_000
 """Bytes above which the page embeds a picture as WebP instead of the PNG beside it."""
 
+WIDEST_PICTURE = 1200
+"""Pixels to which such a picture is reduced; the page shows at most 940 units of width."""
+
 
 def write_page(scale: str, work: Path, out: Path, root: Path | None = None) -> Path:
     """Write the page of a scale.
@@ -271,9 +274,12 @@ def _data_uri(folder: Path, name: str) -> str:
         if len(content) > LARGEST_PICTURE:
             from PIL import Image
 
+            picture = Image.open(io.BytesIO(content)).convert("RGB")
+            picture.thumbnail((WIDEST_PICTURE, 4 * WIDEST_PICTURE))
             squeezed = io.BytesIO()
-            Image.open(io.BytesIO(content)).convert("RGB").save(squeezed, "WEBP", quality=88)
-            kind, content = "webp", squeezed.getvalue()
+            picture.save(squeezed, "WEBP", quality=85)
+            if squeezed.tell() < len(content):
+                kind, content = "webp", squeezed.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 

@@ -220,7 +220,7 @@ MASKED_RUN = {
             "claim": "clock-free",
             "tier": "reduced",
             "expect": "nll[cached] <= nll[baseline] + 0.02",
-            "why": "The paper gains 1 to 10 % of perplexity, 0.01 to 0.1 nats; seeds differ by 0.02.",
+            "why": "The paper gains 1 to 10 % of perplexity, 0.01 to 0.1 nats a token.",
         },
         {
             "claim": "losses-differ",
