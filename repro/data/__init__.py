@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from repro.data import cache
+from repro.data.cache import root as cache_root
 from repro.data.registry import REGISTRY, Entry, Images, Split, Text, Vocabulary, Volumes
 from repro.data.sources import obtain_content
 from repro.data.text import Document
@@ -46,6 +47,7 @@ __all__ = [
     "Text",
     "Vocabulary",
     "Volumes",
+    "cache_root",
     "char_corpus",
     "char_decode",
     "clean_chars",

@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ Content = Mapping[str, "np.ndarray | bytes"]
 ARRAYS = "arrays.npz"
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
+STALE_S = 24 * 3600
 
 
 def root() -> Path:
@@ -102,9 +104,16 @@ def lock(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a private folder on the cache's own file system; it is deleted on leaving."""
+    """Give a private folder on the cache's own file system; it is deleted on leaving.
+
+    What killed processes left there is deleted when it is `STALE_S` old.
+    """
     folder = root() / "tmp" / uuid.uuid4().hex
     folder.mkdir(parents=True)
+    for other in folder.parent.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # its owner may just be deleting it
+            if time.time() - other.stat().st_mtime > STALE_S:
+                shutil.rmtree(other, ignore_errors=True)
     try:
         yield folder
     finally:

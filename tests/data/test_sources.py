@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -179,6 +180,14 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(online, register, monke
     assert not data.is_cached("made")
     data.prepare("made")
     assert data.verify("made")
+
+
+def test_what_killed_processes_left_is_swept_in_time(root):
+    for name, age in (("old", cache.STALE_S + 60), ("young", 60)):
+        (root / "tmp" / name).mkdir(parents=True)
+        os.utime(root / "tmp" / name, times=(time.time() - age,) * 2)
+    with cache.scratch() as mine:
+        assert {p.name for p in (root / "tmp").iterdir()} == {"young", mine.name}
 
 
 def test_a_folder_without_manifest_is_made_anew(online, register):
@@ -432,6 +441,17 @@ def test_registry_is_complete(root):
     for name in smoke:
         first = [s for s in REGISTRY[name].sources if isinstance(s, Source)][0]
         assert all(isinstance(file.client, sources.Pip) for file in first.files)
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("REPRO_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert data.cache_root() == tmp_path / ".cache" / "repro-data"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert data.cache_root() == tmp_path / "xdg" / "repro-data"
+    monkeypatch.setenv("REPRO_DATA", "~/mine")
+    assert data.cache_root() == tmp_path / "mine"
 
 
 def test_import_is_light():
