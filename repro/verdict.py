@@ -149,7 +149,7 @@ def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: 
     else:
         verdict = "inconclusive"
         reason = "the interval of the margin contains 0"
-    terms = [f"{side:.4g}" for side in sides]
+    terms = [_term(float(side)) for side in sides]
     observed = terms[0] + "".join(
         f" {_TURNED[op] if not ok else op} {term}"
         for op, term, ok in zip(check.parsed.ops, terms[1:], _links(check, sides), strict=True)
@@ -172,6 +172,12 @@ def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: 
         comparable=check.comparable,
         reason=reason,
     )
+
+
+def _term(value: float) -> str:
+    """Four digits, but whole numbers in full: counts are compared to the last digit."""
+    whole = value.is_integer() and abs(value) < 1e15
+    return f"{value:.0f}" if whole else f"{value:.4g}"
 
 
 _TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}

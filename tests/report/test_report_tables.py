@@ -35,6 +35,7 @@ def test_claims_table_has_every_claim(invented):
         "3.1e-16 <= 1e-09",
         "1e−9",
     ]
+    assert "162265682 == 162265682" in lines[3]
     contradicted = next(line for line in lines if "✗ contradicted" in line)
     assert "0.01485 < 0.5" in contradicted
     assert "61.99 → 61.52 (not comparable)" in contradicted
