@@ -156,10 +156,29 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
         "measurements": everything,
         "costs": [table for table in tables.cost_tables(report) if table.id != "claims"],
         "provenance": _provenance(report),
+        "references": [_reference(table) for table in paper.tables],
         "licences": [
             (kind, text) for kind, text in dict(paper.licence).items() if text not in (None, "")
         ],
     }
+
+
+def _reference(table: cards.ReferenceTable) -> dict[str, Any]:
+    """A table of the paper, its numbers as the card gives them but for separators in large ones."""
+    columns = list(zip(*table.rows, strict=True)) or [() for _ in table.columns]
+    return {
+        "card": table,
+        "numeric": [all(v is None or isinstance(v, (int, float)) for v in c) for c in columns],
+        "rows": [[_as_given(value) for value in row] for row in table.rows],
+    }
+
+
+def _as_given(value: float | int | str | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (int, float)) and abs(value) >= 10_000 and float(value).is_integer():
+        return number(value)
+    return str(value)
 
 
 def _claim(report: Report, claim: cards.Claim) -> dict[str, Any]:
