@@ -230,9 +230,13 @@ def corrector(score: Score, x: Tensor, sigma: float, snr: float, noise: Noise) -
 def chunks(slices: int, size: int) -> Iterator[slice]:
     """Z // size + 1 nearly equal chunks, as released: at most ``size`` slices each."""
     count = slices // size + 1
-    for part in torch.tensor_split(torch.arange(slices), count):
-        if len(part):
-            yield slice(int(part[0]), int(part[-1]) + 1)
+    length, longer = divmod(slices, count)
+    start = 0
+    for k in range(count):
+        stop = start + length + (k < longer)
+        if stop > start:
+            yield slice(start, stop)
+        start = stop
 
 
 def predict_correct(

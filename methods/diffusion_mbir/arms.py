@@ -1,0 +1,262 @@
+"""The functions that ``experiment.yaml`` names: thin glue between jobs and the method."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from methods.diffusion_mbir import exact as exact_checks
+from methods.diffusion_mbir import method, official, structure
+from methods.diffusion_mbir.priors import StationaryGaussian
+from methods.diffusion_mbir.problems import Problem, problems, split_name, training_stack
+from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
+from repro import zoo
+from repro.diffusion.schedules import geometric_sigmas
+from repro.errors import ReproError
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+
+# The models: priors in closed form, and the strengths of every method -----------------------
+
+
+def calibrate(job: Job) -> dict[str, Tensor]:
+    """Fit the Gaussian priors, then choose every method's strengths on validation volumes.
+
+    The method, its un-shared and slow variants, MCG and ADMM-TV each get a grid of the same number
+    of points, on the same volumes, judged by volume PSNR. Returned: ``<dataset>.mean`` and
+    ``.spectrum``, and ``<problem>.<method>`` = (λ, ρ) or (step,), relative to ‖AᵀA‖.
+    """
+    p = job.params
+    grids = {name: grid_points(grid) for name, grid in p.grids.items()}
+    if len({len(points) for points in grids.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(points)}" for name, points in grids.items())
+        raise ReproError(
+            f"every method must be tuned with the same number of grid points; there are {sizes}"
+            " (experiment.yaml, calibration)"
+        )
+    state: dict[str, Tensor] = {}
+    priors = {}
+    for dataset in dict.fromkeys(split_name(name)[0] for name in p.problems):
+        priors[dataset] = StationaryGaussian.fit(training_stack(job, dataset))
+        for key, value in priors[dataset].state_dict().items():
+            state[f"{dataset}.{key}"] = value
+    for problem in job.progress(problems(job, "validation"), "tuning", total=len(p.problems)):
+        prior = priors[problem.dataset]
+        for name, points in grids.items():
+            if name == "slow" and problem.name not in p.slow:
+                continue
+            scores = []
+            for point in points:
+                # A strength that diverges is a bad one, not an error.
+                x = _solve(job, problem, prior, name, point, p.tune_levels).nan_to_num()
+                scores.append(plane_metrics(x, problem.truth)["volume"][0])
+                at = dict(problem=problem.name, method=name, point=len(scores) - 1)
+                job.measure("validation_psnr", scores[-1], **at)
+            best = points[max(range(len(points)), key=scores.__getitem__)]
+            state[f"{problem.name}.{name}"] = torch.tensor(best, dtype=torch.float64)
+            job.log.info("%s %s: %s, %.2f dB", problem.name, name, best, max(scores))
+    return state
+
+
+def grid_points(grid: dict[str, list[float]]) -> list[tuple[float, ...]]:
+    """Cartesian product of a card's grid, ``{lam: [..], rho: [..]}`` or ``{step: [..]}``."""
+    return list(itertools.product(*grid.values()))
+
+
+VARIANTS = {
+    "fast": {},
+    "unshared": {"share": False},
+    "slow": {"share": False, "n_admm": 5, "n_cg": 5},
+}
+
+
+def _levels(job: Job, count: int) -> Tensor:
+    return geometric_sigmas(count, job.params.sigma_min, job.params.sigma_max)
+
+
+def _solve(
+    job: Job, problem: Problem, prior, name: str, point: tuple[float, ...], levels: int
+) -> Tensor:
+    """One reconstruction for the tuning, on the stream of its own."""
+    A, y, shape, norm = problem.A, problem.y, problem.shape, problem.norm
+    if name == "admm-tv":
+        lam, rho = point
+        return method.admm_tv(A, y, shape, lam=lam * norm, rho=rho * norm)
+    noise = method.gaussian_noise(job.rng("noise", problem.name), problem.truth)
+    sigmas = _levels(job, levels)
+    if name == "mcg":
+        return method.manifold_constrained_gradient(
+            prior, A, y, shape, sigmas, noise, step=point[0], norm=norm, chunk=problem.chunk
+        )
+    lam, rho = point
+    return method.diffusion_mbir(
+        prior, A, y, shape, sigmas, noise,
+        lam=lam * norm, rho=rho * norm, chunk=problem.chunk, final_step=problem.tomography,
+        **VARIANTS[name],
+    )  # fmt: skip
+
+
+# Shared by the arms -------------------------------------------------------------------------
+
+
+class CountedScore:
+    """A score that counts its evaluations, in slices."""
+
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.score, self.slices = score, 0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        self.slices += len(x)
+        return self.score(x, sigma)
+
+
+def _prior(job: Job, problem: Problem) -> CountedScore:
+    """The prior that ``job.params.prior`` names: own, ellipsoids or mni (Gaussian), or network."""
+    name = job.params.prior
+    if name == "network":
+        return CountedScore(zoo.network(job, "zoo/mni152-score").score)
+    state = job.model("calibration")
+    dataset = problem.dataset if name == "own" else name
+    if f"{dataset}.mean" not in state:
+        raise ReproError(
+            f"{job.name}: no prior {name!r} was fitted; use own, network or a dataset among the"
+            " problems of the calibration"
+        )
+    own = {key: state[f"{dataset}.{key}"] for key in ("mean", "spectrum")}
+    return CountedScore(StationaryGaussian.from_state_dict(own, job.device))
+
+
+def _tuned(job: Job, problem: Problem, name: str) -> list[float]:
+    state = job.model("calibration")
+    key = f"{problem.name}.{name}"
+    if key not in state:
+        raise ReproError(
+            f"{job.name}: nothing was tuned for {key}; list the problem under the calibration"
+        )
+    return state[key].tolist()
+
+
+def _report(
+    job: Job, problem: Problem, x: Tensor, seconds: float, score: CountedScore | None = None
+) -> None:
+    """Measure a reconstruction and keep its middle slices."""
+    counts, at = problem.A.counts, {"problem": problem.name}
+    job.measure("applications", counts.total, **at)
+    if score is not None:
+        job.measure("nfe", score.slices / len(x), **at)
+    job.measure("seconds", seconds, **at)
+    for plane, (psnr, ssim) in plane_metrics(x, problem.truth).items():
+        job.measure("psnr", psnr, plane=plane, **at)
+        job.measure("ssim", ssim, plane=plane, **at)
+    rough = z_roughness(x)
+    job.measure("roughness", rough, **at)
+    job.measure("roughness_excess", abs(rough - z_roughness(problem.truth)), **at)
+    residual = (problem.A.forward(x) - problem.y).norm() / problem.y.norm()
+    job.measure("residual", float(residual), **at)
+    for name, stack in {"": x, "truth_": problem.truth}.items():
+        v = stack[:, 0]
+        middle = (v[len(v) // 2], v[:, v.shape[1] // 2], v[:, :, v.shape[2] // 2])
+        for plane, image in zip(("axial", "coronal", "sagittal"), middle, strict=True):
+            job.save(f"{name}{problem.name}_{plane}", image)
+
+
+# The arms -----------------------------------------------------------------------------------
+
+
+def floor(job: Job) -> None:
+    """FBP for CT, zero-filled inverse FFT for MRI."""
+    for problem in problems(job):
+        started = time.perf_counter()
+        x = problem.floor()
+        problem.A.counts.adjoint += 1
+        _report(job, problem, x, time.perf_counter() - started)
+
+
+def total_variation(job: Job) -> None:
+    """ADMM-TV in three directions, tuned."""
+    for problem in problems(job):
+        lam, rho = _tuned(job, problem, "admm-tv")
+        started = time.perf_counter()
+        x = method.admm_tv(
+            problem.A, problem.y, problem.shape,
+            lam=lam * problem.norm, rho=rho * problem.norm,
+            n_admm=job.params.n_admm, n_cg=job.params.n_cg,
+        )  # fmt: skip
+        _report(job, problem, x, time.perf_counter() - started)
+
+
+def sample(job: Job) -> None:
+    """DiffusionMBIR and its variants; without ``coupled`` the slice-wise solver (λ = ρ = 0)."""
+    p = job.params
+    for problem in problems(job):
+        score = _prior(job, problem)
+        lam, rho = _tuned(job, problem, p.tuned) if p.coupled else (0.0, 0.0)
+        trace: list[tuple[float, float, float]] = []
+        sigmas = _levels(job, p.levels)
+
+        def follow(i: int, x: Tensor, problem=problem, trace=trace, sigmas=sigmas) -> None:
+            if i % p.trace_every == 0:
+                error = float((x - problem.truth).square().mean().sqrt())
+                trace.append((float(sigmas[i]), z_roughness(x), error))
+
+        started = time.perf_counter()
+        x = method.diffusion_mbir(
+            score, problem.A, problem.y, problem.shape, sigmas,
+            method.gaussian_noise(job.rng("noise", problem.name), problem.truth),
+            lam=lam * problem.norm, rho=rho * problem.norm, snr=p.snr, chunk=problem.chunk,
+            share=p.share, n_admm=p.n_admm, n_cg=p.n_cg, periodic=p.periodic,
+            final_step=problem.tomography, callback=follow,
+        )  # fmt: skip
+        _report(job, problem, x, time.perf_counter() - started, score)
+        job.save(f"{problem.name}_trace", torch.tensor(trace))
+
+
+def mcg(job: Job) -> None:
+    """Manifold-constrained gradient, slice by slice, tuned."""
+    p = job.params
+    for problem in problems(job):
+        score = _prior(job, problem)
+        (step,) = _tuned(job, problem, "mcg")
+        started = time.perf_counter()
+        x = method.manifold_constrained_gradient(
+            score, problem.A, problem.y, problem.shape, _levels(job, p.levels),
+            method.gaussian_noise(job.rng("noise", problem.name), problem.truth),
+            step=step, norm=problem.norm, snr=p.snr, chunk=problem.chunk,
+        )  # fmt: skip
+        _report(job, problem, x, time.perf_counter() - started, score)
+
+
+def dds(job: Job) -> None:
+    """Decomposed diffusion sampling, the authors' later method, with the method's λ and ρ."""
+    p = job.params
+    for problem in problems(job):
+        score = _prior(job, problem)
+        lam, rho = _tuned(job, problem, "fast")
+        started = time.perf_counter()
+        x = method.decomposed_diffusion(
+            score, problem.A, problem.y, problem.shape, _levels(job, p.levels),
+            method.gaussian_noise(job.rng("noise", problem.name), problem.truth),
+            lam=lam * problem.norm, rho=rho * problem.norm, eta=p.eta, n_cg=p.n_cg,
+            chunk=problem.chunk,
+        )  # fmt: skip
+        _report(job, problem, x, time.perf_counter() - started, score)
+
+
+def exact(job: Job) -> None:
+    """Deviations from the identities and closed forms of the specification."""
+    for check in exact_checks.CHECKS:
+        for item, deviation in check().items():
+            job.measure("error", deviation, item=item)
+
+
+def count(job: Job) -> None:
+    """What the paper's own architecture and algorithm cost, counted without weights."""
+    for name, value, at in structure.counts(job.params.image_size, job.params.levels):
+        job.measure(name, value, **at)
