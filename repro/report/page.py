@@ -133,7 +133,8 @@ def prose(text: str) -> Markup:
 
 def breakable(text: str) -> Markup:
     """Escaped text that may break after punctuation (long names, paths, expressions)."""
-    return Markup(re.sub(r"([/_,=](?=\w)|[.-](?=[a-z]))", r"\1<wbr>", str(escape(text))))
+    safe = re.sub(r"([/_,=](?=\w)|[.-](?=[a-z]))", r"\1<wbr>", str(escape(text)))
+    return Markup(re.sub(r"(\b\d[\d.]*e-\d+)", r'<span class="number">\1</span>', safe))
 
 
 # A paper ----------------------------------------------------------------------------------------

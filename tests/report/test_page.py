@@ -205,3 +205,24 @@ def test_a_figure_that_fails_is_named(bare, run, message):
     inputs.cards.load.cache_clear()
     with pytest.raises(ReproError, match=f"eight-bit: figure 'samples' .*{message}"):
         figures.write_figures("eight-bit", bare.scale, bare.work, bare.out, bare.root)
+
+
+def test_colours_contrast_in_both_themes():
+    css = str(page._include_raw("page.css"))
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", b)) for b in css.split(":root {")[1:3])
+
+    def luminance(colour):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    def contrast(one, other):
+        low, high = sorted((luminance(one), luminance(other)))
+        return (high + 0.05) / (low + 0.05)
+
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    for theme in (light, light | dark):
+        pairs = [(word, ground) for word in ("ink", "muted", "link") for ground in ("bg", "raised")]
+        pairs += [(v, ground) for v in inputs.VERDICTS for ground in (f"{v}-bg", "bg", "raised")]
+        poor = {pair: contrast(*(theme[c] for c in pair)) for pair in pairs}
+        assert min(poor.values()) >= 4.5, poor
