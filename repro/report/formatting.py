@@ -94,9 +94,11 @@ def interval(low: float | None, high: float | None, spec: str = ".3g") -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration: `0.8 s`, `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration: `0.03 s`, `0.8 s`, `42 s`, `3 min 20 s`, `2 h 5 min`."""
     if value is None:
         return "–"
+    if value < 0.1:
+        return f"{value:.1g} s"
     if value < 10:
         return f"{value:.1f} s"
     whole = round(value)

@@ -341,14 +341,18 @@ def _pivot(
     title: str,
     caption: str,
 ) -> Table:
-    """Rows: arms (and coordinates where they vary); columns: measurements."""
+    """Rows: arms (and coordinates where they vary); columns: measurements.
+
+    Where one arm alone has coordinates, the rows are its coordinates.
+    """
     keys: dict[tuple[str, str], dict] = {}
     for (_, arm, key), (at, _) in grouped.items():
         keys.setdefault((arm, key), at)
     arms = results.arms()
     order = sorted(keys, key=lambda pair: (arms.index(pair[0]), at_sort(keys[pair])))
-    coordinates = len({key for _, key in order}) > 1
-    first = ["Arm", "At"] if coordinates else ["Arm"]
+    points = {key: at for (_, key), at in keys.items()}
+    axes, labels, numeric = _coordinates(points) if len(points) > 1 else ([], {}, [])
+    by_arm = not axes or len({arm for arm, _ in order}) > 1
     summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
     marks: dict[tuple[str, str, str], str] = {}
     for name in measurements:
@@ -357,9 +361,8 @@ def _pivot(
             marks |= _marks(compared, results.measurement(name).direction)
     rows = []
     for arm, at in order:
-        row = [Cell(results.title(arm))]
-        if coordinates:
-            row.append(Cell(at.replace(",", ", ") or "–"))
+        row = [Cell(results.title(arm))] if by_arm else []
+        row += [Cell(text) for text in labels.get(at, ())]
         for name in measurements:
             key = (name, arm, at)
             spec = results.measurement(name).format
@@ -373,12 +376,30 @@ def _pivot(
         id=id,
         title=title,
         caption=caption,
-        columns=[*first, *(heading(results, n) for n in measurements)],
-        numeric=[*(False for _ in first), *(True for _ in measurements)],
+        columns=[*(["Arm"] if by_arm else []), *axes, *(heading(results, n) for n in measurements)],
+        numeric=[*([False] if by_arm else []), *numeric, *(True for _ in measurements)],
         rows=rows,
         notes=[_seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
         records=_records(results, grouped),
     )
+
+
+def _coordinates(
+    points: Mapping[str, Mapping],
+) -> tuple[list[str], dict[str, list[str]], list[bool]]:
+    """Columns for coordinates: headings, texts by at_key, and which are numbers.
+
+    One column per coordinate if all points have the same ones, else a single column "At".
+    """
+    axes = list(dict.fromkeys(axis for at in points.values() for axis in at))
+    if not axes or any(set(at) != set(axes) for at in points.values()):
+        return ["At"], {key: [key.replace(",", ", ") or "–"] for key in points}, [False]
+    labels = {
+        key: [at_key({"": at[axis]}).partition("=")[2] for axis in axes]
+        for key, at in points.items()
+    }
+    numeric = [all(isinstance(at[axis], (int, float)) for at in points.values()) for axis in axes]
+    return axes, labels, numeric
 
 
 def card_table(report: Report, card: Any) -> Table:
@@ -415,8 +436,8 @@ def card_table(report: Report, card: Any) -> Table:
 def measurement_tables(report: Report) -> list[Table]:
     """Everything that was measured, wall-clock figures apart.
 
-    First one table of the measurements without coordinates (rows: arms), then one for each
-    measurement with coordinates, oriented so that it is taller than wide.
+    First one table of the measurements without coordinates (rows: arms), then those with
+    coordinates, oriented so that they are taller than wide.
     """
     results = report.results
     present = set(results.frame["measurement"])
@@ -438,10 +459,31 @@ def measurement_tables(report: Report) -> list[Table]:
                 caption="",
             )
         )
-    for name in names:
-        grouped = {k: v for k, v in _grouped(results, [name]).items() if k[2] != ""}
-        if grouped:
-            tables.append(_sweep_table(results, name, grouped))
+    return tables + _swept_tables(results, names)
+
+
+def _swept_tables(results: Results, names: list[str]) -> list[Table]:
+    """Tables of the measurements that have coordinates.
+
+    Measurements that one arm alone has, at the same coordinates, share a table.
+    """
+    swept = {key: value for key, value in _grouped(results, names).items() if key[2] != ""}
+    places: dict[frozenset[tuple[str, str]], list[str]] = {}
+    for name in dict.fromkeys(key[0] for key in swept):
+        at = frozenset(key[1:] for key in swept if key[0] == name)
+        alone = len({arm for arm, _ in at}) == 1
+        places.setdefault(at if alone else at | {("", name)}, []).append(name)
+    tables = []
+    for at, together in places.items():
+        grouped = {key: value for key, value in swept.items() if key[0] in together}
+        if len(together) == 1:
+            tables.append(_sweep_table(results, together[0], grouped))
+            continue
+        arm = next(iter(at))[0]
+        title = results.title(arm)
+        tables.append(
+            _pivot(results, together, grouped, id=f"measurements-{arm}", title=title, caption="")
+        )
     return tables
 
 
@@ -463,22 +505,21 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, s
             return Cell("–")
         return Cell(with_interval(summaries[key], card.format), marks.get(key, ""))
 
-    axes = {axis for at in points.values() for axis in at}
-    only = next(iter(axes)) if len(axes) == 1 else None
-    labels = {key: (key.partition("=")[2] if only else key.replace(",", ", ")) for key in keys}
-    tall = len(keys) >= len(arms)
-    if tall:
-        columns = [only or "At", *(results.title(arm) for arm in arms)]
-        rows = [[Cell(labels[at]), *(cell(arm, at) for arm in arms)] for at in keys]
+    axes, labels, numeric = _coordinates(points)
+    if len(keys) >= len(arms):
+        columns = [*axes, *(results.title(arm) for arm in arms)]
+        rows = [[*map(Cell, labels[at]), *(cell(arm, at) for arm in arms)] for at in keys]
     else:
-        columns = ["Arm", *(f"{only} {labels[at]}" if only else labels[at] for at in keys)]
+        one = len(axes) == 1 and axes != ["At"]
+        columns = ["Arm", *(f"{axes[0]} {labels[at][0]}" if one else at for at in keys)]
         rows = [[Cell(results.title(arm)), *(cell(arm, at) for at in keys)] for arm in arms]
+        numeric = [False]
     return Table(
         id=f"measurements-{name}",
         title=heading(results, name),
         caption="",
         columns=columns,
-        numeric=[tall and only is not None, *([True] * (len(columns) - 1))],
+        numeric=[*numeric, *([True] * (len(columns) - len(numeric)))],
         rows=rows,
         notes=[_seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
         records=_records(results, grouped),
@@ -508,10 +549,7 @@ def cost_tables(report: Report) -> list[Table]:
                 caption="",
             )
         )
-    for name in names:
-        swept = {k: v for k, v in grouped.items() if k[0] == name and k[2] != ""}
-        if swept:
-            tables.append(_sweep_table(results, name, swept))
+    tables += _swept_tables(results, names)
     checks = claims_table(report, timing=True)
     if checks.rows:
         tables.append(checks)

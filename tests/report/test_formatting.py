@@ -75,7 +75,8 @@ def test_with_interval(values, spec, text):
 
 def test_interval_and_seconds():
     assert interval(-0.1, 0.25) == "[−0.1, 0.25]"
-    assert [seconds(v) for v in (0.84, 41.7, 200, 7505, None)] == [
+    assert [seconds(v) for v in (0.031, 0.84, 41.7, 200, 7505, None)] == [
+        "0.03 s",
         "0.8 s",
         "42 s",
         "3 min 20 s",

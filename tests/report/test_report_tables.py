@@ -112,6 +112,42 @@ def test_sweep_is_taller_than_wide(invented):
     ]
 
 
+def test_measurements_of_one_arm_share_a_table(bare):
+    folder = bare.work / "runs" / "masked-text" / "exact" / "0"
+    (folder / "record.json").unlink()
+    folder.rmdir()
+    rows = [
+        (name, {"size": size, "width": width}, value)
+        for size, width, value in (("small", 1024, 7.0), ("large", 64, 8.0), ("large", 128, 9.0))
+        for name in ("params", "loss")
+    ]
+    rows.append(("error", {"item": "x"}, 0.5))
+    synthetic.write_record(folder, "masked-text", "exact", 0, rows)
+    found = {t.id: t for t in tables.measurement_tables(load(bare, "masked-text"))}
+    shared = found["measurements-exact"]
+    assert shared.title == "Identities"
+    assert shared.columns == ["size", "width", "Parameters", "Training loss (nats)"]
+    assert shared.numeric == [False, True, True, True]
+    assert [[cell.text for cell in row] for row in shared.rows] == [
+        ["large", "64", "8", "8"],
+        ["large", "128", "9", "9"],
+        ["small", "1024", "7", "7"],
+    ]
+    assert found["measurements-error"].columns == ["item", "Identities"]
+
+
+def test_coordinates_that_differ_share_a_column(bare):
+    folder = bare.work / "runs" / "masked-text" / "exact" / "0"
+    (folder / "record.json").unlink()
+    folder.rmdir()
+    rows = [("error", {"item": "x"}, 0.5), ("error", {"n": 4, "l": 2}, 0.25)]
+    synthetic.write_record(folder, "masked-text", "exact", 0, rows)
+    found = {t.id: t for t in tables.measurement_tables(load(bare, "masked-text"))}
+    table = found["measurements-error"]
+    assert table.columns == ["At", "Identities"]
+    assert [row[0].text for row in table.rows] == ["item=x", "l=2, n=4"]
+
+
 @pytest.mark.parametrize(
     ("values", "direction", "marks"),
     [
