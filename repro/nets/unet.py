@@ -172,6 +172,8 @@ class UNet(nn.Module):
     middle_attention: attention at the lowest resolution, whatever its size.
     groups: groups of every GroupNorm; divides channels * m for every m in mult.
     patch: p x p pixels become channels, so that the network works at resolution / patch.
+    zero_init: the last convolution of every residual and attention block, and of the network,
+        starts at zero, as in the original DDPM; the published PyTorch code does not do so.
     num_classes: number of classes, or None. Label ``num_classes`` stands for "no class", which
         serves classifier-free guidance (Ho and Salimans 2022); y=None means it for the whole batch.
     """
@@ -181,7 +183,7 @@ class UNet(nn.Module):
                  mult: Sequence[int] = (1, 2, 2, 2), blocks: int = 2,
                  attention: Sequence[int] = (16,), middle_attention: bool = True,
                  dropout: float = 0.1, groups: int = 32, patch: int = 1,
-                 num_classes: int | None = None) -> None:
+                 num_classes: int | None = None, zero_init: bool = False) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(mult) - 1)
         if resolution % smallest:
@@ -238,6 +240,11 @@ class UNet(nn.Module):
 
         self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, self.out_channels * patch**2, 3, padding=1)
+        if zero_init:
+            for name, module in self.named_modules():
+                if name.split(".")[-1] in ("conv2", "proj_out", "conv_out"):
+                    nn.init.zeros_(module.weight)
+                    nn.init.zeros_(module.bias)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Time (and class) embedding: t (B,), y (B,) long or None -> (B, 4 * channels)."""

@@ -110,6 +110,16 @@ def test_patch_that_does_not_divide_is_refused():
         UNet(resolution=28, patch=4, **SMALL)
 
 
+def test_zero_init_starts_blocks_as_their_shortcut_and_the_network_at_zero():
+    torch.manual_seed(0)
+    net = UNet(resolution=8, zero_init=True, **{**SMALL, "attention": (4,)})
+    x = torch.randn(2, 32, 4, 4)
+    assert torch.equal(net.mid.attn_1(x), x)
+    block, h = net.up[0].block[0], torch.randn(2, net.up[0].block[0].conv1.in_channels, 4, 4)
+    assert torch.equal(block(h, torch.randn(2, 64)), block.nin_shortcut(h))
+    assert net(torch.randn(2, 1, 8, 8), torch.tensor([1, 2])).abs().max() == 0
+
+
 def test_attention_is_softmax_of_products():
     torch.manual_seed(0)
     net = UNet(resolution=16, **{**SMALL, "attention": (16,)}).double()
