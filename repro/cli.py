@@ -28,7 +28,8 @@ app = typer.Typer(
 )
 node = typer.Typer(help="One node of the DAG (what Snakemake calls).", no_args_is_help=True)
 app.add_typer(node, name="job", hidden=True)
-out = Console()
+# Without a terminal rich assumes 80 columns, which cuts names in logs and pipes.
+out = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
 
 ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, gpu or paper")]
 
@@ -153,20 +154,19 @@ def ledger(scale: str) -> None:
     """Print the verdicts of a scale and where the page is."""
     options = job.Options(scale)
     colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
-    table = Table("method", "claim", "verdict", "tier", "why", title=f"Ledger, scale {scale}")
     paths = sorted((options.base / "verdicts").glob("*.json"))
     if not paths:
         raise ReproError(f"no verdicts at scale {scale}; run `make {scale}` first")
+    table = Table(title=f"Ledger, scale {scale}")
+    for column in ("claim", "verdict", "tier", "why"):
+        table.add_column(column, overflow="fold")
     for path in paths:
+        table.add_section()
+        table.add_row(f"[bold]{path.stem}[/bold]")
         for claim in store.read_json(path)["claims"]:
             colour = colours.get(claim["verdict"], "dim")
-            table.add_row(
-                path.stem,
-                claim["id"],
-                f"[{colour}]{claim['verdict']}[/{colour}]",
-                claim["tier"],
-                claim["reason"],
-            )
+            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
+            table.add_row(claim["id"], verdict, claim["tier"], claim["reason"])
     out.print(table)
     if scale == "smoke":
         out.print("Smoke scale exercises the code; it is not evidence.")
