@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,11 +14,19 @@ from torch import Tensor
 from methods.diffusion_mbir import exact as exact_checks
 from methods.diffusion_mbir import method, official, structure
 from methods.diffusion_mbir.priors import StationaryGaussian
-from methods.diffusion_mbir.problems import Problem, problems, split_name, training_stack
+from methods.diffusion_mbir.problems import (
+    Problem,
+    operator,
+    problems,
+    split_name,
+    training_stack,
+)
 from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
 from repro import zoo
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
+from repro.inverse import ParallelBeam
+from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -103,6 +112,50 @@ def _solve(
     )  # fmt: skip
 
 
+def train_score(job: Job) -> dict[str, Tensor]:
+    """NCSN++ on axial slices by denoising score matching, as released.
+
+    Loss: batch mean of ½ Σ_pixels (σ s_θ(x + σ ε, σ) + ε)², with t ~ U(1e-5, 1) and
+    σ = σ_min (σ_max / σ_min)^t.
+    """
+    from repro.training import fit
+
+    p = job.params
+    stack = training_stack(job, p.dataset)
+    network = NCSNpp(_network_config(p), generator=job.rng("initialise"))
+    low, high = math.log(p.sigma_min), math.log(p.sigma_max)
+
+    def batch(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        x = stack[torch.randint(len(stack), (p.batch,), generator=generator)]
+        t = 1e-5 + (1 - 1e-5) * torch.rand(p.batch, generator=generator)
+        return x, torch.exp(low + (high - low) * t), torch.randn(x.shape, generator=generator)
+
+    def loss(net: NCSNpp, data: tuple[Tensor, Tensor, Tensor], generator) -> Tensor:
+        x, sigma, epsilon = data
+        s = sigma[:, None, None, None]
+        return 0.5 * (s * net(x + s * epsilon, sigma) + epsilon).square().flatten(1).sum(1).mean()
+
+    fitted = fit(
+        job, network, loss, batch,
+        steps=p.updates, lr=p.lr, warmup=p.warmup, ema=0.999, precision=p.precision,
+    )  # fmt: skip
+    job.save("curve", fitted.curve)
+    return fitted.state_dict
+
+
+def _network_config(p) -> NCSNppConfig:
+    return NCSNppConfig(
+        image_size=p.width,
+        nf=p.nf,
+        ch_mult=tuple(p.ch_mult),
+        num_res_blocks=p.num_res_blocks,
+        attn_resolutions=tuple(p.attn_resolutions),
+        sigma_min=p.sigma_min,
+        sigma_max=p.sigma_max,
+        num_scales=p.levels,
+    )
+
+
 # Shared by the arms -------------------------------------------------------------------------
 
 
@@ -118,16 +171,24 @@ class CountedScore:
 
 
 def _prior(job: Job, problem: Problem) -> CountedScore:
-    """The prior that ``job.params.prior`` names: own, ellipsoids or mni (Gaussian), or network."""
+    """The prior that ``job.params.prior`` names.
+
+    ``own``: the Gaussian of the problem's dataset; ``ellipsoids`` or ``mni``: that one's;
+    ``zoo``: the network trained on MNI152 slices; ``ncsnpp``: the one of :func:`train_score`.
+    """
     name = job.params.prior
-    if name == "network":
+    if name == "zoo":
         return CountedScore(zoo.network(job, "zoo/mni152-score").score)
+    if name == "ncsnpp":
+        network = NCSNpp(_network_config(job.model_params(name)), generator=torch.Generator())
+        network.load_state_dict(job.model(name))
+        return CountedScore(network.to(job.device).eval().requires_grad_(False))
     state = job.model("calibration")
     dataset = problem.dataset if name == "own" else name
     if f"{dataset}.mean" not in state:
         raise ReproError(
-            f"{job.name}: no prior {name!r} was fitted; use own, network or a dataset among the"
-            " problems of the calibration"
+            f"{job.name}: no prior {name!r} was fitted; use own, zoo, ncsnpp or a dataset among"
+            " the problems of the calibration"
         )
     own = {key: state[f"{dataset}.{key}"] for key in ("mean", "spectrum")}
     return CountedScore(StationaryGaussian.from_state_dict(own, job.device))
@@ -155,9 +216,10 @@ def _report(
     for plane, (psnr, ssim) in plane_metrics(x, problem.truth).items():
         job.measure("psnr", psnr, plane=plane, **at)
         job.measure("ssim", ssim, plane=plane, **at)
-    rough = z_roughness(x)
+    rough, rough_truth = z_roughness(x), z_roughness(problem.truth)
     job.measure("roughness", rough, **at)
-    job.measure("roughness_excess", abs(rough - z_roughness(problem.truth)), **at)
+    job.measure("roughness_truth", rough_truth, **at)
+    job.measure("roughness_excess", abs(rough - rough_truth), **at)
     residual = (problem.A.forward(x) - problem.y).norm() / problem.y.norm()
     job.measure("residual", float(residual), **at)
     for name, stack in {"": x, "truth_": problem.truth}.items():
@@ -247,6 +309,38 @@ def dds(job: Job) -> None:
             chunk=problem.chunk,
         )  # fmt: skip
         _report(job, problem, x, time.perf_counter() - started, score)
+
+
+def released(job: Job) -> None:
+    """The paper's own setting: released network, volume and parameters; files that the user brings.
+
+    ``method`` is fast, slice-wise, admm-tv or floor. λ and ρ are absolute here, as released.
+    """
+    p = job.params
+    truth = official.load_volume(p.volume).to(job.device)
+    width = truth.shape[-1]
+    A = operator(p.task, width, job.rng("mask", p.task), job.device)
+    y = A.forward(truth)
+    A.counts.forward = 0
+    name = f"{p.volume}-{p.task}"
+    tomography = isinstance(A, ParallelBeam)
+    problem = Problem(name, p.volume, truth, A, y, A.norm((width, width)), tomography)
+    score = None
+    started = time.perf_counter()
+    if p.method == "floor":
+        x = problem.floor()
+    elif p.method == "admm-tv":
+        x = method.admm_tv(A, y, problem.shape, lam=p.lam, rho=p.rho)
+    else:
+        config = official.CT if tomography else official.MRI
+        score = CountedScore(official.load_score(p.checkpoint, config, job.device))
+        lam, rho = (p.lam, p.rho) if p.method == "fast" else (0.0, 0.0)
+        x = method.diffusion_mbir(
+            score, A, y, problem.shape, geometric_sigmas(p.levels, 0.01, 378.0),
+            method.gaussian_noise(job.rng("noise"), truth), lam=lam, rho=rho,
+            chunk=problem.chunk, final_step=tomography,
+        )  # fmt: skip
+    _report(job, problem, x, time.perf_counter() - started, score)
 
 
 def exact(job: Job) -> None:

@@ -32,7 +32,7 @@ from repro.zoo.slices import HELD_OUT, training_slices, volume_3mm
 if TYPE_CHECKING:
     from repro.job import Job
 
-#: Slices of the 3 mm template on which λ and ρ are chosen; the prior saw them, the tests use others.
+#: Slices of the 3 mm template on which λ and ρ are chosen. The prior saw them; tests use others.
 VALIDATION = range(8, 20)
 DATASETS = ("ellipsoids", "mni")
 

@@ -37,7 +37,8 @@ def ellipsoids(
     def inside(centre: np.ndarray, radii: np.ndarray) -> np.ndarray:
         # A random rotation: the Q of a Gaussian matrix. Each row is one axis of the ellipsoid.
         axes = np.linalg.qr(rng.standard_normal((3, 3)))[0] / radii[:, None]
-        forms = (a * z + b * y + c * x - d for (a, b, c), d in zip(axes, axes @ centre, strict=True))
+        offsets = axes @ centre
+        forms = (a * z + b * y + c * x - d for (a, b, c), d in zip(axes, offsets, strict=True))
         return sum(form**2 for form in forms) < 1.0
 
     body = np.array([1.3, 0.85, 0.7]) * rng.uniform(0.9, 1.05, 3)

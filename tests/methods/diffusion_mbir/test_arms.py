@@ -1,0 +1,224 @@
+"""Arms, problems, volumes and structure on sizes that run in a second."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from methods.diffusion_mbir import arms, structure
+from methods.diffusion_mbir.problems import operator, problems, split_name
+from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
+from repro import cards
+from repro.errors import ReproError
+from repro.inverse import MaskedFourier, ParallelBeam
+from repro.job import Job
+from repro.nets.ncsnpp import NCSNppConfig
+
+SIZES = {"problems": ["ellipsoids-ct8", "ellipsoids-mri4"], "slices": 12, "width": 24}
+SIGMAS = {"sigma_min": 0.01, "sigma_max": 20.0}
+GRIDS = {
+    "fast": {"lam": [5e-3], "rho": [0.1]},
+    "unshared": {"lam": [1e-3], "rho": [0.1]},
+    "slow": {"lam": [5e-3], "rho": [0.1]},
+    "mcg": {"step": [0.4]},
+    "admm-tv": {"lam": [1e-3], "rho": [0.01]},
+}
+
+
+def job(name, params, models=None, **more):
+    return Job.for_test("diffusion-mbir", name, 0, params, models, **more)
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    params = SIZES | SIGMAS | {"volumes": 3, "tune_levels": 8, "grids": GRIDS, "slow": []}
+    tuner = job("calibration", params)
+    return tuner, arms.calibrate(tuner)
+
+
+def measured(of, name, **at):
+    found = [v for n, a, v in of.measured if n == name and at.items() <= a.items()]
+    assert len(found) == 1, (name, at, found)
+    return found[0]
+
+
+def run(function, name, calibration, **extra):
+    card = cards.load("diffusion-mbir").experiment.arms[name].params
+    params = {k: v for k, v in card.items() if v is not None} | SIZES | SIGMAS
+    params |= {"levels": 40} if "levels" in card else {}
+    of = job(name, params | extra, {"calibration": calibration[1]},
+             measurements=cards.load("diffusion-mbir").experiment.measurements)  # fmt: skip
+    function(of)
+    return of
+
+
+def test_every_grid_of_the_card_has_equally_many_points():
+    grids = cards.load("diffusion-mbir").experiment.models["calibration"].params["grids"]
+    assert {len(arms.grid_points(grid)) for grid in grids.values()} == {8}
+    for scale in ("smoke", "small", "gpu"):
+        method = cards.load("diffusion-mbir")
+        grids = method.model_params(scale, "diffusion-mbir", "calibration")["grids"]
+        assert len({len(arms.grid_points(grid)) for grid in grids.values()}) == 1
+
+
+def test_unequal_tuning_is_refused():
+    grids = GRIDS | {"fast": {"lam": [1e-3, 1e-2], "rho": [0.1]}}
+    params = SIZES | SIGMAS | {"volumes": 2, "tune_levels": 4, "grids": grids, "slow": []}
+    with pytest.raises(ReproError, match="same number of grid points"):
+        arms.calibrate(job("calibration", params))
+
+
+def test_calibration_keeps_the_best_point(calibration):
+    tuner, state = calibration
+    assert state["ellipsoids-ct8.fast"].tolist() == [5e-3, 0.1]
+    assert state["ellipsoids-mri4.mcg"].tolist() == [0.4]
+    assert "ellipsoids-ct8.slow" not in state
+    assert state["ellipsoids.spectrum"].shape == (24, 13)
+    names = {(a["problem"], a["method"]) for _, a, _ in tuner.measured}
+    assert len(names) == 8
+
+
+def test_coupling_helps_and_costs_are_counted(calibration):
+    fast = run(arms.sample, "fast", calibration)
+    alone = run(arms.sample, "slice-wise", calibration)
+    for problem in SIZES["problems"]:
+        at = {"problem": problem}
+        gain = measured(fast, "psnr", plane="volume", **at)
+        assert gain > measured(alone, "psnr", plane="volume", **at)
+        assert measured(fast, "nfe", **at) == 80
+        assert measured(fast, "roughness", **at) < measured(alone, "roughness", **at)
+    assert measured(fast, "applications", problem="ellipsoids-ct8") == 4 * 40 + 5
+    assert measured(fast, "applications", problem="ellipsoids-mri4") == 4 * 40 + 1
+    assert fast.arrays["ellipsoids-ct8_trace"].shape == (8, 3)
+    assert fast.arrays["truth_ellipsoids-ct8_coronal"].shape == (12, 24)
+
+
+def test_slow_mode_applies_the_operator_far_more_often(calibration):
+    tuned = calibration[1] | {
+        "ellipsoids-ct8.slow": calibration[1]["ellipsoids-ct8.fast"],
+        "ellipsoids-mri4.slow": calibration[1]["ellipsoids-mri4.fast"],
+    }
+    slow = run(arms.sample, "slow", (None, tuned), levels=4)
+    assert measured(slow, "applications", problem="ellipsoids-mri4") == 2 * 5 * 6 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(arms.floor, "floor"), (arms.total_variation, "admm-tv"), (arms.mcg, "mcg"), (arms.dds, "dds"),
+     (arms.sample, "unshared"), (arms.sample, "open-boundary"), (arms.sample, "foreign-prior")],
+)  # fmt: skip
+def test_other_arms_measure_every_problem(function, name, calibration):
+    of = run(function, name, calibration)
+    for problem in SIZES["problems"]:
+        for plane in ("axial", "coronal", "sagittal", "volume"):
+            assert 5 < measured(of, "psnr", problem=problem, plane=plane) < 60
+            assert measured(of, "ssim", problem=problem, plane=plane) <= 1
+
+
+def test_admm_tv_counts_30_times_21_applications(calibration):
+    of = run(arms.total_variation, "admm-tv", calibration)
+    assert measured(of, "applications", problem="ellipsoids-ct8") == 2 * 30 * 21 + 1
+
+
+def test_missing_tuning_and_unknown_priors_are_named(calibration):
+    with pytest.raises(ReproError, match="nothing was tuned for ellipsoids-ct4"):
+        run(arms.sample, "fast", calibration, problems=["ellipsoids-ct4"])
+    with pytest.raises(ReproError, match="no prior 'mni'"):
+        run(arms.sample, "fast", calibration, prior="mni")
+
+
+def test_exact_and_structure_arms():
+    of = job("exact", {})
+    arms.exact(of)
+    assert measured(of, "error", item="shrink") == 0
+    assert len(of.measured) > 40
+
+
+def test_run_costs_of_a_short_run():
+    assert structure.run_costs(10) == (20, 22, 23)
+
+
+def test_memory_meter_counts_allocations_not_views():
+    with structure.MemoryMeter() as meter:
+        x = torch.zeros(1000)
+        y = x.view(10, 100) + 1
+        assert meter.live == 8000
+        del x
+        assert meter.live == 4000
+        y.add_(1)
+        y.t()
+        assert meter.live == 4000
+    assert meter.peak == 8000
+
+
+def test_activation_memory_is_flat_in_the_number_of_slices():
+    config = NCSNppConfig(image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1)
+    few, many = (structure.activation_bytes(config, 16, z, 4) for z in (7, 15))
+    assert few == many
+    whole = [structure.activation_bytes(config, 16, z, z + 1) for z in (7, 15)]
+    assert whole[1] / whole[0] == pytest.approx(15 / 7, rel=0.05)
+
+
+def test_trained_score_is_a_prior(calibration, tmp_path):
+    params = SIZES | SIGMAS | {
+        "dataset": "ellipsoids", "volumes": 2, "nf": 8, "ch_mult": [1, 2], "num_res_blocks": 1,
+        "attn_resolutions": [], "levels": 6, "updates": 3, "batch": 4, "lr": 2e-4, "warmup": 2,
+        "precision": "32-true",
+    }  # fmt: skip
+    trainer = job("ncsnpp", params, scratch=tmp_path)
+    state = arms.train_score(trainer)
+    assert trainer.arrays["curve"].shape == (3,)
+    assert len(set(trainer.arrays["curve"].tolist())) == 3
+    card = cards.load("diffusion-mbir").experiment.arms["fast-ncsnpp"].params
+    extra = SIZES | SIGMAS | {"levels": 4, "problems": ["ellipsoids-ct8"]}
+    of = Job.for_test(
+        "diffusion-mbir", "fast-ncsnpp", 0, card | extra,
+        {"calibration": calibration[1], "ncsnpp": state}, model_params={"ncsnpp": params},
+    )  # fmt: skip
+    arms.sample(of)
+    assert measured(of, "nfe", problem="ellipsoids-ct8") == 8
+
+
+def test_problem_names():
+    assert split_name("mni-la90") == ("mni", "la90")
+    generator = torch.Generator().manual_seed(0)
+    assert operator("ct4", 16, generator, "cpu").views == 4
+    limited = operator("la90", 16, generator, "cpu")
+    assert isinstance(limited, ParallelBeam) and limited.views == 90
+    assert np.rad2deg(limited.angles).max() == pytest.approx(89)
+    assert isinstance(operator("mri2", 16, generator, "cpu"), MaskedFourier)
+    with pytest.raises(ReproError, match="unknown task"):
+        operator("pet3", 16, generator, "cpu")
+    with pytest.raises(ReproError, match="unknown dataset"):
+        next(problems(job("x", SIZES | {"problems": ["knee-ct8"]})))
+
+
+def test_masks_and_volumes_follow_the_seed():
+    def first(seed):
+        params = SIZES | {"problems": ["ellipsoids-mri4"]}
+        return next(problems(Job.for_test(seed=seed, params=params)))
+
+    a, b, c = first(0), first(0), first(1)
+    assert torch.equal(a.truth, b.truth) and torch.equal(a.A.mask, b.A.mask)
+    assert not torch.equal(a.truth, c.truth)
+    assert a.norm == pytest.approx(1.0, abs=1e-4)
+
+
+def test_ellipsoids_are_a_volume_in_range():
+    v = ellipsoids(np.random.default_rng(0), 16, 32)
+    assert v.shape == (16, 32, 32) and v.dtype == np.float32
+    assert v.min() >= 0 and v.max() <= 1 and 0.05 < v.mean() < 0.5
+    assert not np.array_equal(v[0], v[-1])
+    assert v[:, 0].max() == 0  # air around the body
+
+
+def test_plane_metrics_look_along_their_axis():
+    truth = to_stack(ellipsoids(np.random.default_rng(0), 16, 32))
+    x = truth.clone()
+    x[3] += 0.1  # one bad axial slice
+    found = plane_metrics(x, truth)
+    assert found["axial"][0] > found["coronal"][0]
+    error = float((x.clamp(0, 1) - truth).square().mean())
+    assert found["volume"][0] == pytest.approx(-10 * math.log10(error), abs=1e-3)
+    assert z_roughness(torch.arange(4.0).reshape(4, 1, 1, 1)) == 1.0
