@@ -316,7 +316,7 @@ def structure(job: Job) -> None:
             job.measure("parameters", metrics.count_parameters(network), **at)
             job.measure("tensors", len(state), **at)
             job.measure("wrong_tensors", len(set(state.items()) ^ set(released.items())), **at)
-            job.measure("gmacs", macs(config, job.params.length)["total"] / 1e9, **at)
+            job.measure("gmacs", macs(config, job.params.tokens)["total"] / 1e9, **at)
             job.measure("megabytes", metrics.model_size_bytes(network) / 1e6, **at)
 
 
@@ -333,15 +333,15 @@ def simulate_nfe(job: Job) -> None:
     for steps in job.progress(p.steps, "steps"):
         psi = absorbing.step_probabilities(absorbing.LogLinear(), steps)
         reveal = absorbing.reveal_probabilities(psi)
-        x = torch.full((p.sequences, p.length), 1)
+        x = torch.full((p.sequences, p.tokens), 1)
         out = radd.tau_leaping(c_theta, x, psi, mask=1, generator=job.rng("enfe", steps))
         at = {"steps": steps}
         job.measure("nfe", out.changes.double().mean(), **at)
         job.measure("calls", out.calls.double().mean(), **at)
-        job.measure("nfe_formula", absorbing.expected_nfe(reveal, p.length), **at)
-        job.measure("calls_formula", absorbing.expected_calls(reveal, p.length), **at)
-        job.measure("ideal_speedup", steps / absorbing.expected_nfe(reveal, p.length), **at)
-        whole = absorbing.expected_nfe(reveal, p.length * p.batch)
+        job.measure("nfe_formula", absorbing.expected_nfe(reveal, p.tokens), **at)
+        job.measure("calls_formula", absorbing.expected_calls(reveal, p.tokens), **at)
+        job.measure("ideal_speedup", steps / absorbing.expected_nfe(reveal, p.tokens), **at)
+        whole = absorbing.expected_nfe(reveal, p.tokens * p.batch)
         job.measure("nfe_batch_cache", whole, **at)
 
 
