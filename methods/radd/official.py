@@ -185,7 +185,7 @@ def load_training(path: Path, config_path: Path, *, average: bool = True) -> Off
 # The judge of the paper's samples
 
 
-class Gpt2(torch.nn.Module):
+class Gpt2:
     """GPT-2 for scoring, on the tensors of its release: ids (B, L) -> logits (B, L, vocab).
 
     state: names as published, with or without the prefix ``transformer.``; matrices are stored
@@ -193,16 +193,11 @@ class Gpt2(torch.nn.Module):
     """
 
     def __init__(self, state: Mapping[str, Tensor], head: int = 64) -> None:
-        super().__init__()
         self.w = {k.removeprefix("transformer."): v.float() for k, v in state.items()}
         self.head = head
         self.blocks = len({k.split(".")[1] for k in self.w if k.startswith("h.")})
 
-    def to(self, device: torch.device) -> Gpt2:
-        self.w = {k: v.to(device) for k, v in self.w.items()}
-        return self
-
-    def forward(self, ids: Tensor) -> Tensor:
+    def __call__(self, ids: Tensor) -> Tensor:
         w, (b, length) = self.w, ids.shape
         x = w["wte.weight"][ids] + w["wpe.weight"][:length]
         for i in range(self.blocks):
@@ -240,7 +235,7 @@ class Gpt2Judge:
         if not path.is_file():
             raise ReproError(f"{path}: is missing; put model.safetensors of gpt2-large there")
         try:
-            self.network = Gpt2(load_file(path), head).to(device)
+            self.network = Gpt2(load_file(path, device=str(device)), head)
         except (SafetensorError, OSError) as error:
             raise ReproError(
                 f"{path}: is not a whole safetensors file ({error}); download it again"

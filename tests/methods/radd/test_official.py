@@ -210,3 +210,85 @@ def test_nothing_in_a_training_checkpoint_is_executed(tmp_path, capsys):
     torch.save({"weights": 1}, path)
     with pytest.raises(ReproError, match="no state dict under `model`"):
         official.load_training(path, tmp_path / "config.json")
+
+
+# GPT-2, the judge of the paper's samples
+
+
+def gpt2_state(d=8, blocks=2, vocab=13, positions=6, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return 0.5 * torch.randn(*shape, generator=g)
+
+    state = {"wte.weight": draw(vocab, d), "wpe.weight": draw(positions, d)}
+    for i in range(blocks):
+        for norm in ("ln_1", "ln_2"):
+            state |= {f"h.{i}.{norm}.weight": draw(d), f"h.{i}.{norm}.bias": draw(d)}
+        for name, a, b in (
+            ("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d),
+            ("mlp.c_fc", d, 4 * d), ("mlp.c_proj", 4 * d, d),
+        ):
+            state |= {f"h.{i}.{name}.weight": draw(a, b), f"h.{i}.{name}.bias": draw(b)}
+        state[f"h.{i}.attn.bias"] = torch.ones(1, 1, positions, positions)  # a stored causal mask
+    return state | {"ln_f.weight": draw(d), "ln_f.bias": draw(d)}
+
+
+def plain_gpt2(w, ids, head):
+    """Token by token and head by head: each position attends to itself and what is before it."""
+
+    def norm(v, name):
+        v = (v - v.mean()) / (v.var(unbiased=False) + 1e-5).sqrt()
+        return v * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(v, name):
+        return v @ w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    x = [w["wte.weight"][j] + w["wpe.weight"][n] for n, j in enumerate(ids)]
+    d = len(x[0])
+    for i in range(2):
+        p = f"h.{i}."
+        qkv = [linear(norm(v, p + "ln_1"), p + "attn.c_attn") for v in x]
+        after = []
+        for n, v in enumerate(x):
+            parts = []
+            for s in range(0, d, head):
+                score = torch.stack(
+                    [qkv[n][s : s + head] @ qkv[m][d + s : d + s + head] for m in range(n + 1)]
+                )
+                weight = (score / head**0.5).softmax(0)
+                parts.append(
+                    sum(weight[m] * qkv[m][2 * d + s : 2 * d + s + head] for m in range(n + 1))
+                )
+            v = v + linear(torch.cat(parts), p + "attn.c_proj")
+            u = linear(norm(v, p + "ln_2"), p + "mlp.c_fc")
+            u = 0.5 * u * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (u + 0.044715 * u**3)))
+            after.append(v + linear(u, p + "mlp.c_proj"))
+        x = after
+    return torch.stack([norm(v, "ln_f") @ w["wte.weight"].T for v in x])
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_gpt2_judge(tmp_path, prefix):
+    state = gpt2_state()
+    save_file({prefix + k: v for k, v in state.items()}, tmp_path / "model.safetensors")
+    judge = official.Gpt2Judge(tmp_path, torch.device("cpu"), batch=2, head=4)
+    tokens = torch.randint(13, (3, 5), generator=torch.Generator().manual_seed(1))
+    nll = judge.nll(tokens.numpy())
+    assert nll.shape == (3,)
+    for row, got in zip(tokens, nll, strict=True):
+        log_p = plain_gpt2(state, row, 4).log_softmax(-1)
+        expected = -sum(log_p[n, row[n + 1]] for n in range(4)) / 4
+        assert got == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_judge_needs_its_file(tmp_path):
+    with pytest.raises(ReproError, match="put model.safetensors of gpt2-large there"):
+        official.Gpt2Judge(tmp_path, torch.device("cpu"), batch=2)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"broken")
+    with pytest.raises(ReproError, match="not a whole safetensors file"):
+        official.Gpt2Judge(tmp_path, torch.device("cpu"), batch=2)
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(ReproError, match="has no tensor wte.weight"):
+        official.Gpt2Judge(tmp_path, torch.device("cpu"), batch=2)
