@@ -386,7 +386,7 @@ def compound_between_solutions() -> Errors:
     x_r = x_l[-1] + V_beta * (lam_right - lam_left) + left_integral(V(N_r), xi_r)
     x = np.concatenate([x_l, [x_l[-1], x_r[0]], x_r])
     N = np.concatenate([N_l, [N_beta, N_beta], N_r])
-    found = integrated_in_profile(x, N, N_beta, V_beta, x_l[-1], x_r[0], N_minus, N_plus, V, t)
+    found = integrated_in_profile(x, N, V(N), x_l[-1], x_r[0], N_beta, V_beta, N_minus, N_plus, t)
     return {"compound-with-solubility": off(found, true)}
 
 

@@ -486,8 +486,8 @@ def integrated_conversion(
 
 
 def integrated_in_profile(
-    x: Array, N: Array, N_beta: float, V_beta: float, x_left: float, x_right: float,
-    N_minus: float, N_plus: float, V: MolarVolume, t: float,
+    x: Array, N: Array, V: Array, x_left: float, x_right: float,
+    N_beta: float, V_beta: float, N_minus: float, N_plus: float, t: float,
 ) -> float:  # fmt: skip
     """Wagner's integrated coefficient with the sums replaced by integrals over the whole profile.
 
@@ -495,19 +495,18 @@ def integrated_in_profile(
     position, which is how a profile jumps at an interface.
 
     Args:
-        x, N: (n,) profile, x not falling, m and mole fraction, with nodes at both interfaces.
+        x, N, V: (n,) profile, x not falling: m, mole fraction, molar volume; with nodes at both
+            interfaces.
         x_left, x_right: interfaces of the compound, m.
-        V: molar volume outside the compound.
+        N_beta, V_beta: its composition and molar volume.
 
     Returns:
         m^2/s.
     """
-    x, N = np.asarray(x, dtype=float), np.asarray(N, dtype=float)
-    V_m = V(N)
+    x, N, V = (np.asarray(a, dtype=float) for a in (x, N, V))
     # where a position repeats, an interval of zero width adds nothing: both sides stay whole
-    middle = 0.5 * (x[1:] + x[:-1])
-    width = np.diff(x)
-    below, above = (N - N_minus) / V_m, (N_plus - N) / V_m
+    middle, width = 0.5 * (x[1:] + x[:-1]), np.diff(x)
+    below, above = (N - N_minus) / V, (N_plus - N) / V
     left = np.sum((0.5 * (below[1:] + below[:-1]) * width)[middle < x_left])
     right = np.sum((0.5 * (above[1:] + above[:-1]) * width)[middle > x_right])
     dx = np.asarray(x_right - x_left)

@@ -63,8 +63,8 @@ def cross_validated(K: Array, w: Array, z: Array) -> float:
     shrink = LAMBDAS[:, None] * s / (1 + LAMBDAS[:, None] * s)
     left = n - FREEDOM * (n - shrink.sum(axis=1))
     misfit = np.sum((shrink * (U.T @ (root * z))) ** 2, axis=1)
-    score = np.where(left > 0, misfit / np.maximum(left, 1e-300) ** 2, np.inf)
-    return float(LAMBDAS[np.argmin(score)])
+    allowed = left > 0
+    return float(LAMBDAS[allowed][np.argmin(misfit[allowed] / left[allowed] ** 2)])
 
 
 def _working(u: Array, Y: Array) -> tuple[Array, Array]:
