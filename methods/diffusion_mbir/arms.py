@@ -16,6 +16,7 @@ from methods.diffusion_mbir import method, official, structure
 from methods.diffusion_mbir.priors import StationaryGaussian
 from methods.diffusion_mbir.problems import (
     Problem,
+    floor_of,
     operator,
     problems,
     split_name,
@@ -27,6 +28,8 @@ from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
 from repro.inverse import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
+from repro.nets.unet import UNet
+from repro.zoo import slices
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -143,6 +146,51 @@ def train_score(job: Job) -> dict[str, Tensor]:
     return fitted.state_dict
 
 
+def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
+    """FBPConvNet (Jin et al., 2017): a U-Net from the floor's slices to the truth, supervised.
+
+    One network per problem, residual, mean squared error; the keys are ``<problem>.<parameter>``.
+    It sees the slices that the priors see, those of MNI152 with the augmentation of the zoo.
+    """
+    from repro.training import fit
+
+    p = job.params
+    state = {}
+    for problem in problems(job, "validation"):
+        stack = training_stack(job, problem.dataset)
+        augmented = problem.dataset == "mni"
+
+        def batch(step: int, generator: torch.Generator, stack=stack, augmented=augmented):
+            x = stack[torch.randint(len(stack), (p.batch,), generator=generator)]
+            return slices.augment(x[:, 0], generator) if augmented else x
+
+        def loss(net: UNet, x: Tensor, generator: torch.Generator, problem=problem) -> Tensor:
+            start = floor_of(problem.A, problem.A.forward(x))
+            return (_post_process(net, start) - x).square().mean()
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(job.rng("initialise", problem.name).initial_seed())
+            network = _fbpconvnet(p.width, p.channels)
+        fitted = fit(
+            job, network, loss, batch, steps=p.updates, lr=p.lr, schedule="cosine", ema=0.99,
+            name=problem.name,
+        )  # fmt: skip
+        state |= {f"{problem.name}.{key}": value for key, value in fitted.state_dict.items()}
+        job.save(f"{problem.name}_curve", fitted.curve)
+    return state
+
+
+def _fbpconvnet(width: int, channels: int) -> UNet:
+    return UNet(
+        resolution=width, in_channels=1, channels=channels, mult=(1, 2, 2), blocks=1,
+        attention=(), middle_attention=False, dropout=0.0, groups=8, patch=2, zero_init=True,
+    )  # fmt: skip
+
+
+def _post_process(network: UNet, x: Tensor) -> Tensor:
+    return x + network(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+
+
 def _network_config(p) -> NCSNppConfig:
     return NCSNppConfig(
         image_size=p.width,
@@ -241,6 +289,26 @@ def floor(job: Job) -> None:
         _report(job, problem, x, time.perf_counter() - started)
 
 
+def fbpconvnet(job: Job) -> None:
+    """FBPConvNet: the trained network on every slice of the floor."""
+    state, p = job.model("fbpconvnet"), job.model_params("fbpconvnet")
+    for problem in problems(job):
+        prefix = f"{problem.name}."
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if not own:
+            raise ReproError(
+                f"{job.name}: no network was trained for {problem.name}; list it under the model"
+            )
+        network = _fbpconvnet(p.width, p.channels)
+        network.load_state_dict(own)
+        network = network.to(job.device).eval()
+        started = time.perf_counter()
+        with torch.no_grad():
+            x = _post_process(network, problem.floor())
+        problem.A.counts.adjoint += 1
+        _report(job, problem, x, time.perf_counter() - started)
+
+
 def total_variation(job: Job) -> None:
     """ADMM-TV in three directions, tuned."""
     for problem in problems(job):
@@ -303,7 +371,7 @@ def dds(job: Job) -> None:
         lam, rho = _tuned(job, problem, "fast")
         started = time.perf_counter()
         x = method.decomposed_diffusion(
-            score, problem.A, problem.y, problem.shape, _levels(job, p.levels),
+            score, problem.A, problem.y, problem.shape, _levels(job, p.steps),
             method.gaussian_noise(job.rng("noise", problem.name), problem.truth),
             lam=lam * problem.norm, rho=rho * problem.norm, eta=p.eta, n_cg=p.n_cg,
             chunk=problem.chunk,
@@ -352,5 +420,5 @@ def exact(job: Job) -> None:
 
 def count(job: Job) -> None:
     """What the paper's own architecture and algorithm cost, counted without weights."""
-    for name, value, at in structure.counts(job.params.image_size, job.params.levels):
+    for name, value, at in structure.counts(job.params.image_size, job.params.noise_levels):
         job.measure(name, value, **at)

@@ -155,7 +155,7 @@ def psnr_by_plane(results: Results) -> Figure:
                 label = None
         ax.set(title=plane, xlabel="PSNR (dB)")
     axes[0, 0].set_yticks(range(len(problems)), [_label(p) for p in problems])
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(problems) - 0.5, -0.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=5)
     return fig

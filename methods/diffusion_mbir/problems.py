@@ -63,8 +63,12 @@ class Problem:
 
     def floor(self) -> Tensor:
         """FBP, or the zero-filled inverse FFT."""
-        A = self.A
-        return A.fbp(self.y) if isinstance(A, ParallelBeam) else A.zero_filled(self.y)
+        return floor_of(self.A, self.y)
+
+
+def floor_of(A: LinearOperator, y: Tensor) -> Tensor:
+    """FBP of projections, or the zero-filled inverse FFT of k-space."""
+    return A.fbp(y) if isinstance(A, ParallelBeam) else A.zero_filled(y)
 
 
 def operator(task: str, width: int, generator: torch.Generator, device) -> LinearOperator:

@@ -180,6 +180,26 @@ def test_trained_score_is_a_prior(calibration, tmp_path):
     assert measured(of, "nfe", problem="ellipsoids-ct8") == 8
 
 
+def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
+    params = SIZES | {
+        "problems": ["ellipsoids-mri4"], "volumes": 2, "channels": 8, "updates": 40, "batch": 8,
+        "lr": 3e-3,
+    }  # fmt: skip
+    trainer = job("fbpconvnet", params, scratch=tmp_path)
+    state = arms.train_fbpconvnet(trainer)
+    curve = trainer.arrays["ellipsoids-mri4_curve"]
+    assert curve[-10:].mean() < curve[:5].mean()
+    of = Job.for_test(
+        "diffusion-mbir", "fbpconvnet", 0, params, {"fbpconvnet": state},
+        model_params={"fbpconvnet": params},
+    )  # fmt: skip
+    arms.fbpconvnet(of)
+    assert measured(of, "psnr", problem="ellipsoids-mri4", plane="volume") > 10
+    of.params = type(of.params)(params | {"problems": ["ellipsoids-ct8"]}, "x")
+    with pytest.raises(ReproError, match="no network was trained for ellipsoids-ct8"):
+        arms.fbpconvnet(of)
+
+
 def test_problem_names():
     assert split_name("mni-la90") == ("mni", "la90")
     generator = torch.Generator().manual_seed(0)
