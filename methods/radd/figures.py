@@ -66,7 +66,7 @@ def speedup(results: Results) -> Figure:
             linestyle=":", label="paper, batch 1 (GPU, not comparable)")
     s = np.geomspace(1 / 32, 4, 100)
     ax.plot(s, s / -np.expm1(-s), color=style.INK, linewidth=1, label="steps by evaluations")
-    ax.set_xscale("log", base=2)
+    style.ticks(ax, per_token[1::2])
     ax.set(xlabel="sampling steps per token", ylabel="time of SEDD by time of RADD")
     style.legend(ax)
     return figure
