@@ -76,6 +76,7 @@ def _train(job: Job, card: cards.Model) -> tuple[dict[str, Tensor], dict[str, An
     tensors, note = job.scratch / "trained.safetensors", job.scratch / "trained.json"
     if not note.exists():
         commit = _commit()
+        resumed = (job.scratch / "fit.checkpoint").exists()
         started = time.monotonic()
         module, _, function = card.train.partition(":")
         state = getattr(importlib.import_module(module), function)(job)
@@ -84,7 +85,7 @@ def _train(job: Job, card: cards.Model) -> tuple[dict[str, Tensor], dict[str, An
         store.write_tensors(tensors, state, {})
         store.write_json(note, {
             "commit": commit, "train_hours": round((time.monotonic() - started) / 3600, 4),
-            "curve": [round(float(b.mean()), 6) for b in blocks],
+            "resumed": resumed, "curve": [round(float(b.mean()), 6) for b in blocks],
             "params": job.params.as_dict(), "train": card.train, "seed": job.seed,
             "data": {n: data.fingerprint(n) for n in card.data},
             "threads": job.threads, "processor": _processor(), "python": platform.python_version(),
@@ -169,8 +170,12 @@ def _measure_slices(network: nn.Module, job: Job) -> tuple[dict[str, Any], Tenso
 
 
 def grid_image(x: Tensor, columns: int, zoom: int) -> np.ndarray:
-    """Images in [-1, 1] as one picture: (N, C, H, W) -> (rows * H, columns * W[, 3]) uint8."""
+    """Images in [-1, 1] as one picture, (N, C, H, W) -> (height, width[, 3]) uint8.
+
+    Whole rows only; a grey line of ``zoom`` pixels runs right of and below every image.
+    """
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=128)
     rows = [torch.cat(list(r), 2) for r in pixels.split(columns) if len(r) == columns]
     picture = torch.cat(rows, 1).repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     return picture.permute(1, 2, 0).squeeze(2).numpy()

@@ -244,5 +244,6 @@ def test_grid_image_places_images_in_rows():
     x = torch.full((6, 1, 2, 2), -1.0)
     x[4] = 1.0
     picture = grid_image(x, columns=3, zoom=2)
-    assert picture.shape == (8, 12)
-    assert picture[4:, 4:8].min() == 255 and picture[:4].max() == 0
+    assert picture.shape == (12, 18)
+    assert picture[6:10, 6:10].min() == 255 and picture[:4, :4].max() == 0
+    assert (picture[:, 4:6] == 128).all() and (picture[4:6] == 128).all()
