@@ -156,7 +156,9 @@ def test_a_wrong_file_in_downloads_is_replaced(online, register):
     assert (online / "downloads" / "file.bin").read_bytes() == PAYLOAD
 
 
-@pytest.mark.parametrize("payload", [(ARRAY + 1).tobytes(), b"not even decodable"])
+@pytest.mark.parametrize(
+    "payload", [(ARRAY + 1).tobytes(), b"not even decodable"], ids=["decodable", "undecodable"]
+)
 def test_wrong_content_without_a_file_checksum_is_refused(online, register, payload):
     register(entry(source(Written(payload), sha256=None)))
     with pytest.raises(ReproError, match=r"its content has SHA-256|cannot be decoded"):

@@ -86,11 +86,14 @@ def test_blocks_of_the_evaluation_rule_drop_a_remainder_per_batch(tokenizer):
     assert len(whole) == 3
 
 
-@given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 7))
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.integers(1, 7))
 def test_batches_without_the_rule_do_not_show(tokenizer, lengths, length):
-    documents = ["a" * n for n in lengths] * 80  # more than one internal batch of 1 000
-    total = sum(lengths) * 80 + len(documents)
-    assert len(tokens.token_blocks(documents, length, tokenizer)) == total // length
+    documents = (["a" * n for n in lengths] * 1001)[:1001]  # one more than an internal batch
+    total = sum(len(d) + 1 for d in documents)
+    blocks = tokens.token_blocks(documents, length, tokenizer)
+    assert len(blocks) == total // length
+    stream = [t for d in documents for t in [*([tokenizer.token_to_id("a")] * len(d)), 50256]]
+    assert blocks.ravel().tolist() == stream[: total // length * length]
 
 
 def test_merges_are_read_in_order():
@@ -131,6 +134,8 @@ Short line.
 These words of the references section must not stay here.
 ==== Deeper ====
 Nor may these words which belong to a subsection of it.
+=== History ===
+These words follow a heading of the same level.
 == Physics ==
 A formula <math>x < y</math> between words of a sentence.
 A {{broken template that nothing closes loses the whole line.
@@ -142,6 +147,7 @@ def test_wikitext_becomes_prose():
     assert text.plain_wikitext(WIKITEXT).split("\n") == [
         "Albedo is the reflecting power of a plane.",
         "The observed value is close to one -- or (white) here.",
+        "These words follow a heading of the same level.",
         "A formula between words of a sentence.",
         "A broken template that nothing closes loses the whole line.",
     ]
