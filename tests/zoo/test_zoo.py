@@ -72,7 +72,7 @@ def test_damaged_weights_are_refused(tmp_path, damage):
 
 
 def test_unknown_name_suggests_the_known():
-    with pytest.raises(ReproError, match="has no model 'fashion'.*fashion-mnist-unconditional"):
+    with pytest.raises(ReproError, match="has no model 'zoo/fashion'.*fashion-mnist-unconditional"):
         zoo.build("zoo/fashion")
 
 
