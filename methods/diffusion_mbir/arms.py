@@ -24,6 +24,7 @@ from methods.diffusion_mbir.problems import (
 )
 from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
 from repro import zoo
+from repro.data import cache
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
 from repro.inverse import ParallelBeam
@@ -150,7 +151,8 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
     """FBPConvNet (Jin et al., 2017): a U-Net from the floor's slices to the truth, supervised.
 
     One network per problem, residual, mean squared error; the keys are ``<problem>.<parameter>``.
-    It sees the slices that the priors see, those of MNI152 with the augmentation of the zoo.
+    The U-Net is the one of the learned prior; it sees the slices that the priors see, those of
+    MNI152 with the augmentation of the zoo.
     """
     from repro.training import fit
 
@@ -183,7 +185,7 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
 def _fbpconvnet(width: int, channels: int) -> UNet:
     return UNet(
         resolution=width, in_channels=1, channels=channels, mult=(1, 2, 2), blocks=1,
-        attention=(), middle_attention=False, dropout=0.0, groups=8, patch=2, zero_init=True,
+        attention=(), middle_attention=False, dropout=0.0, groups=8, patch=4, zero_init=True,
     )  # fmt: skip
 
 
@@ -382,7 +384,9 @@ def dds(job: Job) -> None:
 def released(job: Job) -> None:
     """The paper's own setting: released network, volume and parameters; files that the user brings.
 
-    ``method`` is fast, slice-wise, admm-tv or floor. λ and ρ are absolute here, as released.
+    They lie under ``official/`` of the data cache: ``aapm-l067/<number>.npy`` or
+    ``brats-aam1/<number>.npy``, and ``diffusion-mbir/<checkpoint>``. ``method`` is fast,
+    slice-wise, admm-tv or floor. λ and ρ are absolute here, as released.
     """
     p = job.params
     truth = official.load_volume(p.volume).to(job.device)
@@ -401,7 +405,8 @@ def released(job: Job) -> None:
         x = method.admm_tv(A, y, problem.shape, lam=p.lam, rho=p.rho)
     else:
         config = official.CT if tomography else official.MRI
-        score = CountedScore(official.load_score(p.checkpoint, config, job.device))
+        path = cache.root() / "official" / "diffusion-mbir" / p.checkpoint
+        score = CountedScore(official.load_score(path, config, job.device))
         lam, rho = (p.lam, p.rho) if p.method == "fast" else (0.0, 0.0)
         x = method.diffusion_mbir(
             score, A, y, problem.shape, geometric_sigmas(p.levels, 0.01, 378.0),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from methods.diffusion_mbir import arms, structure
+from methods.diffusion_mbir.priors import IsotropicGaussian
 from methods.diffusion_mbir.problems import operator, problems, split_name
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
 from repro import cards
@@ -180,10 +181,29 @@ def test_trained_score_is_a_prior(calibration, tmp_path):
     assert measured(of, "nfe", problem="ellipsoids-ct8") == 8
 
 
+@pytest.mark.parametrize("name", ["floor", "admm-tv", "slice-wise", "fast"])
+def test_released_setting_on_stand_in_files(name, monkeypatch):
+    """The paper-scale arm with the loaders replaced: a tiny volume and a Gaussian score."""
+    truth = to_stack(ellipsoids(np.random.default_rng(0), 12, 24))
+    prior = IsotropicGaussian(0.1, 0.05)
+    asked = []
+    monkeypatch.setattr(arms.official, "load_volume", lambda volume: truth)
+    monkeypatch.setattr(arms.official, "load_score", lambda *given: asked.append(given) or prior)
+    card = cards.load("diffusion-mbir").experiment.arms[f"released-{name}"].params
+    of = job(f"released-{name}", card | {"levels": 30, "rho": 1.0})
+    arms.released(of)
+    assert 5 < measured(of, "psnr", problem="aapm-l067-ct8", plane="sagittal") < 60
+    sampled = name in ("slice-wise", "fast")
+    assert len(asked) == sampled
+    if sampled:
+        assert asked[0][0].parts[-3:] == ("official", "diffusion-mbir", "checkpoint_185.pth")
+        assert measured(of, "nfe", problem="aapm-l067-ct8") == 60
+
+
 def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
     params = SIZES | {
-        "problems": ["ellipsoids-mri4"], "volumes": 2, "channels": 8, "updates": 40, "batch": 8,
-        "lr": 3e-3,
+        "problems": ["ellipsoids-mri4"], "volumes": 2, "width": 32, "channels": 8, "updates": 40,
+        "batch": 8, "lr": 3e-3,
     }  # fmt: skip
     trainer = job("fbpconvnet", params, scratch=tmp_path)
     state = arms.train_fbpconvnet(trainer)
