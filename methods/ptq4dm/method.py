@@ -26,7 +26,7 @@ and step k is the one that feeds (x, τ_k) to the network. Sampling runs k = S-1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -108,12 +108,14 @@ def recipe(
 
     The first and last layer stay at 8 bits. `skip` leaves attention layers in floating point where
     the released code does (it matches Conv2d and Linear; the attention layers there are Conv1d).
+    A score that is defined on histograms (KL) serves outputs only: an output channel has too few
+    weights for a histogram, and its weights keep the |.|^2.4 score.
     Learned rounding and QDrop exist in the released code but none of its commands uses them.
     """
     return Recipe(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
-        weight_grid=partial(weight_grid, score=score),
+        weight_grid=partial(weight_grid, score=L24 if score.bins else score),
         observer=partial(SmoothedRange, score=score),
         side="output",
         layers=(nn.Conv2d, nn.Linear),
@@ -188,25 +190,31 @@ def _normal(n: int, steps: int, generator: torch.Generator, mean: float, std: fl
 def denoising_states(
     eps_model: Callable[[Tensor, Tensor], Tensor],
     x_T: Tensor,
-    when: TimeSteps,
+    choices: Sequence[TimeSteps],
     timesteps: Tensor,
     alphas_cumprod: Tensor,
     clip: float | None = None,
-) -> CalibrationSet:
+) -> list[CalibrationSet]:
     """Algorithm 1: denoise every x_T (N, ...) by DDIM, keep chain i's state at its own step.
 
-    timesteps: τ (S,), ascending; alphas_cumprod: ᾱ (T,); clip: bound of |x̂_0| while sampling.
+    One pass serves several choices of time steps: one set each. timesteps: τ (S,), ascending;
+    alphas_cumprod: ᾱ (T,); clip: bound of |x̂_0| while sampling.
     """
-    state, label = when.state.to(x_T.device), when.label.to(x_T.device)
-    kept = torch.empty_like(x_T)
+    states = [when.state.to(x_T.device) for when in choices]
+    kept = [torch.empty_like(x_T) for _ in choices]
 
     def keep(step: int, t: Tensor, x: Tensor, eps: Tensor) -> None:
-        chosen = state == len(timesteps) - 1 - step
-        kept[chosen] = x[chosen]
+        for state, into in zip(states, kept, strict=True):
+            chosen = state == len(timesteps) - 1 - step
+            into[chosen] = x[chosen]
 
     x_0 = ddim(eps_model, x_T, timesteps, alphas_cumprod, clip=clip, callback=keep)
-    kept[state < 0] = x_0[state < 0]
-    return CalibrationSet(kept, label if when.raw else timesteps.to(x_T.device)[label])
+    sets = []
+    for when, state, into in zip(choices, states, kept, strict=True):
+        into[state < 0] = x_0[state < 0]
+        t = when.label if when.raw else timesteps[when.label]
+        sets.append(CalibrationSet(into, t.to(x_T.device)))
+    return sets
 
 
 def noise_samples(x_T: Tensor, when: TimeSteps, timesteps: Tensor) -> CalibrationSet:

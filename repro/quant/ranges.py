@@ -15,9 +15,9 @@ from repro.errors import ReproError
 from repro.quant.affine import SMALLEST_STEP, Grid, code_span
 from repro.quant.scores import L24, Score
 
-HISTOGRAM_ABOVE = 1 << 16
-HISTOGRAM_BINS = 1 << 13
-_BLOCK = 1 << 20
+HISTOGRAM_ABOVE = 1 << 13
+HISTOGRAM_BINS = 1 << 12
+_BLOCK = 1 << 16
 
 
 def rows(x: Tensor, channel_wise: bool) -> Tensor:
@@ -212,8 +212,8 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
     """Index (C,) of the candidate with the smallest score for each row of `x` (C, M); the first one
     on ties.
 
-    `candidates`: δ and z of shape (K, C). A row of more than 65,536 values is summarised by a
-    histogram of 8,192 equal bins (32 of them to a step at 8 bits) unless `exact`; scores defined on
+    `candidates`: δ and z of shape (K, C). A row of more than 8,192 values is summarised by a
+    histogram of 4,096 equal bins (16 of them to a step at 8 bits) unless `exact`; scores defined on
     histograms use their own bins.
     """
     if score.bins is not None:
@@ -224,7 +224,7 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
     elif x.shape[-1] > HISTOGRAM_ABOVE and not exact:
         x, mass = histogram(x, HISTOGRAM_BINS)
     else:
-        mass = torch.ones_like(x)
+        mass = None
     block = max(1, _BLOCK // x.numel())
     scores = []
     for start in range(0, len(candidates.delta), block):

@@ -38,26 +38,29 @@ class Score:
     """
 
     name: str
-    function: Callable[[Tensor, Tensor, Tensor, Grid], Tensor]
+    function: Callable[[Tensor, Tensor, Tensor | None, Grid], Tensor]
     bins: int | None = None
 
-    def __call__(self, x: Tensor, x_hat: Tensor, mass: Tensor, grids: Grid) -> Tensor:
+    def __call__(self, x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tensor:
         return self.function(x, x_hat, mass, grids)
 
 
 def lp(p: float) -> Score:
     """Mean of |x - x̂|^p."""
 
-    def function(x: Tensor, x_hat: Tensor, mass: Tensor, grids: Grid) -> Tensor:
+    def function(x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tensor:
         error = (x - x_hat).abs_()
         if p != 1.0:
-            error.pow_(p)
+            error.log2_().mul_(p).exp2_()  # twice as fast as pow
+        if mass is None:
+            return error.mean(-1)
         return torch.einsum("kcm,cm->kc", error, mass) / mass.sum(-1)
 
     return Score(f"l{p:g}", function)
 
 
-def _cosine(x: Tensor, x_hat: Tensor, mass: Tensor, grids: Grid) -> Tensor:
+def _cosine(x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tensor:
+    mass = torch.ones_like(x) if mass is None else mass
     dot = torch.einsum("kcm,cm->kc", x_hat, x * mass)
     norm_hat = torch.einsum("kcm,kcm,cm->kc", x_hat, x_hat, mass)
     norm = (x * x * mass).sum(-1)

@@ -167,7 +167,8 @@ def denoise(network, when, n=24):
         seen[11 - step] = (x.clone(), t.clone(), eps.clone())
 
     x_0 = ddim(network, noise, TAU, ABAR, callback=remember)
-    return ptq.denoising_states(network, noise, when, TAU, ABAR), seen, x_0
+    [chosen] = ptq.denoising_states(network, noise, [when], TAU, ABAR)
+    return chosen, seen, x_0
 
 
 def test_pairing_is_exact(network):
@@ -192,6 +193,15 @@ def test_released_set_breaks_the_pairing(network):
     for i, (state, label) in enumerate(zip(when.state.tolist(), when.label.tolist(), strict=True)):
         assert torch.equal(chosen.x[i], x_0[i] if state < 0 else seen[state][0][i])
         assert not torch.equal(network(chosen.x, chosen.t)[i], seen[label][2][i])
+
+
+def test_one_pass_serves_several_sets(network):
+    noise = torch.randn(24, 1, 8, 8, generator=rng(7))
+    choices = [ptq.uniform(24, 12, rng(1)), ptq.single_step(24, 12, 0.5)]
+    together = ptq.denoising_states(network, noise, choices, TAU, ABAR)
+    for when, chosen in zip(choices, together, strict=True):
+        [alone] = ptq.denoising_states(network, noise, [when], TAU, ABAR)
+        assert torch.equal(chosen.x, alone.x) and torch.equal(chosen.t, alone.t)
 
 
 def test_other_sources():

@@ -1,0 +1,464 @@
+"""The arms of the experiment: glue between its card and `method`, `exact`, `networks`.
+
+All arms of a seed share one protocol: the full-precision network, a DDIM grid, the noises that are
+sampled from, the noises that calibration chains start from. Arms then differ in one choice. What is
+measured against full precision, from identical noise:
+
+    eps_mse          E |ε_q(x_t, t) - ε(x_t, t)|² over the states of the full-precision trajectory
+    trajectory_mse   E |x_0^q - x_0|² of final samples (primary: errors add up over the steps)
+    frechet          distance of classifier features to held-out real images
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from methods.ptq4dm import exact as identities
+from methods.ptq4dm import method as ptq
+from methods.ptq4dm.networks import CONFIGS, count, unet
+from repro import zoo
+from repro.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
+from repro.errors import ReproError
+from repro.metrics import bops, frechet_from_features, interleaved
+from repro.quant import (
+    SCORES,
+    CalibrationSet,
+    Trajectory,
+    calibrate,
+    quantise,
+    record,
+    uniform_grid,
+    use,
+)
+from repro.zoo.train import images, scaled
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+T = 1000
+PICTURES = 10
+
+
+def widths(name: str) -> tuple[int, int]:
+    """(weight bits, activation bits) of "W8A6"; raises ReproError on another form."""
+    found = re.fullmatch(r"W(\d+)A(\d+)", name)
+    if not found:
+        raise ReproError(f"`{name}` is no pair of widths; write it like W8A8")
+    return int(found[1]), int(found[2])
+
+
+class Protocol:
+    """What the arms of one seed share. Parameters: those that every sampling arm declares."""
+
+    def __init__(self, job: Job):
+        self.job, self.p = job, job.params
+        self.network = zoo.network(job, self.p.network)
+        self.alphas_cumprod = alphas_cumprod(linear_betas(T))
+        self.timesteps = timesteps_quad(T, self.p.steps)
+        self.shape = (self.network.in_channels, *[self.network.resolution] * 2)
+        self._kept: dict[tuple, nn.Module] = {}
+
+    def noise(self, n: int, stream: str) -> Tensor:
+        """Standard normal (n, C, H, W) of a named stream of the seed."""
+        return torch.randn(n, *self.shape, generator=self.job.rng(stream)).to(self.job.device)
+
+    def pictures(self, n: int, split: str, stream: str) -> Tensor:
+        """n distinct real images (n, C, H, W) in [-1, 1], drawn from a split by a named stream."""
+        data = images(getattr(self.job.data(self.p.dataset), split), self.p.dataset)
+        chosen = torch.randperm(len(data), generator=self.job.rng(stream))[:n]
+        return scaled(data[chosen], self.p.dataset).to(self.job.device)
+
+    def sample(self, eps_model: Callable, x_T: Tensor, callback: Callable | None = None) -> Tensor:
+        """DDIM (η = 0) from x_T, in batches; the callback sees step, t, x, ε of every batch."""
+        parts = [
+            ddim(eps_model, part, self.timesteps, self.alphas_cumprod,
+                 clip=self.p.clip, callback=callback)
+            for part in x_T.split(self.p.batch)
+        ]  # fmt: skip
+        return torch.cat(parts)
+
+    @cached_property
+    def x_T(self) -> Tensor:
+        return self.noise(self.p.samples, "evaluation")
+
+    def trajectory(self, eps_model: Callable, x_T: Tensor) -> Trajectory:
+        """What the sampler fed to a network, and got, from x_T."""
+        runs = [
+            record(eps_model, lambda model, part=part: self.sample(model, part))
+            for part in x_T.split(self.p.batch)
+        ]
+        return Trajectory(
+            torch.cat([run.x for run in runs], 1),
+            torch.cat([run.eps for run in runs], 1),
+            runs[0].t,
+            torch.cat([run.final for run in runs]),
+        )
+
+    @cached_property
+    def reference(self) -> Trajectory:
+        """The full-precision trajectory of the first batch of evaluation noises."""
+        return self.trajectory(self.network, self.x_T[: self.p.batch])
+
+    @cached_property
+    def final(self) -> Tensor:
+        """The full-precision samples of all evaluation noises."""
+        return self._completed(self.network, self.reference)
+
+    def _completed(self, eps_model: Callable, run: Trajectory) -> Tensor:
+        rest = self.x_T[self.p.batch :]
+        return torch.cat([run.final, self.sample(eps_model, rest)]) if len(rest) else run.final
+
+    # Calibration sets
+
+    def time_steps(self, times: str | float) -> ptq.TimeSteps:
+        """Time steps by the name of their distribution, or of one step as a fraction of T.
+
+        The draws depend on the seed alone, so that all distributions share their randomness.
+        """
+        n, steps, generator = self.p.calibration, self.p.steps, self.job.rng("time steps")
+        draw = {
+            "uniform": ptq.uniform,
+            "ndtc-paper": ptq.ndtc_paper,
+            "ndtc-wide": ptq.ndtc_wide,
+            "ndtc-released": ptq.ndtc_released,
+        }
+        if not isinstance(times, str):
+            return ptq.single_step(n, steps, times)
+        if times not in draw:
+            raise ReproError(f"no time distribution `{times}`; choose {', '.join(draw)}")
+        return draw[times](n, steps, generator)
+
+    def denoising_states(self, *times: str | float) -> list[CalibrationSet]:
+        """Sets of states of the same denoising chains, one for each choice of time steps."""
+        return ptq.denoising_states(
+            self.network,
+            self.noise(self.p.calibration, "calibration"),
+            [self.time_steps(name) for name in times],
+            self.timesteps,
+            self.alphas_cumprod,
+            self.p.clip,
+        )
+
+    def other_inputs(self, source: str) -> CalibrationSet:
+        """A calibration set of pure noise, images, noised images, or of every step alike."""
+        n, when = self.p.calibration, self.time_steps("uniform")
+        noise = self.noise(n, "calibration")
+        if source == "noise":
+            return ptq.noise_samples(noise, when, self.timesteps)
+        if source == "grid":
+            run = self.trajectory(self.network, noise)
+            steps = min(self.p.steps, n)
+            return shuffled(uniform_grid(run, steps, n // steps), self.job.rng("shuffle"))
+        x_0 = self.pictures(n, "train", "calibration images")
+        if source == "images":
+            return ptq.image_samples(x_0, when, self.timesteps)
+        if source == "noised-images":
+            return ptq.training_mimic(x_0, noise, when, self.timesteps, self.alphas_cumprod)
+        raise ReproError(f"no source `{source}`; choose noise, images, noised-images or grid")
+
+    # Quantised networks
+
+    def quantised(
+        self,
+        chosen: CalibrationSet,
+        bits: Iterable[str],
+        score: str = "l2.4",
+        attention: bool = False,
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Quantised networks for each pair of widths, calibrated on one set.
+
+        attention: also quantise its layers and products, which the released code leaves in float.
+        The network is the same object for pairs with equal weight bits: use it before the next.
+        """
+        by_weight: dict[int, list[int]] = {}
+        for name in bits:
+            weight, activation = widths(name)
+            by_weight.setdefault(weight, []).append(activation)
+        for weight, activations in by_weight.items():
+            network = copy.deepcopy(self._prepared(weight, tuple(activations), score, attention))
+            calibrate(network, chosen.batches(self.p.calibration_batch))
+            for activation in activations:
+                yield f"W{weight}A{activation}", use(network, activations=activation)
+
+    def _prepared(
+        self, weight: int, activations: tuple[int, ...], score: str, attention: bool
+    ) -> nn.Module:
+        """The network with quantised weights, which do not depend on the calibration set."""
+        key = (weight, activations, score, attention)
+        if key not in self._kept:
+            recipe = ptq.recipe(
+                weight,
+                activations,
+                SCORES[score],
+                skip=lambda name, module: not attention and ".attn" in name,
+                attention_bits=(8, 8) if attention else None,
+            )
+            self._kept[key] = quantise(self.network, recipe)
+        return self._kept[key]
+
+    # Measurements
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, name: str, **at: object) -> Tensor:
+        """Measure a quantised network against full precision; returns its final samples."""
+        job, run = self.job, self.reference
+        some = min(self.p.eps_samples, run.x.shape[1])
+        squared = [
+            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
+            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
+        ]
+        job.measure("eps_mse", torch.stack(squared).mean(), **at)
+        quantised = self.trajectory(network, self.x_T[: self.p.batch])
+        final = self._completed(network, quantised)
+        job.measure("trajectory_mse", (final - self.final).square().mean(), **at)
+        states, twins = (torch.cat([r.x, r.final[None]]) for r in (quantised, run))
+        job.save(f"curve-{name}", (states - twins).square().flatten(1).mean(1))
+        job.save(f"pictures-{name}", self.as_uint8(final[:PICTURES]))
+        self.measure_frechet(final, **at)
+        return final
+
+    @cached_property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        return zoo.features(self.job, self.p.classifier)
+
+    @cached_property
+    def real_features(self) -> Tensor:
+        return self.features(self.pictures(self.p.real, "test", "real"))
+
+    def measure_frechet(self, samples: Tensor, **at: object) -> None:
+        """Fréchet distance to real test images, where the scale has a classifier."""
+        if self.p.classifier:
+            fake = self.features(samples.clamp(-1, 1))
+            self.job.measure("frechet", frechet_from_features(fake, self.real_features), **at)
+
+    def as_uint8(self, x: Tensor) -> Tensor:
+        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def shuffled(chosen: CalibrationSet, generator: torch.Generator) -> CalibrationSet:
+    """The same samples in random order, so that every batch holds all steps."""
+    order = torch.randperm(len(chosen), generator=generator).to(chosen.x.device)
+    return CalibrationSet(chosen.x[order], chosen.t[order])
+
+
+# Arms --------------------------------------------------------------------------------------------
+
+
+def denoising(job: Job) -> None:
+    """Calibrate on denoising states, for every distribution of time steps in `times`."""
+    protocol, p = Protocol(job), job.params
+    for times, chosen in zip(p.times, protocol.denoising_states(*p.times), strict=True):
+        job.save(f"labels-{times}", protocol.time_steps(times).label)
+        for bits, network in protocol.quantised(chosen, p.bits):
+            protocol.evaluate(network, f"{times}-{bits}", times=times, bits=bits)
+
+
+def other_inputs(job: Job) -> None:
+    """Calibrate on other inputs than denoising states at uniform time steps."""
+    protocol = Protocol(job)
+    for source in job.progress(job.params.sources, "calibration inputs"):
+        chosen = protocol.other_inputs(source)
+        for bits, network in protocol.quantised(chosen, job.params.bits):
+            protocol.evaluate(network, f"{source}-{bits}", source=source, bits=bits)
+
+
+def single_step(job: Job) -> None:
+    """Calibrate on states of one step t = fraction · T, for every fraction."""
+    protocol, fractions = Protocol(job), [float(f) for f in job.params.fractions]
+    for t, chosen in zip(fractions, protocol.denoising_states(*fractions), strict=True):
+        for bits, network in protocol.quantised(chosen, job.params.bits):
+            protocol.evaluate(network, f"{t:g}-{bits}", t=t, bits=bits)
+
+
+def ablation(job: Job) -> None:
+    """Change one thing of uniform calibration: the score of the range search, or the attention."""
+    protocol = Protocol(job)
+    [chosen] = protocol.denoising_states("uniform")
+    for change in job.progress(job.params.changes, "ablations"):
+        options = {"attention": True} if change == "attention" else {"score": change}
+        for bits, network in protocol.quantised(chosen, job.params.bits, **options):
+            protocol.evaluate(network, f"{change}-{bits}", change=change, bits=bits)
+
+
+@torch.no_grad()
+def full_precision(job: Job) -> None:
+    """The network as it is: its samples, and how its layer outputs change with the time step."""
+    protocol = Protocol(job)
+    run = protocol.reference
+    protocol.measure_frechet(protocol.final)
+    job.measure("sample_variance", protocol.final.var())
+    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    job.save("timesteps", run.t)
+
+    layers = {n: m for n, m in protocol.network.named_modules() if isinstance(m, nn.Conv2d)}
+    layers.pop("conv_out", None)
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_hook(lambda m, i, out, name=name: seen.__setitem__(name, out))
+        for name, layer in layers.items()
+    ]
+    levels = torch.tensor([0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0], device=job.device)
+    some = min(job.params.eps_samples, len(run.final))
+    quantiles = []
+    for x, t in zip(run.x, run.t, strict=True):
+        protocol.network(x[:some], t.expand(some))
+        flat = [torch.sort(seen[name].flatten()).values for name in layers]
+        quantiles.append(torch.stack([v[(levels * (len(v) - 1)).round().long()] for v in flat]))
+    for hook in hooks:
+        hook.remove()
+    table = torch.stack(quantiles, 1)  # (layers, steps, levels)
+    job.save("activation_quantiles", table)
+    job.save("layers", list(layers))
+    reach = table.abs().amax(-1)
+    spread = table[..., 5] - table[..., 1]
+    for name, size in (("reach", reach), ("spread", spread)):
+        ratio = size.amax(1) / size.amin(1)
+        job.measure("activation_change", ratio.median(), statistic=name, over="median-layer")
+        job.measure("activation_change", ratio.amax(), statistic=name, over="worst-layer")
+
+
+def tensors(job: Job) -> None:
+    """Quantise only the network output, the mean μ or the sample x_{t-1}, to 8 bits (Table 1).
+
+    Sampling is ancestral (η = 1), so that μ and x_{t-1} differ; all runs draw the same noise.
+    """
+    protocol, p = Protocol(job), job.params
+
+    def run(through: ptq.TensorQuantiser, x_T: Tensor, stream: str) -> Tensor:
+        generator = job.rng(stream)
+        parts = [
+            ptq.sample_with(
+                protocol.network,
+                part,
+                protocol.timesteps,
+                protocol.alphas_cumprod,
+                through,
+                generator=generator,
+                clip=p.clip,
+            )
+            for part in x_T.split(p.batch)
+        ]
+        return torch.cat(parts)
+
+    with torch.no_grad():
+        through = ptq.TensorQuantiser(8)
+        run(through, protocol.noise(p.calibration, "calibration"), "calibration sampler")
+        plain = run(through.only(), protocol.x_T, "sampler")
+        protocol.measure_frechet(plain, tensor="none")
+        for label, names in (
+            ("eps", ("eps",)),
+            ("mean", ("mean",)),
+            ("sample", ("sample",)),
+            ("all", ptq.TENSORS),
+        ):
+            final = run(through.only(*names), protocol.x_T, "sampler")
+            job.measure("trajectory_mse", (final - plain).square().mean(), tensor=label)
+            protocol.measure_frechet(final, tensor=label)
+
+
+def fast_samplers(job: Job) -> None:
+    """One quantised network, calibrated once on DDIM states, used unchanged by other samplers."""
+    protocol, p = Protocol(job), job.params
+    [chosen] = protocol.denoising_states("uniform")
+    [(_, network)] = protocol.quantised(chosen, ["W8A8"])
+    abar, full = protocol.alphas_cumprod, protocol.timesteps
+    half = timesteps_quad(T, max(2, p.steps // 2))
+    samplers = {
+        "ddim": partial(ddim, timesteps=full, alphas_cumprod=abar, clip=p.clip),
+        "ddim-half": partial(ddim, timesteps=half, alphas_cumprod=abar, clip=p.clip),
+        "dpm-solver++-half": partial(
+            dpm_solver_pp_2m, timesteps=half, alphas_cumprod=abar, clip=p.clip
+        ),
+        "ancestral": partial(ddpm, timesteps=full, alphas_cumprod=abar, clip=p.clip),
+    }
+    x_T = protocol.x_T[: p.batch]
+    for name, sampler in samplers.items():
+        finals = []
+        for model in (protocol.network, network):
+            more = {"generator": job.rng("sampler")} if name == "ancestral" else {}
+            finals.append(sampler(model, x_T, **more))
+        mse = (finals[1] - finals[0]).square().mean()
+        job.measure("trajectory_mse", mse, sampler=name)
+        job.measure("relative_error", mse / finals[0].var(), sampler=name)
+
+
+def exact(job: Job) -> None:
+    """Values printed by the released quantiser, closed forms, and the pairing of states."""
+    for item, error in identities.quantiser_errors().items():
+        job.measure("error", error, item=item)
+    for item, sigmas in identities.distribution_errors(job.rng("draws")).items():
+        job.measure("standard_errors", sigmas, item=item)
+    protocol = Protocol(job)
+    x_T = protocol.noise(job.params.calibration, "calibration")
+    for name in ("uniform", "ndtc-paper", "ndtc-wide", "ndtc-released"):
+        mispaired = identities.pairing(
+            protocol.network,
+            x_T,
+            protocol.time_steps(name),
+            protocol.timesteps,
+            protocol.alphas_cumprod,
+            job.params.clip,
+        )
+        job.measure("mispaired", mispaired, times=name)
+
+
+def structure(job: Job) -> None:
+    """Parameters, layers, operations and sizes of the two networks that the paper quantises."""
+    for model, config in CONFIGS.items():
+        with torch.device("meta"):
+            network = unet(model)
+        found = count(network, config["image_size"])
+        job.measure("params", found["params"], model=model)
+        job.measure("tensors", found["tensors"], model=model)
+        for group in ("time_embed", "input_blocks", "middle_block", "output_blocks", "out"):
+            job.measure("params", found[f"params_{group}"], model=model, group=group)
+        for kind in ("conv2d", "linear", "conv1d"):
+            job.measure("layers", found[kind], model=model, kind=kind)
+        matched = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        job.measure("layers", len(matched), model=model, kind="quantised")
+        for kind in ("conv2d", "linear", "conv1d", "attention"):
+            job.measure("gmac", found[f"mac_{kind}"] / 1e9, model=model, kind=kind)
+        job.measure("gmac", found["mac"] / 1e9, model=model, kind="all")
+        weights = sum(m.weight.numel() for m in matched)
+        sizes = {
+            "float": 4 * found["params"],
+            "all-8bit": found["params"],
+            "released-8bit": weights + 4 * (found["params"] - weights),
+        }
+        for kind, size in sizes.items():
+            job.measure("size", size / 1e6, model=model, kind=kind)
+        share = found["attention_weights"] / (weights + found["attention_weights"])
+        job.measure("float_share", share, model=model)
+        for bits in (32, 8):
+            job.measure("gbops", bops(found["mac"], bits, bits) / 1e9, model=model, bits=bits)
+
+
+def latency(job: Job) -> None:
+    """Time of a quantised forward pass over a plain one, interleaved on the whole machine."""
+    protocol, p = Protocol(job), job.params
+    [chosen] = protocol.denoising_states("uniform")
+    x = protocol.noise(p.batch, "evaluation")
+    t = torch.full((p.batch,), T // 2, device=job.device)
+    network = protocol.network
+    runs: dict[str, Callable[[], Tensor]] = {"plain": lambda: network(x, t)}
+    [(_, both)] = protocol.quantised(chosen, ["W8A8"])
+    weights = use(copy.deepcopy(both), activations=False)
+    runs["w8a8"] = lambda: both(x, t)
+    runs["w8"] = lambda: weights(x, t)
+    with torch.inference_mode():
+        rounds = interleaved(runs, repeats=p.repeats, warmup=3)
+    job.measure("seconds", rounds["plain"].median, network="plain")
+    for name in ("w8a8", "w8"):
+        ratio = rounds.ratio(name, "plain")
+        job.measure("seconds", rounds[name].median, network=name)
+        job.measure("latency_ratio", ratio.median, network=name)
+        job.measure("latency_ratio_low", ratio.lo, network=name)
+        job.measure("latency_ratio_high", ratio.hi, network=name)
