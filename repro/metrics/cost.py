@@ -251,16 +251,19 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def _seconds(function: Callable[[], Any], clock: Callable[[], float]) -> float:
     _synchronise()
-    start = time.perf_counter()
+    start = clock()
     function()
     _synchronise()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 1
+    functions: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Rounds:
     """Times functions that take turns, so that a drift of the machine hits all of them.
 
@@ -271,6 +274,8 @@ def interleaved(
         functions: name -> function without arguments.
         repeats: rounds that count.
         warmup: rounds before them.
+        clock: seconds; `time.process_time` instead of the default counts CPU time over all threads,
+            which a busy machine disturbs less.
     """
     names = list(functions)
     for _ in range(warmup):
@@ -284,7 +289,7 @@ def interleaved(
         for r in range(repeats):
             for i in range(len(names)):
                 name = names[(r + i) % len(names)]
-                seconds[name].append(_seconds(functions[name]))
+                seconds[name].append(_seconds(functions[name], clock))
     finally:
         if collecting:
             gc.enable()

@@ -83,7 +83,7 @@ class NGram:
         K = self.alphabet
         self._tables = []
         for k in range(1, self.order + 1):
-            grams, n = np.unique(_codes(rows, k, K), return_counts=True)
+            grams, n = _occurring(_codes(rows, k, K).ravel(), K**k)
             first = np.flatnonzero(np.diff(grams // K, prepend=-1))
             histories = grams[first] // K
             self._tables.append(
@@ -158,6 +158,15 @@ def _codes(rows: np.ndarray, k: int, K: int) -> np.ndarray:
     for i in range(k):
         codes = codes * K + rows[:, i : i + length]
     return codes
+
+
+def _occurring(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the codes (N,) below `size` that occur, sorted, and how often each does."""
+    if size <= _DENSE:
+        counts = np.bincount(codes, minlength=size)
+        occurring = np.flatnonzero(counts)
+        return occurring, counts[occurring]
+    return np.unique(codes, return_counts=True)
 
 
 class Judge(Protocol):

@@ -1,0 +1,1 @@
+"""Speed ratios, both sides measured in turns within one run: `python -m benchmarks`."""
