@@ -223,4 +223,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="a model of repro/zoo/zoo.yaml")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(parser.parse_args().name)
+    try:
+        main(parser.parse_args().name)
+    except ReproError as error:
+        raise SystemExit(f"error: {error}") from None
