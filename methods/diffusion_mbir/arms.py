@@ -68,7 +68,7 @@ def calibrate(job: Job) -> dict[str, Tensor]:
             scores = []
             for point in points:
                 # A strength that diverges is a bad one, not an error.
-                x = _solve(job, problem, prior, name, point, p.tune_levels).nan_to_num()
+                x = _solve(job, problem, prior, name, point, p.levels).nan_to_num()
                 scores.append(plane_metrics(x, problem.truth)["volume"][0])
                 at = dict(problem=problem.name, method=name, point=len(scores) - 1)
                 job.measure("validation_psnr", scores[-1], **at)

@@ -33,7 +33,7 @@ def job(name, params, models=None, **more):
 
 @pytest.fixture(scope="module")
 def calibration():
-    params = SIZES | SIGMAS | {"volumes": 3, "tune_levels": 8, "grids": GRIDS, "slow": []}
+    params = SIZES | SIGMAS | {"volumes": 3, "levels": 8, "grids": GRIDS, "slow": []}
     tuner = job("calibration", params)
     return tuner, arms.calibrate(tuner)
 
@@ -65,7 +65,7 @@ def test_every_grid_of_the_card_has_equally_many_points():
 
 def test_unequal_tuning_is_refused():
     grids = GRIDS | {"fast": {"lam": [1e-3, 1e-2], "rho": [0.1]}}
-    params = SIZES | SIGMAS | {"volumes": 2, "tune_levels": 4, "grids": grids, "slow": []}
+    params = SIZES | SIGMAS | {"volumes": 2, "levels": 4, "grids": grids, "slow": []}
     with pytest.raises(ReproError, match="same number of grid points"):
         arms.calibrate(job("calibration", params))
 
