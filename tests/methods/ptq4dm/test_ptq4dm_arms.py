@@ -1,0 +1,198 @@
+"""The arms on the digits network, at toy sizes, and the figures that they feed."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from methods.ptq4dm import arms, figures
+from methods.ptq4dm import method as ptq
+from repro import cards, zoo
+from repro.errors import ReproError
+from repro.job import Job
+from repro.report.results import Results
+
+TOY = {
+    "steps": 4,
+    "samples": 6,
+    "eps_samples": 4,
+    "calibration": 8,
+    "calibration_batch": 4,
+    "batch": 4,
+    "repeats": 3,
+    "fractions": [0, 1],
+    "bits": ["W8A8", "W8A6"],
+}
+
+
+@pytest.fixture(scope="module")
+def card():
+    return cards.load("ptq4dm")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    state, _ = zoo.shipped("digits-unconditional")
+    return {"zoo/digits-unconditional": state}
+
+
+@pytest.fixture(scope="module")
+def run(card, weights):
+    def go(arm, seed=0, **params):
+        resolved = card.arm_params("smoke", arm)
+        resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
+        job = Job.for_test("ptq4dm", arm, seed, resolved, weights, card.experiment.measurements)
+        module, function = card.experiment.arms[arm].run.split(":")
+        with pytest.MonkeyPatch.context() as patch:  # a coarser search is as good here
+            patch.setattr(ptq, "CANDIDATES", 100 if arm == "exact" else 10)
+            getattr(importlib.import_module(module), function)(job)
+        return job
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def jobs(card, run):
+    names = [arm for arm in card.arms("smoke") if arm not in ("structure", "latency")]
+    more = {"denoising": {"bits": ["W8A8", "W8A6", "W6A6"]}}
+    return {arm: run(arm, **more.get(arm, {})) for arm in names}
+
+
+def value(job, name, **at):
+    [found] = [v for n, a, v in job.measured if n == name and a == at]
+    return found
+
+
+def test_more_bits_are_closer_to_full_precision(jobs):
+    for times in ("uniform", "ndtc-paper", "ndtc-wide"):
+        errors = [
+            value(jobs["denoising"], "eps_mse", times=times, bits=bits)
+            for bits in ("W8A8", "W8A6", "W6A6")
+        ]
+        assert 0 < errors[0] < min(errors[1:]) and max(errors) < 0.1
+
+
+def test_every_setting_of_the_card_is_measured(card, jobs):
+    for arm, key, listed in (
+        ("denoising", "times", "times"),
+        ("other-inputs", "source", "sources"),
+        ("single-step", "t", "fractions"),
+        ("ablation", "change", "changes"),
+    ):
+        params = card.arm_params("smoke", arm) | TOY
+        if arm == "denoising":
+            params["bits"] = ["W8A8", "W8A6", "W6A6"]
+        expected = {(str(float(x)) if key == "t" else x, b)
+                    for x in params[listed] for b in params["bits"]}  # fmt: skip
+        for name in ("eps_mse", "trajectory_mse"):
+            found = {(str(a[key]), a["bits"]) for n, a, _ in jobs[arm].measured if n == name}
+            assert found == expected
+
+
+def test_same_seed_same_bits_and_another_seed_differs(run):
+    options = {"sources": ["noised-images"], "bits": ["W8A6"]}
+    first, again, other = (run("other-inputs", seed, **options).measured for seed in (3, 3, 4))
+    assert first == again and first != other
+
+
+def test_arms_of_a_seed_share_noises_and_network(weights, card, run):
+    """`uniform` must not depend on which other sets its arm makes."""
+    alone = run("denoising", times=["uniform"], bits=["W8A8"])
+    beside = run("denoising", times=["ndtc-wide", "uniform"], bits=["W8A8"])
+    at = {"times": "uniform", "bits": "W8A8"}
+    for name in ("eps_mse", "trajectory_mse"):
+        assert value(alone, name, **at) == value(beside, name, **at)
+
+
+def test_error_curve_starts_at_zero_and_ends_at_the_samples(run):
+    job = run("denoising", times=["uniform"], bits=["W8A6"], samples=4)
+    curve = job.arrays["curve-uniform-W8A6"]
+    assert len(curve) == 5 and curve[0] == 0
+    measured = value(job, "trajectory_mse", times="uniform", bits="W8A6")
+    assert np.isclose(curve[-1], measured, rtol=1e-5)
+
+
+def test_deterministic_sampling_ignores_batches(run):
+    one = run("denoising", times=["uniform"], bits=["W8A8"], batch=4)
+    two = run("denoising", times=["uniform"], bits=["W8A8"], batch=8)
+    at = {"times": "uniform", "bits": "W8A8"}
+    assert np.isclose(
+        value(one, "trajectory_mse", **at), value(two, "trajectory_mse", **at), rtol=0.05
+    )
+
+
+def test_exact_arm_meets_every_exact_check(card, jobs):
+    checks = [c for c in card.checks("smoke").values() if c.tier == "exact"]
+    assert len(checks) > 20
+    lookup = {(n, r): v for n, r, v in (
+        (n, tuple(sorted(a.items())), v) for n, a, v in jobs["exact"].measured)}  # fmt: skip
+
+    def find(reference):
+        at = tuple(sorted(part.split("=") for part in reference.at.split(",")))
+        return lookup[reference.name, tuple(tuple(pair) for pair in at)]
+
+    for check in checks:
+        assert check.parsed.holds(find), check.expect
+
+
+def test_structural_checks_hold(card, run):
+    job = run("structure")
+    lookup = {(n, tuple(sorted((k, str(v)) for k, v in a.items()))): v for n, a, v in job.measured}
+    checks = [c for c in card.checks("smoke").values() if c.tier == "structural"]
+    assert len(checks) >= 12
+    for check in checks:
+        assert check.parsed.holds(
+            lambda r: lookup[r.name, tuple(sorted(tuple(p.split("=")) for p in r.at.split(",")))]
+        ), check.expect
+
+
+def test_latency_measures_both_networks(run):
+    job = run("latency")
+    assert value(job, "latency_ratio", network="w8a8") > 0
+    low, high = (value(job, f"latency_ratio_{end}", network="w8") for end in ("low", "high"))
+    assert low <= value(job, "latency_ratio", network="w8") <= high
+
+
+def test_wrong_parameters_are_named(run):
+    with pytest.raises(ReproError, match="W8A8"):
+        run("denoising", bits=["8/8"])
+    with pytest.raises(ReproError, match="ndtc-paper"):
+        run("denoising", times=["ndtc"])
+    with pytest.raises(ReproError, match="noised-images"):
+        run("other-inputs", sources=["pictures"])
+
+
+def test_grid_holds_every_step_equally_often(card, weights):
+    params = card.arm_params("smoke", "other-inputs") | TOY | {"calibration": 8}
+    protocol = arms.Protocol(Job.for_test("ptq4dm", "x", 0, params, weights))
+    chosen = protocol.other_inputs("grid")
+    assert torch.bincount(chosen.t).max() == 2 and len(chosen.t.unique()) == 4
+
+
+@pytest.fixture(scope="module")
+def results(card, jobs, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    for arm, job in jobs.items():
+        folder = work / "runs" / "ptq4dm" / arm / "0"
+        folder.mkdir(parents=True)
+        measured = [{"name": n, "at": a, "value": v} for n, a, v in job.measured]
+        record = {"arm": arm, "seed": 0, "measurements": measured, "arrays": list(job.arrays)}
+        (folder / "record.json").write_text(json.dumps(record))
+        np.savez(folder / "arrays.npz", **job.arrays)
+    return Results.load(card.paper, card.experiment, "smoke", work)
+
+
+@pytest.mark.parametrize("name", ["errors", "growth", "activations", "times", "samples"])
+def test_figures_draw_what_was_measured(card, results, name):
+    listed = {figure.run.split(":")[1] for figure in card.experiment.figures}
+    assert name in listed
+    drawn = getattr(figures, name)(results)
+    axes = [ax for ax in drawn.axes if ax.has_data()]
+    assert axes
+    if name == "errors":
+        assert len(drawn.axes[0].get_yticklabels()) == 4 + 4 + 2 + 4
+    if name == "times":
+        shares = [sum(p.get_height() for p in ax.patches[:5]) for ax in drawn.axes]
+        assert all(abs(share - 1) < 1e-6 for share in shares[:3])
