@@ -337,7 +337,7 @@ class Method:
 
     def seeds(self, scale: str, arm: str) -> list[int]:
         """The seeds of an arm; a deterministic arm runs once, with seed 0."""
-        if self.experiment.arms[arm].deterministic:
+        if self.arm(scale, arm).deterministic:
             return [0]
         return self.scale(scale).seed_list()
 
@@ -748,19 +748,27 @@ def code_version(module: str) -> str:
 
     The imports are read from the syntax tree, so nothing is executed. The framework that only
     schedules and reports is left out: editing the page reruns no experiment.
+
+    Raises:
+        ReproError: there is no such module.
     """
-    sources: dict[str, str] = {}
+    return _digest({name: _source(path)[0] for name, path in code_files(module).items()})
+
+
+def code_files(module: str) -> dict[str, Path]:
+    """Module name → source file, for everything that `code_version` covers."""
+    found: dict[str, Path] = {}
     todo = [module]
     while todo:
         name = todo.pop()
         path = _module_path(name)
-        if path is None or name in sources or name.startswith(_FRAMEWORK):
+        if path is None or name in found or name.startswith(_FRAMEWORK):
             continue
-        sources[name], imports = _source(path)
-        todo.extend(imports)
-    if module not in sources:
+        found[name] = path
+        todo.extend(_source(path)[1])
+    if module not in found:
         raise ReproError(f"no module `{module}`; a card names it as module:function")
-    return _digest(sources)
+    return dict(sorted(found.items()))
 
 
 @functools.cache

@@ -94,7 +94,8 @@ def show(paper: str) -> None:
     out.print(claims)
     arms = Table("arm", "what", "baseline", "scales", title="Arms")
     for name, arm in experiment.arms.items():
-        arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(arm.scales))
+        scales = [s for s in experiment.scales if name in method.arms(s)]
+        arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
     out.print(arms)
     checks = Table("claim", "tier", "expected", "why", title="Checks")
     for check in experiment.checks:

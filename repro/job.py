@@ -321,66 +321,38 @@ def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
     if _is_current(folder, fingerprint, options, "model.safetensors"):
         return folder
     card = method.model(options.scale, ref.owner, ref.name)
-    params = method.model_params(options.scale, ref.owner, ref.name)
     label = f"models/{ref.owner}/{ref.name}/{ref.seed}"
     with _logged(options, label) as log:
-        if card.shipped and not options.retrain:
+        load = card.shipped and not options.retrain
+        job = Job(
+            ref.owner,
+            ref.name,
+            ref.seed,
+            options.scale,
+            Params(method.model_params(options.scale, ref.owner, ref.name), label),
+            threads=card.threads,
+            device_name="cpu" if load else device_for(options),
+            scratch=options.base / "scratch" / fingerprint,
+            log=log,
+            data_names=card.data,
+        )
+        code = commit(card.train)
+        started = time.perf_counter()
+        if load:
             from repro import zoo
 
             tensors, provenance = zoo.shipped(ref.name, cards.shipped_path(card.shipped))
-            record = _record(
-                method,
-                ref.owner,
-                ref.name,
-                ref.seed,
-                options,
-                params,
-                fingerprint,
-                0.0,
-                [],
-                [],
-                "cpu",
-                card.threads,
-            )
-            record["shipped"] = provenance
-            arrays: dict[str, np.ndarray] = {}
         else:
-            job = Job(
-                ref.owner,
-                ref.name,
-                ref.seed,
-                options.scale,
-                Params(params, label),
-                threads=card.threads,
-                device_name=device_for(options),
-                scratch=options.base / "scratch" / fingerprint,
-                log=log,
-                data_names=card.data,
-            )
-            started = time.perf_counter()
-            tensors = function(card.train, card.threads)(job)
-            wall = time.perf_counter() - started
-            arrays = job.arrays
-            record = _record(
-                method,
-                ref.owner,
-                ref.name,
-                ref.seed,
-                options,
-                params,
-                fingerprint,
-                wall,
-                job.measured,
-                list(arrays),
-                job.device_name,
-                card.threads,
-            )
+            tensors, provenance = function(card.train, card.threads)(job), None
+        record = _record(job, fingerprint, time.perf_counter() - started, code)
+        if provenance is not None:
+            record["shipped"] = provenance
         with store.atomic_folder(folder) as temporary:
             store.write_tensors(
                 temporary / "model.safetensors", tensors, {"fingerprint": fingerprint}
             )
-            if arrays:
-                store.write_arrays(temporary / "arrays.npz", arrays)
+            if job.arrays:
+                store.write_arrays(temporary / "arrays.npz", job.arrays)
             record["sha256"] = store.sha256(temporary / "model.safetensors")
             store.write_json(temporary / "record.json", record)
     return folder
@@ -396,12 +368,6 @@ def run_arm(
     """
     card = method.arm(options.scale, arm_name)
     all_seeds = method.seeds(options.scale, arm_name)
-    for seed in seeds or []:
-        if seed not in all_seeds:
-            raise ReproError(
-                f"{method.slug}/{arm_name} has no seed {seed} at scale {options.scale}; it has "
-                f"{', '.join(map(str, all_seeds))}"
-            )
     base = options.base / "runs" / method.slug
     folders = []
     for seed in all_seeds if seeds is None else seeds:
@@ -445,25 +411,13 @@ def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> Non
             declared=list(method.experiment.measurements),
         )
         arm = function(card.run, card.threads)
+        code = commit(card.run)
         started = time.perf_counter()
         arm(job)
         wall = time.perf_counter() - started
         if not job.measured:
             raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
-        record = _record(
-            method,
-            method.slug,
-            arm_name,
-            seed,
-            options,
-            params,
-            fingerprint,
-            wall,
-            job.measured,
-            list(job.arrays),
-            job.device_name,
-            card.threads,
-        )
+        record = _record(job, fingerprint, wall, code)
         with store.atomic_folder(folder) as temporary:
             if job.arrays:
                 store.write_arrays(temporary / "arrays.npz", job.arrays)
@@ -497,25 +451,23 @@ def function(dotted: str, threads: int = 1):
     return getattr(module, name)
 
 
-def _record(
-    method, owner, name, seed, options, params, fingerprint, wall, measured, arrays, device, threads
-) -> dict[str, Any]:
+def _record(job: Job, fingerprint: str, wall: float, code: str) -> dict[str, Any]:
     return {
-        "method": owner,
-        "arm": name,
-        "seed": seed,
-        "scale": options.scale,
-        "params": params,
+        "method": job.method,
+        "arm": job.name,
+        "seed": job.seed,
+        "scale": job.scale,
+        "params": job.params.as_dict(),
         "fingerprint": fingerprint,
         "wall_s": round(wall, 3),
-        "peak_memory_mb": round(_peak_memory_mb(device), 1),
+        "peak_memory_mb": round(_peak_memory_mb(job.device_name), 1),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "threads": threads,
-        "device": device_description(device),
-        "commit": commit(),
+        "threads": job.threads,
+        "device": device_description(job.device_name),
+        "commit": code,
         "versions": versions(),
-        "measurements": [{"name": n, "at": at, "value": v} for n, at, v in measured],
-        "arrays": sorted(arrays),
+        "measurements": [{"name": n, "at": at, "value": v} for n, at, v in job.measured],
+        "arrays": sorted(job.arrays),
     }
 
 
@@ -542,11 +494,17 @@ def device_description(device: str) -> str:
 
 
 @cache
-def commit() -> str:
-    """Git commit of the code, with ``+changes`` if a tracked source file differs from it."""
+def commit(function: str | None = None) -> str:
+    """Git commit of the code, with ``+changes`` if a source that a job depends on differs from it.
+
+    Args:
+        function: ``module:function`` of the job; its module and all it imports are compared.
+            None compares nothing.
+    """
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "repro", "methods")
+        files = cards.code_files(function.split(":")[0]).values() if function else ()
+        changed = files and _git("status", "--porcelain", "--", *map(str, files))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head + ("+changes" if changed else "")
@@ -645,8 +603,13 @@ def run_method(
     """All jobs of a method in dependency order in this process, without Snakemake."""
     device_for(options)
     chosen = list(arms or method.arms(options.scale))
-    for arm in chosen:
-        method.arm(options.scale, arm)
+    known = {seed for arm in chosen for seed in method.seeds(options.scale, arm)}
+    for seed in seeds or []:
+        if seed not in known:
+            raise ReproError(
+                f"{method.slug} has no seed {seed} at scale {options.scale}; it has "
+                f"{', '.join(map(str, sorted(known)))}"
+            )
     data = {d for arm in chosen for d in method.arm(options.scale, arm).data}
     refs: dict[ModelRef, None] = {}
     for arm in chosen:
