@@ -220,21 +220,31 @@ def precision_recall(real: Any, fake: Any, k: int = 3) -> tuple[float, float]:
         )
     if not 1 <= k < min(len(real), len(fake)):
         raise ReproError(f"k = {k} neighbours need more than k points; give more samples")
+    centre = real.mean(axis=0)  # distances by differences of norms lose digits far from the origin
+    real, fake = real - centre, fake - centre
     radius_real, radius_fake = (
-        np.concatenate([np.partition(d, k, axis=1)[:, k] for d in _distances(x, x)])
+        np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in _squared_distances(x, x)])
         for x in (real, fake)
     )
-    inside = [(d <= radius_real).any(axis=1) for d in _distances(fake, real)]
-    covered = [(d <= radius_fake).any(axis=1) for d in _distances(real, fake)]
-    return float(np.concatenate(inside).mean()), float(np.concatenate(covered).mean())
+    inside, covered = np.zeros(len(fake), dtype=bool), np.zeros(len(real), dtype=bool)
+    for rows, d in _squared_distances(fake, real):
+        inside[rows] = (d <= radius_real).any(axis=1)
+        covered |= (d <= radius_fake[rows, None]).any(axis=0)
+    return float(inside.mean()), float(covered.mean())
 
 
-def _distances(a: np.ndarray, b: np.ndarray, rows: int = 2048) -> Iterable[np.ndarray]:
-    """Yields the distances (rows, M) of consecutive rows of a (N, D) to all of b (M, D)."""
-    from scipy.spatial.distance import cdist
-
+def _squared_distances(
+    a: np.ndarray, b: np.ndarray, rows: int = 2048
+) -> Iterable[tuple[slice, np.ndarray]]:
+    """Yields consecutive rows of a (N, D) and their squared distances (rows, M) to all of b."""
+    b_norm = (b**2).sum(axis=1)
     for start in range(0, len(a), rows):
-        yield cdist(a[start : start + rows], b)
+        block = slice(start, start + rows)
+        d = a[block] @ b.T
+        d *= -2
+        d += b_norm
+        d += (a[block] ** 2).sum(axis=1)[:, None]
+        yield block, np.maximum(d, 0, out=d)
 
 
 def inception_features(

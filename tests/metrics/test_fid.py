@@ -114,6 +114,18 @@ def test_precision_and_recall_by_hand():
     assert recall == 1.0
 
 
+def test_precision_and_recall_by_explicit_distances():
+    """Against SciPy's pairwise distances; more rows than one block, far from the origin."""
+    from scipy.spatial.distance import cdist
+
+    real, fake = features(2100, 3, 12, shift=50.0), features(400, 3, 13, 0.8, 50.2)
+    r_real, r_fake = (np.sort(cdist(x, x), axis=1)[:, 3] for x in (real, fake))
+    d = cdist(fake, real)
+    expected = (d <= r_real).any(1).mean(), (d <= r_fake[:, None]).any(0).mean()
+    assert 0.5 < min(expected) and max(expected) < 1
+    assert metrics.precision_recall(real, fake) == pytest.approx(expected, abs=1e-12)
+
+
 def test_precision_is_the_recall_of_swapped_sets():
     a, b = features(80, 3, 10), features(60, 3, 11, 0.5)
     assert metrics.precision_recall(a, b) == metrics.precision_recall(b, a)[::-1]
