@@ -453,7 +453,9 @@ def report(found: Analysis, source: str) -> str:
         lines += [
             f"For comparison, the 95 % interval of Wagner's coefficient is ± "
             f"{100 * width.mean():.2g} % on average. Wagner's relation is exact for every molar "
-            "volume; the others assume conserved volume.",
+            "volume; the others assume conserved volume. The intervals hold the scatter of the "
+            "points, not the bias of smoothing: where D bends sharply or points are few they are "
+            "too narrow (measured by the arm `bootstrap`).",
             "",
         ]
     if found.planes:
