@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from repro.report import Results
 
 PLANES = ("axial", "coronal", "sagittal")
-SHOWN = ("floor", "admm-tv", "slice-wise", "mcg", "fast", "slice-wise-learned", "mcg-learned",
-         "fast-learned")  # fmt: skip
-COMPARED = ("floor", "admm-tv", "slice-wise", "mcg", "dds", "unshared", "fast",
+SHOWN = ("floor", "admm-tv", "fbpconvnet", "slice-wise", "mcg", "fast", "slice-wise-learned",
+         "mcg-learned", "fast-learned")  # fmt: skip
+COMPARED = ("floor", "admm-tv", "fbpconvnet", "slice-wise", "mcg", "dds", "unshared", "fast",
             "slice-wise-learned", "mcg-learned", "fast-learned")  # fmt: skip
-TRACED = ("slice-wise", "unshared", "slow", "fast")
+TRACED = ("slice-wise", "unshared", "slow", "fast", "slice-wise-learned", "fast-learned")
+# More arms than colours: the ones drawn together are told apart here, a learned prior is hollow.
+_ORDER = ("fast", "admm-tv", "slice-wise", "mcg", "dds", "unshared", "floor", "slow", "fbpconvnet")
 
 
 def _problems(results: Results, arm: str = "floor") -> list[str]:
@@ -34,6 +36,24 @@ def _label(problem: str) -> str:
     kind, number = task.rstrip("0123456789"), task.lstrip("abcdefghijklmnopqrstuvwxyz")
     text = {"ct": f"{number} views", "la": f"{number}° of 180°", "mri": f"MRI ×{number}"}[kind]
     return f"{dataset}, {text}"
+
+
+def _look(arm: str) -> dict:
+    base = arm.removesuffix("-learned")
+    index = _ORDER.index(base)
+    return {
+        "color": style.PALETTE[index],
+        "marker": style.MARKERS[index],
+        "markerfacecolor": "white" if base != arm else style.PALETTE[index],
+    }
+
+
+def _shared_legend(fig: Figure, axes: np.ndarray) -> None:
+    entries: dict[str, object] = {}
+    for ax in axes.flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    fig.legend(entries.values(), entries, loc="outside lower center", ncols=4)
 
 
 def _show(ax, image: np.ndarray) -> None:
@@ -62,7 +82,7 @@ def _planes(results: Results, problem: str) -> Figure:
     heights = [images[plane][0].shape[0] / images[plane][0].shape[1] for plane in PLANES]
     columns = 1 + len(arms)
     width = style.WIDTHS["full"]
-    cell = (width - 0.3) / columns
+    cell = (width - 0.6) / columns
     fig, axes = style.subplots(
         3, columns, width="full", height=cell * sum(heights) + 0.55, squeeze=False,
         gridspec_kw={"height_ratios": heights},
@@ -75,7 +95,7 @@ def _planes(results: Results, problem: str) -> Figure:
                 value = results.values("psnr", arms[column - 1], problem=problem, plane=plane)[0]
                 _tag(ax, f"{value:.1f} dB")
             else:
-                ax.set_ylabel(plane)
+                ax.set_ylabel(plane, rotation=0, ha="right", va="center", fontsize=7)
             if row == 0:
                 title = results.title(arms[column - 1]) if column else "truth"
                 ax.set_title(title, fontsize=7, loc="center", fontweight="normal", wrap=True)
@@ -133,7 +153,7 @@ def psnr_by_plane(results: Results) -> Figure:
     """PSNR per plane, problem and arm; lines span the seeds."""
     problems = _problems(results)
     fig, axes = style.subplots(
-        1, 3, width="full", height=0.9 + 0.36 * len(problems), sharey=True, squeeze=False
+        1, 3, width="full", height=1.2 + 0.5 * len(problems), sharey=True, squeeze=False
     )
     drawn = list(dict.fromkeys(a for p in problems for a in _arms(results, COMPARED, p)))
     offsets = np.linspace(-0.3, 0.3, len(drawn)) if len(drawn) > 1 else [0.0]
@@ -145,19 +165,16 @@ def psnr_by_plane(results: Results) -> Figure:
                     continue
                 values = results.values("psnr", arm, problem=problem, plane=plane)
                 y = row + offset
+                look = _look(arm)
+                ax.plot([values.min(), values.max()], [y, y], color=look["color"], linewidth=1.2)
                 ax.plot(
-                    [values.min(), values.max()], [y, y], color=style.colour(arm), linewidth=1.2
+                    np.median(values), y, linestyle="none", markersize=3.8, label=label, **look
                 )
-                ax.plot(
-                    np.median(values), y, style.marker(arm), color=style.colour(arm),
-                    markersize=3.5, label=label,
-                )  # fmt: skip
                 label = None
         ax.set(title=plane, xlabel="PSNR (dB)")
     axes[0, 0].set_yticks(range(len(problems)), [_label(p) for p in problems])
     axes[0, 0].set_ylim(len(problems) - 0.5, -0.5)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=5)
+    _shared_legend(fig, axes)
     return fig
 
 
@@ -178,16 +195,17 @@ def convergence(results: Results) -> Figure:
         upper, lower = axes[0, column], axes[1, column]
         for arm in _arms(results, TRACED, problem):
             trace = results.array(arm, 0, f"{problem}_trace")
-            options = {"color": style.colour(arm), "linestyle": style.line(arm)}
+            look = _look(arm)
+            learned = arm.endswith("-learned")
+            options = {"color": look["color"], "linestyle": (0, (4, 2)) if learned else "-"}
             upper.plot(trace[:, 0], trace[:, 2], label=results.title(arm), **options)
             lower.plot(trace[:, 0], trace[:, 1], label=results.title(arm), **options)
         truth = results.values("roughness_truth", "fast", problem=problem)[0]
         style.reference(lower, truth, "truth")
         upper.set(title=_label(problem), yscale="log", xscale="log")
         lower.set(xlabel="noise level σ", yscale="log")
-        upper.invert_xaxis()
+    axes[0, 0].invert_xaxis()  # shared by all
     axes[0, 0].set_ylabel("RMS error")
     axes[1, 0].set_ylabel("mean |D_z x|")
-    handles, labels = axes[1, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=5)
+    _shared_legend(fig, axes)
     return fig
