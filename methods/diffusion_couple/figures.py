@@ -135,7 +135,7 @@ def excess(results: Results) -> Figure:
     left.legend(title="cm³/mol; solid $C_B$, dashed $C_A$", title_fontsize=7.5, fontsize=7.5,
                 loc="upper right", ncols=2)  # fmt: skip
     low, high = left.get_ylim()
-    left.set_ylim(low, high + 0.25 * (high - low))
+    left.set_ylim(low, high + 0.42 * (high - low))
     noise = _noise(results)
     for arm in ("concentration-cb", "concentration-ca", "concentration-ideal"):
         x, values = results.sweep("difference", arm, "w", couple="ni-pd", noise=noise)

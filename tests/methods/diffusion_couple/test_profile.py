@@ -242,8 +242,7 @@ def test_titanium_zirconium_profile():
     assert len(x) == 55
     raw = Profile(x, N, np.gradient(N, x), 0.0, 1.0)
     D = 1e13 * constant_volume(raw, 3.6e5)
-    at = [np.argmin(np.abs(N - n)) for n in
-          (0.1046, 0.1982, 0.3092, 0.4090, 0.4863, 0.6006, 0.6831, 0.8049, 0.8852)]  # fmt: skip
+    at = [22, 27, 31, 34, 36, 39, 41, 44, 46]
     known = [4.794, 4.434, 3.864, 3.795, 3.447, 2.996, 2.775, 1.963, 1.476]
     np.testing.assert_allclose(D[at], known, atol=6e-4)
     spline = smoothing.fit(x, N, 0.0, 1.0)
