@@ -155,6 +155,28 @@ def test_latency_measures_both_networks(run):
     assert low <= value(job, "latency_ratio", network="w8") <= high
 
 
+def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
+    """On an untrained network: distances are finite, paired, and larger for pure noise."""
+    names = card.arm("small", "quality").models
+    torch.manual_seed(0)
+    weights = {names[0]: zoo.build(names[0]).state_dict(), names[1]: zoo.shipped(names[1])[0]}
+
+    def pictures(protocol, n, split, stream):
+        generator = protocol.job.rng(stream)
+        return torch.rand(n, *protocol.shape, generator=generator).lt(0.3).float() * 2 - 1
+
+    monkeypatch.setattr(arms.Protocol, "pictures", pictures)
+    params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
+    job = Job.for_test("ptq4dm", "quality", 0, params, weights, card.experiment.measurements)
+    arms.quality(job)
+    found = {a["network"]: v for _, a, v in job.measured}
+    assert set(found) == {"full-precision", "ndtc-paper", "uniform"}
+    assert abs(found["uniform"] / found["full-precision"] - 1) < 0.2
+    protocol = arms.Protocol(job)
+    protocol.measure_frechet(protocol.pictures(40, "test", "others"), network="real")
+    assert job.measured[-1][2] < 0.5 * found["full-precision"]
+
+
 def test_wrong_parameters_are_named(run):
     with pytest.raises(ReproError, match="W8A8"):
         run("denoising", bits=["8/8"])
