@@ -216,11 +216,13 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
     histogram of 4,096 equal bins (16 of them to a step at 8 bits) unless `exact`; scores defined on
     histograms use their own bins.
     """
+    device = x.device
     if score.bins is not None:
         reach = x.abs().amax(-1)
         low = torch.where(x.amin(-1) < 0, -reach, torch.zeros_like(reach))
         high = torch.where(x.amax(-1) > 0, reach, torch.zeros_like(reach))
-        x, mass = histogram(x, score.bins, low, high)
+        x, mass = (v.cpu() for v in histogram(x, score.bins, low, high))  # small, and scattered
+        candidates = candidates.to("cpu")
     elif x.shape[-1] > HISTOGRAM_ABOVE and not exact:
         x, mass = histogram(x, HISTOGRAM_BINS)
     else:
@@ -233,4 +235,4 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
         grids = Grid(delta, zero_point, candidates.lo, candidates.hi)
         codes = torch.div(x, delta).round_().add_(zero_point).clamp_(candidates.lo, candidates.hi)
         scores.append(score(x, codes.sub_(zero_point).mul_(delta), mass, grids))
-    return torch.cat(scores).argmin(0)
+    return torch.cat(scores).argmin(0).to(device)
