@@ -52,7 +52,8 @@ def main() -> int:
     text = (
         f"{table.to_markdown(index=False, disable_numparse=True)}\n\n"
         "Ratio: our time over the reference's, median over rounds in which both ran; below 1 is "
-        f"faster.\nMeasured in {time.perf_counter() - start:.0f} s ({clock} time) on {machine()}.\n"
+        "faster.\nThe interval is distribution-free; of fewer than six rounds it is the range.\n"
+        f"Measured in {time.perf_counter() - start:.0f} s ({clock} time) on {machine()}.\n"
     )
     folder: Path = work_root() / "bench"
     folder.mkdir(parents=True, exist_ok=True)

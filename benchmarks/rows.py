@@ -163,7 +163,7 @@ def radd_cache(clock: str) -> list[Row]:
     """Sampling with and without the cache of conditionals, with n = L and n = 4 L steps."""
     from methods.radd import method as radd
 
-    L, vocab, batch = 32, 28, 8
+    L, vocab, batch = 64, 28, 8
     network = seeded(lambda: Transformer(Config(vocab=vocab, d=128, blocks=4, heads=4)))
     c_theta = radd.conditionals(network)
     masked = torch.full((batch, L), vocab)
@@ -189,7 +189,7 @@ def radd_cache(clock: str) -> list[Row]:
                 clock=clock,
                 goal=goal,
                 why=why,
-                rounds=9 if factor == 1 else 7,
+                rounds=9 if factor == 1 else 6,
                 warmup=0,
             )
         )
