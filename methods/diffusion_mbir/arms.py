@@ -57,8 +57,9 @@ def calibrate(job: Job) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     priors = {}
     for dataset in dict.fromkeys(split_name(name)[0] for name in p.problems):
-        priors[dataset] = StationaryGaussian.fit(training_stack(job, dataset))
-        for key, value in priors[dataset].state_dict().items():
+        fitted = StationaryGaussian.fit(training_stack(job, dataset)).state_dict()
+        priors[dataset] = StationaryGaussian.from_state_dict(fitted, job.device)
+        for key, value in fitted.items():
             state[f"{dataset}.{key}"] = value
     for problem in job.progress(problems(job, "validation"), "tuning", total=len(p.problems)):
         prior = priors[problem.dataset]

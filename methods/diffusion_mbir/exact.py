@@ -179,9 +179,7 @@ def separability() -> dict[str, float]:
     A = ParallelBeam(16, sparse_view_angles(4), dtype=F64)
     truth = _randn(5, 1, 16, 16, seed=3).abs()
     sigmas = geometric_sigmas(8, 0.01, 5.0)
-    score = StationaryGaussian(
-        torch.zeros(16, 16, dtype=F64), torch.full((16, 9), 0.3, dtype=F64)
-    )
+    score = StationaryGaussian(torch.zeros(16, 16, dtype=F64), torch.full((16, 9), 0.3, dtype=F64))
     order = torch.tensor([3, 0, 4, 1, 2])
     stream = [_randn(5, 1, 16, 16, seed=10 + k) for k in range(1 + 2 * len(sigmas))]
 
@@ -236,9 +234,7 @@ def back_projection() -> dict[str, float]:
         x = _randn(2, 1, 16, 16)
         k = torch.complex(_randn(2, 1, 16, 16, seed=1), _randn(2, 1, 16, 16, seed=2))
         left = A.scale * torch.sum((A.forward(x).conj() * k).real)
-        out[f"fourier-adjoint-{norm}"] = float(
-            abs(left - torch.sum(x * A.adjoint(k))) / abs(left)
-        )
+        out[f"fourier-adjoint-{norm}"] = float(abs(left - torch.sum(x * A.adjoint(k))) / abs(left))
         out[f"fourier-normal-{norm}"] = _relative(A.normal(x), A.adjoint(A.forward(x)))
     return out
 

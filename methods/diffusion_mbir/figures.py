@@ -167,9 +167,7 @@ def psnr_by_plane(results: Results) -> Figure:
                 y = row + offset
                 look = _look(arm)
                 ax.plot([values.min(), values.max()], [y, y], color=look["color"], linewidth=1.2)
-                ax.plot(
-                    np.median(values), y, linestyle="none", markersize=3.8, label=label, **look
-                )
+                ax.plot(np.median(values), y, linestyle="none", markersize=3.8, label=label, **look)
                 label = None
         ax.set(title=plane, xlabel="PSNR (dB)")
     axes[0, 0].set_yticks(range(len(problems)), [_label(p) for p in problems])

@@ -10,7 +10,7 @@ from methods.diffusion_mbir import arms, structure
 from methods.diffusion_mbir.priors import IsotropicGaussian
 from methods.diffusion_mbir.problems import operator, problems, split_name
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
-from repro import cards
+from repro import cards, zoo
 from repro.errors import ReproError
 from repro.inverse import MaskedFourier, ParallelBeam
 from repro.job import Job
@@ -218,6 +218,27 @@ def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
     of.params = type(of.params)(params | {"problems": ["ellipsoids-ct8"]}, "x")
     with pytest.raises(ReproError, match="no network was trained for ellipsoids-ct8"):
         arms.fbpconvnet(of)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(arms.sample, "fast-learned"), (arms.mcg, "mcg-learned"), (arms.sample, "foreign-learned")],
+)
+def test_learned_arms_run_the_network_of_the_zoo(function, name, calibration):
+    """The code path with an untrained network: its score is finite, counted and differentiable."""
+    network = zoo.build("mni152-score").state_dict()
+    tuned = calibration[1] | {
+        "mni-ct8.fast": torch.tensor([5e-3, 0.1]), "mni-ct8.mcg": torch.tensor([0.4]),
+    }  # fmt: skip
+    problem = "ellipsoids-ct8" if name.startswith("foreign") else "mni-ct8"
+    card = cards.load("diffusion-mbir").experiment.arms[name].params
+    params = card | SIZES | SIGMAS | {"width": 64, "levels": 2, "problems": [problem]}
+    of = Job.for_test(
+        "diffusion-mbir", name, 0, params, {"calibration": tuned, "zoo/mni152-score": network}
+    )
+    function(of)
+    assert measured(of, "nfe", problem=problem) == 4
+    assert np.isfinite(of.arrays[f"{problem}_axial"]).all()
 
 
 def test_problem_names():

@@ -40,9 +40,7 @@ def results(tmp_path_factory):
     for name, function in RUN.items():
         for seed in (0, 1):
             params = method.experiment.arms[name].params
-            of = Job.for_test(
-                "diffusion-mbir", name, seed, params | SIZES, {"calibration": state}
-            )
+            of = Job.for_test("diffusion-mbir", name, seed, params | SIZES, {"calibration": state})
             function(of)
             folder = work / "runs" / "diffusion-mbir" / name / str(seed)
             folder.mkdir(parents=True)

@@ -168,10 +168,12 @@ def test_wiener_state_round_trip():
 @pytest.mark.parametrize("project", [True, False])
 def test_gradient_guidance_follows_the_data(problem, project):
     score, A, y, sigmas, x = problem
+
     def solve(step):
         return manifold_constrained_gradient(
             score, A, y, SHAPE, sigmas, noise(), step=step, project=project
         )
+
     guided, free = solve(1.0), solve(0.0)
     assert (A.forward(guided) - y).norm() < 0.6 * (A.forward(free) - y).norm() or project
     assert rmse(guided, x) < rmse(free, x) + 1e-6
