@@ -854,3 +854,14 @@ def reporting_fingerprint(method: Method) -> str:
         if p.is_file() and p.suffix in (".py", ".html", ".css", ".js", ".j2", ".jinja")
     ]
     return _digest(parts)
+
+
+SCHEMAS = {"paper": Paper, "experiment": Experiment, "zoo": Zoo}
+
+
+def schema(kind: str) -> str:
+    """JSON schema of a card, as YAML, for editors; ``workflow/schemas`` holds a copy."""
+    content = SCHEMAS[kind].model_json_schema()
+    content["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    header = "# Made from repro/cards.py by `python -m repro schemas`; do not edit.\n"
+    return header + yaml.safe_dump(content, sort_keys=True, allow_unicode=True, width=100)

@@ -243,6 +243,15 @@ def new(slug: str) -> None:
     out.print(f"next: fill methods/{slug.replace('-', '_')}/paper.yaml, then `repro run {slug}`")
 
 
+@app.command()
+def schemas() -> None:
+    """Write the JSON schemas of the cards, for editors that complete and check YAML."""
+    for kind in cards.SCHEMAS:
+        path = cards.ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml"
+        store.write_text(path, cards.schema(kind))
+        out.print(f"wrote {path.relative_to(cards.ROOT)}")
+
+
 # Nodes of the DAG ---------------------------------------------------------------------------
 
 

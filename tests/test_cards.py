@@ -186,6 +186,13 @@ def test_every_card_of_the_suite(slug):
         assert check.claim not in unsure, f"{check.claim} is unverified and must not be judged"
 
 
+@pytest.mark.parametrize("kind", cards.SCHEMAS)
+def test_schemas_for_editors_are_current(kind):
+    path = cards.ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml"
+    assert path.read_text() == cards.schema(kind), "run `repro schemas`"
+    assert yaml.safe_load(path.read_text())["additionalProperties"] is False
+
+
 def test_reading_all_cards_imports_no_torch():
     code = (
         "import sys; from repro import cards; [m.models('smoke') for m in cards.load_all()];"
