@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ def clone(tmp_path):
     """The suite without its weights, so that a new folder does not land in the checkout."""
     root = tmp_path / "clone"
     shutil.copytree(
-        cards.ROOT / "repro", root / "repro", ignore=shutil.ignore_patterns("weights", "__pycache__")
+        cards.ROOT / "repro",
+        root / "repro",
+        ignore=shutil.ignore_patterns("weights", "__pycache__"),
     )
     shutil.copytree(cards.ROOT / "workflow", root / "workflow")
     for name in ("Snakefile", "pyproject.toml"):
@@ -41,6 +44,38 @@ def test_a_new_folder_runs_and_passes_its_tests(clone):
     assert lint.returncode == 0, lint.stdout
     targets = run(clone, "snakemake", "--list")
     assert "small/my-paper" in targets.stdout, targets.stderr
+
+
+@pytest.mark.dag
+def test_a_changed_preset_reruns_just_what_depends_on_it(clone):
+    def snakemake(*arguments):
+        profile = ("--profile", "workflow/profiles/local", "--cores", "2")
+        done = run(clone, "snakemake", *profile, *arguments)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    for slug in ("first", "second"):
+        assert run(clone, "repro", "new", slug).returncode == 0
+    snakemake("smoke")
+    assert "Nothing to be done" in snakemake("-n", "smoke")
+
+    card = clone / "methods" / "first" / "experiment.yaml"
+    card.write_text(card.read_text().replace("points: 101", "points: 51"))
+    planned = snakemake("-n", "smoke")
+    counts = dict(re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", planned, re.MULTILINE))
+    assert counts == {"run": "1", "verdict": "1", "tables": "1", "page": "1"}
+    snakemake("smoke")
+
+    # a threshold is judged anew, nothing is run anew
+    card.write_text(card.read_text().replace("<= 1e-12", "<= 1e-11"))
+    counts = dict(
+        re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", snakemake("-n", "smoke"), re.M)
+    )
+    assert counts == {"verdict": "1", "tables": "1", "page": "1"}
+    snakemake("smoke")
+
+    snakemake("smoke", "--report", "report.zip")
+    assert (clone / "report.zip").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("slug", ["My Paper", "../x", "a_b", "9x"])
