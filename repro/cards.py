@@ -744,7 +744,7 @@ _FRAMEWORK = (
 
 @functools.cache
 def code_version(module: str) -> str:
-    """Hash of a module's source and of every module of the suite that it imports, transitively.
+    """Hash of a module's program and of every module of the suite that it imports, transitively.
 
     The imports are read from the syntax tree, so nothing is executed. The framework that only
     schedules and reports is left out: editing the page reruns no experiment.
@@ -799,7 +799,16 @@ def _source(path: Path) -> tuple[str, tuple[str, ...]]:
             for parent in _with_parents(name)
         )
     )
-    return hashlib.sha256(text.encode()).hexdigest(), own
+    return hashlib.sha256(_meaning(tree).encode()).hexdigest(), own
+
+
+def _meaning(tree: ast.Module) -> str:
+    """The program without its comments, layout and docstrings: editing these reruns nothing."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.body and ast.get_docstring(node, clean=False) is not None:
+                node.body[0] = ast.Pass()
+    return ast.dump(tree)
 
 
 def _with_parents(name: str) -> list[str]:

@@ -150,7 +150,9 @@ def test_fingerprints_follow_what_a_run_depends_on(toy):
     edit(toy, "experiment.yaml", lambda c: c["checks"][0].update(why="another reason"))
     after = prints()
     source = toy / "methods" / "toy" / "arms.py"
-    source.write_text(source.read_text() + "\n# a change\n")
+    source.write_text(source.read_text() + "\n\n# a comment\n")
+    assert prints() == after
+    source.write_text(source.read_text() + "\nCHANGED = True\n")
     assert all(prints()[a] != after[a] for a in after)
 
 

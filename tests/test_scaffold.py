@@ -48,6 +48,9 @@ def test_a_new_folder_runs_and_passes_its_tests(clone):
 
 @pytest.mark.dag
 def test_a_changed_preset_reruns_just_what_depends_on_it(clone):
+    def counted(plan):
+        return dict(re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", plan, re.MULTILINE))
+
     def snakemake(*arguments):
         profile = ("--profile", "workflow/profiles/local", "--cores", "2")
         done = run(clone, "snakemake", *profile, *arguments)
@@ -61,9 +64,8 @@ def test_a_changed_preset_reruns_just_what_depends_on_it(clone):
 
     card = clone / "methods" / "first" / "experiment.yaml"
     card.write_text(card.read_text().replace("points: 101", "points: 51"))
-    planned = snakemake("-n", "smoke")
-    counts = dict(re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", planned, re.MULTILINE))
-    assert counts == {"run": "1", "verdict": "1", "tables": "1", "page": "1"}
+    planned = counted(snakemake("-n", "smoke"))
+    assert planned == {"run": "1", "verdict": "1", "tables": "1", "page": "1"}
     snakemake("smoke")
 
     # a threshold is judged anew, nothing is run anew
