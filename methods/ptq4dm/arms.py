@@ -129,6 +129,8 @@ class Protocol:
             "ndtc-paper": ptq.ndtc_paper,
             "ndtc-wide": ptq.ndtc_wide,
             "ndtc-released": ptq.ndtc_released,
+            "ndtc-mispaired": partial(ptq.ndtc_released, raw=False),
+            "ndtc-raw-labels": partial(ptq.ndtc_released, mispaired=False),
         }
         if not isinstance(times, str):
             return ptq.single_step(n, steps, times)

@@ -30,6 +30,10 @@ CHANGES = {
 def _settings(results: Results, bits: str) -> list[tuple[str, str, dict]]:
     """(label, arm, coordinates) of every calibration that was measured at a pair of widths."""
     listed = [(label, "denoising", {"times": name}) for name, label in TIMES.items()]
+    listed += [
+        ("NDTC, only pairs wrong", "released-slips", {"times": "ndtc-mispaired"}),
+        ("NDTC, only labels raw", "released-slips", {"times": "ndtc-raw-labels"}),
+    ]
     listed += [(label, "other-inputs", {"source": name}) for name, label in SOURCES.items()]
     steps = sorted({at["t"] for at in results.frame["at"] if "t" in at})
     listed += [(f"one step, t = {t:g} T", "single-step", {"t": t}) for t in steps]

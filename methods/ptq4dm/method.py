@@ -169,16 +169,23 @@ def ndtc_wide(
 
 
 def ndtc_released(
-    n: int, steps: int, generator: torch.Generator, mean: float = 0.4, std: float = 0.4
+    n: int,
+    steps: int,
+    generator: torch.Generator,
+    mean: float = 0.4,
+    std: float = 0.4,
+    *,
+    mispaired: bool = True,
+    raw: bool = True,
 ) -> TimeSteps:
     """What the released code does: the draws of `ndtc_wide`, wrongly paired, with raw labels.
 
-    Its loop counter starts at the *noisy* end, so label k goes with the state after k + 1 denoising
-    steps, the input of step T - 2 - k; and calibration calls the bare network with k itself, not
-    with the label τ_k that sampling would use.
+    mispaired: its loop counter starts at the *noisy* end, so label k goes with the state after
+    k + 1 denoising steps, the input of step T - 2 - k. raw: calibration calls the bare network with
+    k itself, not with the label τ_k that sampling would use. Each slip can be mended on its own.
     """
     k = ndtc_wide(n, steps, generator, mean, std).label
-    return TimeSteps(steps - 2 - k, k, raw=True)
+    return TimeSteps(steps - 2 - k if mispaired else k, k, raw)
 
 
 def _normal(n: int, steps: int, generator: torch.Generator, mean: float, std: float) -> TimeSteps:

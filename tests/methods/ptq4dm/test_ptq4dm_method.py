@@ -142,6 +142,10 @@ def test_released_pairing_is_off():
     when = ptq.ndtc_released(1000, 20, rng())
     assert torch.equal(when.state, 18 - when.label) and when.raw
     assert int(when.state.min()) == -1
+    pairs = ptq.ndtc_released(1000, 20, rng(), raw=False)
+    labels = ptq.ndtc_released(1000, 20, rng(), mispaired=False)
+    assert torch.equal(pairs.state, when.state) and not pairs.raw
+    assert torch.equal(labels.state, when.label) and labels.raw
     right = ptq.ndtc_wide(1000, 20, rng())
     assert torch.equal(right.state, right.label) and torch.equal(right.label, when.label)
 
