@@ -140,16 +140,12 @@ def times(results: Results) -> Figure:
 
 def samples(results: Results) -> Figure:
     """Samples from identical noises: full precision, and what calibrations make of them."""
-    lowest = next(
-        bits
-        for bits in ("W6A6", "W8A6", "W8A8")
-        if results.has("trajectory_mse", "denoising", bits=bits, times="uniform")
-    )
+    lowest, arm = ("W6A6", "six-bit") if "six-bit" in results.arms() else ("W8A6", "denoising")
     rows = [
         ("full precision", "full-precision", "pictures"),
         ("uniform, W8A8", "denoising", "pictures-uniform-W8A8"),
         ("NDTC, W8A8", "denoising", "pictures-ndtc-paper-W8A8"),
-        (f"uniform, {lowest}", "denoising", f"pictures-uniform-{lowest}"),
+        (f"uniform, {lowest}", arm, f"pictures-uniform-{lowest}"),
         ("images, W8A8", "other-inputs", "pictures-images-W8A8"),
         ("t = 0 only, W8A8", "single-step", "pictures-0-W8A8"),
         ("t = T only, W8A8", "single-step", "pictures-1-W8A8"),
