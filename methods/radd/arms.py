@@ -341,7 +341,7 @@ def simulate_nfe(job: Job) -> None:
         job.measure("nfe_formula", absorbing.expected_nfe(reveal, p.tokens), **at)
         job.measure("calls_formula", absorbing.expected_calls(reveal, p.tokens), **at)
         job.measure("ideal_speedup", steps / absorbing.expected_nfe(reveal, p.tokens), **at)
-        whole = absorbing.expected_nfe(reveal, p.tokens * p.batch)
+        whole = absorbing.expected_nfe(reveal, p.tokens * p.rows)
         job.measure("nfe_batch_cache", whole, **at)
 
 

@@ -235,7 +235,7 @@ def test_judge_is_better_on_text_than_on_noise():
 
 
 def test_simulated_evaluations_follow_both_closed_forms():
-    params = {"tokens": 64, "sequences": 400, "batch": 16, "steps": [16, 64]}
+    params = {"tokens": 64, "sequences": 400, "rows": 16, "steps": [16, 64]}
     job = job_for(params)
     arms.simulate_nfe(job)
     for steps in (16, 64):
