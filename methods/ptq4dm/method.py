@@ -40,6 +40,7 @@ from repro.quant.ranges import per_channel, rows
 
 CANDIDATES = 100
 SMOOTHING = 0.1
+RELEASED_STEPS = 250
 
 # 1. Range ----------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ def recipe(
 class TimeSteps:
     """For each sample: `state`, the step k whose input is taken (-1: the finished sample), and
     `label`, the number of the step whose label it is given; both int64 (N,). `raw`: the label is
-    the number itself instead of τ of it.
+    the number itself, counted on a grid of 250 steps, instead of τ of it.
     """
 
     state: Tensor
@@ -182,7 +183,8 @@ def ndtc_released(
 
     mispaired: its loop counter starts at the *noisy* end, so label k goes with the state after
     k + 1 denoising steps, the input of step T - 2 - k. raw: calibration calls the bare network with
-    k itself, not with the label τ_k that sampling would use. Each slip can be mended on its own.
+    k itself, 0..249, not with the label τ_k that sampling would use, 0..1000. On grids of other
+    than 250 steps k is scaled to the span 0..249. Each slip can be mended on its own.
     """
     k = ndtc_wide(n, steps, generator, mean, std).label
     return TimeSteps(steps - 2 - k if mispaired else k, k, raw)
@@ -219,7 +221,8 @@ def denoising_states(
     sets = []
     for when, state, into in zip(choices, states, kept, strict=True):
         into[state < 0] = x_0[state < 0]
-        t = when.label if when.raw else timesteps[when.label]
+        raw = when.label * RELEASED_STEPS // len(timesteps)
+        t = raw if when.raw else timesteps[when.label]
         sets.append(CalibrationSet(into, t.to(x_T.device)))
     return sets
 
