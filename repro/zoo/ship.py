@@ -143,7 +143,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
             guess = torch.cat([judge(part).argmax(1) for part in fake.split(500)])
         agreement = (guess == torch.arange(count) % 10).float().mean().item()
         measured["classifier agrees with the label"] = round(agreement, 4)
-    return measured, fake[:80]
+    return measured, fake[: 40 if fake.shape[1] == 3 else 80]
 
 
 def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], None]:
