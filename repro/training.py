@@ -117,9 +117,19 @@ def fit(
         raise ReproError(f"training '{name}' of {job.name} asks for {steps} steps; use 1 or more")
     path = Path(job.scratch) / f"{name}.checkpoint"
     settings = json.dumps(
-        dict(steps=steps, lr=lr, weight_decay=weight_decay, betas=betas, warmup=warmup,
-             schedule=schedule, clip=clip, ema=ema, precision=precision, seed=job.seed,
-             shapes={k: list(v.shape) for k, v in network.state_dict().items()}),
+        dict(
+            steps=steps,
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=betas,
+            warmup=warmup,
+            schedule=schedule,
+            clip=clip,
+            ema=ema,
+            precision=precision,
+            seed=job.seed,
+            shapes={k: list(v.shape) for k, v in network.state_dict().items()},
+        ),
     )
     device = torch.device(job.device)
     network.to(device).train()
@@ -144,8 +154,11 @@ def fit(
 
     def save(step: int) -> None:
         content = {
-            "settings": settings, "step": step, "curve": curve[:step].clone(),
-            "network": network.state_dict(), "optimiser": optimiser.state_dict(),
+            "settings": settings,
+            "step": step,
+            "curve": curve[:step].clone(),
+            "network": network.state_dict(),
+            "optimiser": optimiser.state_dict(),
             "ema": average.state if average is not None else {},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +167,27 @@ def fit(
         os.replace(temporary, path)
 
     if start < steps:
-        _train(job, network, loss, batch, optimiser, average, curve, start=start, steps=steps,
-               lr=lr, warmup=warmup, schedule=schedule, clip=clip, ema=ema, precision=precision,
-               save=save, every_s=checkpoint_every, every_n=checkpoint_steps, name=name)
+        _train(
+            job,
+            network,
+            loss,
+            batch,
+            optimiser,
+            average,
+            curve,
+            start=start,
+            steps=steps,
+            lr=lr,
+            warmup=warmup,
+            schedule=schedule,
+            clip=clip,
+            ema=ema,
+            precision=precision,
+            save=save,
+            every_s=checkpoint_every,
+            every_n=checkpoint_steps,
+            name=name,
+        )
         if path.exists():
             save(steps)
 
@@ -178,11 +209,26 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _train(
-    job: Job, network: nn.Module, loss: Callable[[nn.Module, Any, Generator], Tensor],
-    batch: Callable[[int, Generator], Any], optimiser: torch.optim.Optimizer,
-    average: _Average | None, curve: Tensor, *, start: int, steps: int, lr: float, warmup: int,
-    schedule: Literal["constant", "cosine"], clip: float | None, ema: float | None, precision: str,
-    save: Callable[[int], None], every_s: float, every_n: int | None, name: str,
+    job: Job,
+    network: nn.Module,
+    loss: Callable[[nn.Module, Any, Generator], Tensor],
+    batch: Callable[[int, Generator], Any],
+    optimiser: torch.optim.Optimizer,
+    average: _Average | None,
+    curve: Tensor,
+    *,
+    start: int,
+    steps: int,
+    lr: float,
+    warmup: int,
+    schedule: Literal["constant", "cosine"],
+    clip: float | None,
+    ema: float | None,
+    precision: str,
+    save: Callable[[int], None],
+    every_s: float,
+    every_n: int | None,
+    name: str,
 ) -> None:
     # Lightning takes seconds to import: only a job that trains pays for it.
     with _quiet():
@@ -254,12 +300,19 @@ def _train(
                 save(done)
                 self.saved_at = now
             rate = (done - start) / max(now - self.began, 1e-9)
-            recent = curve[max(start, done - 100):done]
+            recent = curve[max(start, done - 100) : done]
             if self.bar is not None:
                 self.bar.update(0, completed=done, loss=f"{recent.mean().item():.4g}")
             elif now - self.logged_at >= LOG_EVERY_S or done == steps:
-                job.log.info("%s: step %d of %d, loss %.4g, %.2f steps/s, %.1f min left", name,
-                             done, steps, recent.mean().item(), rate, (steps - done) / rate / 60)
+                job.log.info(
+                    "%s: step %d of %d, loss %.4g, %.2f steps/s, %.1f min left",
+                    name,
+                    done,
+                    steps,
+                    recent.mean().item(),
+                    rate,
+                    (steps - done) / rate / 60,
+                )
                 self.logged_at = now
 
     trained = [p for group in optimiser.param_groups for p in group["params"]]
@@ -268,8 +321,13 @@ def _train(
     try:
         with _quiet():
             trainer = lightning.Trainer(
-                accelerator="cpu" if cpu else "gpu", devices=1, precision=precision, max_epochs=1,
-                deterministic=None, barebones=True, inference_mode=False,
+                accelerator="cpu" if cpu else "gpu",
+                devices=1,
+                precision=precision,
+                max_epochs=1,
+                deterministic=None,
+                barebones=True,
+                inference_mode=False,
             )
             trainer.fit(module, train_dataloaders=Stream())
     finally:
@@ -285,8 +343,11 @@ def _train(
 def _quiet() -> Iterator[None]:
     """Hide Lightning's banners and its advice on data loaders, which say nothing about the job."""
     loggers = [logging.getLogger(n) for n in ("pytorch_lightning", "lightning", "lightning_fabric")]
-    loggers += [logging.getLogger(n) for n in list(logging.root.manager.loggerDict)
-                if n.startswith(("pytorch_lightning.", "lightning."))]
+    loggers += [
+        logging.getLogger(n)
+        for n in list(logging.root.manager.loggerDict)
+        if n.startswith(("pytorch_lightning.", "lightning."))
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -308,8 +369,12 @@ def _bar(title: str, start: int, steps: int) -> Any:
     from rich.console import Console
 
     bar = progress.Progress(
-        "{task.description}", progress.BarColumn(), progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(), "loss {task.fields[loss]}", console=Console(stderr=True),
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        "loss {task.fields[loss]}",
+        console=Console(stderr=True),
     )
     bar.add_task(title, total=steps, completed=start, loss="-")
     bar.start()

@@ -124,9 +124,7 @@ def load(job: Job) -> Loaded:
 # Losses by name
 
 
-def loss_of(
-    model: Loaded, loss: str, x0: Tensor, u: Tensor, generator: torch.Generator
-) -> Tensor:
+def loss_of(model: Loaded, loss: str, x0: Tensor, u: Tensor, generator: torch.Generator) -> Tensor:
     """One of the losses by name, nats per sequence (B,), under log-linear noise."""
     mask, noise = model.network.config.vocab, absorbing.LogLinear()
     if loss in ("dse", "sedd-scale", "sedd-unscale"):
@@ -164,8 +162,16 @@ def train(job: Job) -> dict[str, Tensor]:
         torch.manual_seed(job.rng("network").initial_seed())
         network = build(p, p.loss)
     fitted = training.fit(
-        job, network, loss, batch, steps=p.updates, lr=p.lr, warmup=p.warmup, schedule="cosine",
-        precision=p.precision, name=p.loss,
+        job,
+        network,
+        loss,
+        batch,
+        steps=p.updates,
+        lr=p.lr,
+        warmup=p.warmup,
+        schedule="cosine",
+        precision=p.precision,
+        name=p.loss,
     )
     job.save("curve", fitted.curve)
     return fitted.state_dict
@@ -175,9 +181,7 @@ def train(job: Job) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def estimate(
-    job: Job, model: Loaded, loss: str, x0: Tensor, draws: int, stream: str
-) -> float:
+def estimate(job: Job, model: Loaded, loss: str, x0: Tensor, draws: int, stream: str) -> float:
     """Monte-Carlo estimate of a loss in nats per token, with draws of (t, mask) for every window.
 
     The stream does not name the model: at one seed all models are scored on the same masks. The
@@ -215,7 +219,13 @@ def score(job: Job) -> None:
 
 
 def sampler_for(
-    job: Job, model: Loaded, steps: int, sequences: int, *, cache: bool, dtype: torch.dtype,
+    job: Job,
+    model: Loaded,
+    steps: int,
+    sequences: int,
+    *,
+    cache: bool,
+    dtype: torch.dtype,
     generator: torch.Generator,
 ) -> Callable[[], radd.Sampled]:
     """Tau-leaping of a model from all masks: with a cache for RADD, analytic for SEDD."""
@@ -280,7 +290,11 @@ def sample_in_order(job: Job) -> None:
             order = order.flip(1)
         x = torch.full((p.sequences, d), mask, device=job.device)
         out = radd.any_order(
-            model.c_theta, x, order.to(job.device), mask=mask, generator=generator,
+            model.c_theta,
+            x,
+            order.to(job.device),
+            mask=mask,
+            generator=generator,
             dtype=DTYPES[p.draws_in],
         )
         job.measure("calls", out.calls.double().mean(), order=name)
@@ -397,11 +411,21 @@ def time_samplers(job: Job) -> None:
             for name in p.variants:
                 model, cache = variants[name]
                 functions[name] = sampler_for(
-                    job, model, steps, batch, cache=cache, dtype=DTYPES[p.draws_in],
+                    job,
+                    model,
+                    steps,
+                    batch,
+                    cache=cache,
+                    dtype=DTYPES[p.draws_in],
                     generator=generator,
                 )
                 warm = sampler_for(
-                    job, model, 3, batch, cache=cache, dtype=DTYPES[p.draws_in],
+                    job,
+                    model,
+                    3,
+                    batch,
+                    cache=cache,
+                    dtype=DTYPES[p.draws_in],
                     generator=generator,
                 )
                 warm()
@@ -427,8 +451,10 @@ def zero_shot(job: Job) -> None:
     p = job.params
     loaded = official.load_published(data.cache.root() / "official" / p.weights, p.weights)
     network = loaded.network.to(job.device)
-    loss = p.loss if not p.loss.startswith("sedd") else (
-        "sedd-scale" if loaded.scaled else "sedd-unscale"
+    loss = (
+        p.loss
+        if not p.loss.startswith("sedd")
+        else ("sedd-scale" if loaded.scaled else "sedd-unscale")
     )
     model = Loaded(network, loss, loaded.length)
     tokenizer = data.gpt2_tokenizer()
@@ -473,7 +499,12 @@ def official_samples(job: Job) -> None:
             for _ in job.progress(range(math.ceil(p.sequences / p.batch)), f"{steps} steps"):
                 with autocast(job):
                     out = sampler_for(
-                        job, model, steps, p.batch, cache=True, dtype=DTYPES[dtype],
+                        job,
+                        model,
+                        steps,
+                        p.batch,
+                        cache=True,
+                        dtype=DTYPES[dtype],
                         generator=generator,
                     )()
                 parts.append(out.x.cpu())

@@ -201,11 +201,16 @@ def four_losses(generator: torch.Generator) -> Iterator[Item]:
         )
     yield "losses-equal", worst
     # t-DCE meets the others only in the limit: its distance is d H(lambda_T), see finite_noise.
-    yield "losses-t-dce", max(
-        abs(t_dce(toy_model, TOY_X0, 2, absorbing.LogLinear(eps)) + 3 * binary_entropy(eps) - dse(
-            toy_model, TOY_X0, 2, absorbing.LogLinear(eps)
-        ))
-        for eps in (1e-1, 1e-3, 1e-6)
+    yield (
+        "losses-t-dce",
+        max(
+            abs(
+                t_dce(toy_model, TOY_X0, 2, absorbing.LogLinear(eps))
+                + 3 * binary_entropy(eps)
+                - dse(toy_model, TOY_X0, 2, absorbing.LogLinear(eps))
+            )
+            for eps in (1e-1, 1e-3, 1e-6)
+        ),
     )
 
 
@@ -260,22 +265,47 @@ def gradients(generator: torch.Generator) -> Iterator[Item]:
 NFE_TABLE = {
     # schedule, discretisation, length: {steps: E-NFE}; on the grid that ends at 1e-5
     ("log-linear", "tweedie", 1024): {
-        32: 32.00, 64: 64.00, 128: 127.96, 256: 251.35, 512: 442.84, 1024: 647.48, 2048: 805.98,
-        4096: 906.13, 8192: 962.64,
+        32: 32.00,
+        64: 64.00,
+        128: 127.96,
+        256: 251.35,
+        512: 442.84,
+        1024: 647.48,
+        2048: 805.98,
+        4096: 906.13,
+        8192: 962.64,
     },
     ("log-linear", "tweedie", 8): {8: 5.2511, 64: 7.5759},
     ("log-linear", "tweedie", 16): {16: 10.3028},
     ("log-linear", "tweedie", 64): {16: 15.7428, 64: 40.6409, 256: 56.725},
     ("cosine", "tweedie", 1024): {
-        32: 31.68, 64: 62.40, 128: 121.49, 256: 229.24, 512: 398.83, 1024: 598.05, 2048: 767.89,
+        32: 31.68,
+        64: 62.40,
+        128: 121.49,
+        256: 229.24,
+        512: 398.83,
+        1024: 598.05,
+        2048: 767.89,
         4096: 882.32,
     },
     ("cosine", "euler", 1024): {
-        32: 30.93, 64: 61.88, 128: 121.06, 256: 228.92, 512: 398.62, 1024: 597.96, 2048: 767.85,
+        32: 30.93,
+        64: 61.88,
+        128: 121.06,
+        256: 228.92,
+        512: 398.62,
+        1024: 597.96,
+        2048: 767.85,
         4096: 882.31,
     },
     ("geometric", "tweedie", 1024): {
-        32: 22.91, 64: 41.46, 128: 74.35, 256: 131.17, 512: 225.62, 1024: 370.40, 2048: 553.70,
+        32: 22.91,
+        64: 41.46,
+        128: 74.35,
+        256: 131.17,
+        512: 225.62,
+        1024: 370.40,
+        2048: 553.70,
         4096: 727.71,
     },
 }
@@ -315,8 +345,11 @@ def simulated_nfe(generator: torch.Generator) -> Iterator[Item]:
         steps = absorbing.step_probabilities(absorbing.LogLinear(), n)
         reveal = absorbing.reveal_probabilities(steps)
         out = radd.tau_leaping(
-            _uniform(n_tokens), torch.full((sequences, length), n_tokens), steps,
-            mask=n_tokens, generator=generator,
+            _uniform(n_tokens),
+            torch.full((sequences, length), n_tokens),
+            steps,
+            mask=n_tokens,
+            generator=generator,
         )
         error = max(float(out.changes.double().std()), 1e-3) / math.sqrt(sequences)
         expected = absorbing.expected_nfe(reveal, length)
@@ -369,7 +402,11 @@ def caching(generator: torch.Generator) -> Iterator[Item]:
         start[:12, :5] = 3
         runs = [
             radd.tau_leaping(
-                c_theta, start, steps, mask=7, generator=torch.Generator().manual_seed(5),
+                c_theta,
+                start,
+                steps,
+                mask=7,
+                generator=torch.Generator().manual_seed(5),
                 cache=cache,
             )
             for cache in (True, False)
@@ -410,8 +447,13 @@ def sample_laws(generator: torch.Generator, sequences: int = 200_000) -> Iterato
     grid = absorbing.grid(n, 0.0)
     for predictor in ("analytic", "euler"):
         out = radd.sedd(
-            radd.scores_of(c_theta), start, grid[:-1], noise=absorbing.LogLinear(), mask=2,
-            generator=generator, predictor=predictor,
+            radd.scores_of(c_theta),
+            start,
+            grid[:-1],
+            noise=absorbing.LogLinear(),
+            mask=2,
+            generator=generator,
+            predictor=predictor,
         )
         yield f"law-sedd-{predictor}", distance(out.x, law)
 

@@ -25,12 +25,20 @@ def evaluations(results: Results) -> Figure:
     n = np.geomspace(steps.min(), steps.max(), 100)
     ax.plot(n, n, color=style.MUTED, linestyle="--", linewidth=1, label="no cache")
     _, whole = results.sweep("nfe_batch_cache", "enfe", "steps")
-    ax.plot(steps, whole[:, 0], color=style.PALETTE[1], marker="x", linestyle=":",
-            label="cache of whole batches")
-    ax.plot(n, n * -np.expm1(tokens * np.log1p(-1 / n)), color=style.PALETTE[0],
-            label="closed form")
-    ax.plot(steps, nfe.mean(1), color=style.PALETTE[2], marker="o", linestyle="none",
-            label="measured")
+    ax.plot(
+        steps,
+        whole[:, 0],
+        color=style.PALETTE[1],
+        marker="x",
+        linestyle=":",
+        label="cache of whole batches",
+    )
+    ax.plot(
+        n, n * -np.expm1(tokens * np.log1p(-1 / n)), color=style.PALETTE[0], label="closed form"
+    )
+    ax.plot(
+        steps, nfe.mean(1), color=style.PALETTE[2], marker="o", linestyle="none", label="measured"
+    )
     style.ticks(ax, steps)
     style.ticks(ax, steps, axis="y")
     ax.set(xlabel="sampling steps", ylabel="network evaluations")
@@ -53,17 +61,31 @@ def speedup(results: Results) -> Figure:
         )
         middle = middle[:, 0]
         ax.errorbar(
-            x, middle, yerr=np.maximum([middle - low, high - middle], 0), capsize=2,
-            color=style.PALETTE[index], marker=style.MARKERS[index], label=f"ours, batch {batch}",
+            x,
+            middle,
+            yerr=np.maximum([middle - low, high - middle], 0),
+            capsize=2,
+            color=style.PALETTE[index],
+            marker=style.MARKERS[index],
+            label=f"ours, batch {batch}",
         )
     tables = {table.id: table for table in results.paper.tables}
     rows = {tuple(row[:2]): row[2:] for row in tables["table-5"].rows}
-    paper = {int(n): s / r for n, s, r in zip(
-        tables["table-5"].columns[2:], rows["SEDD", 1], rows["RADD", 1], strict=True
-    )}
+    paper = {
+        int(n): s / r
+        for n, s, r in zip(
+            tables["table-5"].columns[2:], rows["SEDD", 1], rows["RADD", 1], strict=True
+        )
+    }
     per_token = np.array(sorted(paper)) / 1024
-    ax.plot(per_token, [paper[n] for n in sorted(paper)], color=style.MUTED, marker="x",
-            linestyle=":", label="paper, batch 1 (GPU, not comparable)")
+    ax.plot(
+        per_token,
+        [paper[n] for n in sorted(paper)],
+        color=style.MUTED,
+        marker="x",
+        linestyle=":",
+        label="paper, batch 1 (GPU, not comparable)",
+    )
     s = np.geomspace(1 / 32, 4, 100)
     ax.plot(s, s / -np.expm1(-s), color=style.INK, linewidth=1, label="steps by evaluations")
     style.ticks(ax, per_token[1::2])
@@ -81,8 +103,14 @@ def likelihood(results: Results) -> Figure:
     ):
         for row, arm in enumerate(arms):
             values = results.values("nats", arm, split=split, scorer="lambda-dce")
-            ax.plot(values, np.full(len(values), row), marker=style.marker(arm), linestyle="none",
-                    color=style.colour(arm), alpha=0.75)
+            ax.plot(
+                values,
+                np.full(len(values), row),
+                marker=style.marker(arm),
+                linestyle="none",
+                color=style.colour(arm),
+                alpha=0.75,
+            )
             ax.plot(values.mean(), row, marker="|", markersize=14, color=style.INK)
         ax.set(title=title, xlabel="nats per character")
     axes[0].set_yticks(range(len(arms)), [results.title(arm) for arm in arms])
@@ -124,14 +152,18 @@ def draw_precision(results: Results) -> Figure:
     style.legend(axes[0])
     tables = {table.id: table for table in results.paper.tables}
     for name, dtype, colour in (
-        ("table-3", "float64", style.PALETTE[0]), ("table-4", "float32", style.PALETTE[1])
+        ("table-3", "float64", style.PALETTE[0]),
+        ("table-4", "float32", style.PALETTE[1]),
     ):
         table = tables[name]
         n = [int(column) for column in table.columns[2:]]
         (row,) = (row[2:] for row in table.rows if row[:2] == ["RADD", "entropy"])
         axes[1].plot(n, row, color=colour, marker="x", linestyle=":", label=dtype)
     style.ticks(axes[1], n[::2])
-    axes[1].set(title="whole samples, from the paper", xlabel="sampling steps",
-                ylabel="unigram entropy (nats)")
+    axes[1].set(
+        title="whole samples, from the paper",
+        xlabel="sampling steps",
+        ylabel="unigram entropy (nats)",
+    )
     style.legend(axes[1])
     return figure

@@ -21,13 +21,22 @@ class Classifier(nn.Module):
     so a distance of its features notices misplaced parts.
     """
 
-    def __init__(self, *, in_channels: int = 1, classes: int = 10, width: int = 32,
-                 features: int = 128, dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        *,
+        in_channels: int = 1,
+        classes: int = 10,
+        width: int = 32,
+        features: int = 128,
+        dropout: float = 0.3,
+    ) -> None:
         super().__init__()
         self.stages = nn.Sequential(
             _stage(in_channels, width, 5, 2),
-            _stage(width, 2 * width, 3, 1), nn.MaxPool2d(2),
-            _stage(2 * width, 4 * width, 3, 1), nn.MaxPool2d(2),
+            _stage(width, 2 * width, 3, 1),
+            nn.MaxPool2d(2),
+            _stage(2 * width, 4 * width, 3, 1),
+            nn.MaxPool2d(2),
             _stage(4 * width, 4 * width, 3, 1),
         )
         self.hidden = nn.Linear(4 * width * 16, features)

@@ -107,9 +107,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, cond: int, frequencies: int) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.mlp = nn.Sequential(
-            nn.Linear(frequencies, cond), nn.SiLU(), nn.Linear(cond, cond)
-        )
+        self.mlp = nn.Sequential(nn.Linear(frequencies, cond), nn.SiLU(), nn.Linear(cond, cond))
 
     def forward(self, sbar: Tensor) -> Tensor:
         half = self.frequencies // 2
@@ -148,8 +146,8 @@ class Block(nn.Module):
         if c is None:
             x = x + self._drop(self.attention(self.norm1(x), cos, sin))
             return x + self._drop(self.mlp(self.norm2(x)))
-        shift1, scale1, gate1, shift2, scale2, gate2 = (
-            self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c)[:, None].chunk(
+            6, dim=-1
         )
         y = self.attention(self.norm1(x) * (1 + scale1) + shift1, cos, sin)
         x = x + gate1 * self._drop(y)

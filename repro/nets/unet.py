@@ -58,8 +58,16 @@ class ResidualBlock(nn.Module):
     (0 outside the decoder). Quantisers that treat the two parts apart read it.
     """
 
-    def __init__(self, c_in: int, c_out: int, embedding: int, *, dropout: float = 0.0,
-                 groups: int = 32, skip_channels: int = 0) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        embedding: int,
+        *,
+        dropout: float = 0.0,
+        groups: int = 32,
+        skip_channels: int = 0,
+    ) -> None:
         super().__init__()
         self.skip_channels = skip_channels
         self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
@@ -145,8 +153,9 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """The lowest resolution between encoder and decoder: block, attention, block."""
 
-    def __init__(self, channels: int, embedding: int, *, dropout: float, groups: int,
-                 attention: bool) -> None:
+    def __init__(
+        self, channels: int, embedding: int, *, dropout: float, groups: int, attention: bool
+    ) -> None:
         super().__init__()
         make = dict(dropout=dropout, groups=groups)
         self.block_1 = ResidualBlock(channels, channels, embedding, **make)
@@ -178,17 +187,30 @@ class UNet(nn.Module):
         serves classifier-free guidance (Ho and Salimans 2022); y=None means it for the whole batch.
     """
 
-    def __init__(self, *, resolution: int = 32, in_channels: int = 3,
-                 out_channels: int | None = None, channels: int = 128,
-                 mult: Sequence[int] = (1, 2, 2, 2), blocks: int = 2,
-                 attention: Sequence[int] = (16,), middle_attention: bool = True,
-                 dropout: float = 0.1, groups: int = 32, patch: int = 1,
-                 num_classes: int | None = None, zero_init: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        resolution: int = 32,
+        in_channels: int = 3,
+        out_channels: int | None = None,
+        channels: int = 128,
+        mult: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (16,),
+        middle_attention: bool = True,
+        dropout: float = 0.1,
+        groups: int = 32,
+        patch: int = 1,
+        num_classes: int | None = None,
+        zero_init: bool = False,
+    ) -> None:
         super().__init__()
         smallest = patch * 2 ** (len(mult) - 1)
         if resolution % smallest:
-            raise ValueError(f"resolution {resolution} is not divisible by {smallest}, "
-                             f"which patch {patch} and {len(mult)} levels need")
+            raise ValueError(
+                f"resolution {resolution} is not divisible by {smallest}, "
+                f"which patch {patch} and {len(mult)} levels need"
+            )
         self.resolution, self.in_channels, self.patch = resolution, in_channels, patch
         self.out_channels = in_channels if out_channels is None else out_channels
         self.num_classes = num_classes
@@ -225,8 +247,9 @@ class UNet(nn.Module):
             c_out, block, attn = channels * m, [], []
             for _ in range(blocks + 1):
                 skip = skips.pop()
-                block.append(ResidualBlock(width + skip, c_out, embedding, skip_channels=skip,
-                                           **make))
+                block.append(
+                    ResidualBlock(width + skip, c_out, embedding, skip_channels=skip, **make)
+                )
                 width = c_out
                 if size in attention:
                     attn.append(AttentionBlock(width, groups=groups))

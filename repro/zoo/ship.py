@@ -43,13 +43,20 @@ LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "safetensors"
 SAMPLES = {"fashion-mnist-unconditional": 5000, "fashion-mnist-conditional": 2000}
 FEWER = 1000
 STEPS = 50
-SOURCES = ("repro/nets", "repro/training.py", "repro/zoo/train.py", "repro/zoo/slices.py",
-           "repro/zoo/__init__.py", "repro/zoo/zoo.yaml")
+SOURCES = (
+    "repro/nets",
+    "repro/training.py",
+    "repro/zoo/train.py",
+    "repro/zoo/slices.py",
+    "repro/zoo/__init__.py",
+    "repro/zoo/zoo.yaml",
+)
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=cards.ROOT, check=True, capture_output=True,
-                          text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=cards.ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _commit() -> str:
@@ -85,22 +92,38 @@ def _train(job: Job, card: cards.Model) -> tuple[dict[str, Tensor], dict[str, An
         curve = job.arrays["curve"]
         blocks = np.array_split(curve, min(200, len(curve)))
         store.write_tensors(tensors, state, {})
-        store.write_json(note, {
-            "commit": commit, "train_hours": round((time.monotonic() - started) / 3600, 4),
-            "resumed": resumed, "curve": [round(float(b.mean()), 6) for b in blocks],
-            "params": job.params.as_dict(), "train": card.train, "seed": job.seed,
-            "data": {n: data.fingerprint(n) for n in card.data},
-            "threads": job.threads, "processor": _processor(), "python": platform.python_version(),
-            "libraries": {n: metadata.version(n) for n in LIBRARIES},
-        })
+        store.write_json(
+            note,
+            {
+                "commit": commit,
+                "train_hours": round((time.monotonic() - started) / 3600, 4),
+                "resumed": resumed,
+                "curve": [round(float(b.mean()), 6) for b in blocks],
+                "params": job.params.as_dict(),
+                "train": card.train,
+                "seed": job.seed,
+                "data": {n: data.fingerprint(n) for n in card.data},
+                "threads": job.threads,
+                "processor": _processor(),
+                "python": platform.python_version(),
+                "libraries": {n: metadata.version(n) for n in LIBRARIES},
+            },
+        )
     record = store.read_json(note)
     if record["params"] != json.loads(json.dumps(job.params.as_dict())):
         raise ReproError(f"{note} was made with other parameters; delete its folder to train anew")
     return store.read_tensors(tensors), record
 
 
-def sample(network: nn.Module, job: Job, count: int, shape: tuple[int, ...], *, labels: bool,
-           batch: int = 100) -> Tensor:
+def sample(
+    network: nn.Module,
+    job: Job,
+    count: int,
+    shape: tuple[int, ...],
+    *,
+    labels: bool,
+    batch: int = 100,
+) -> Tensor:
     """DDIM samples on ``STEPS`` uniform steps, images clipped to [-1, 1]: (count, *shape).
 
     Labels, where there are any, cycle through the ten classes.
@@ -133,7 +156,8 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
     distance = frechet_from_features(extract(fake), extract(real))
     measured = {
         f"Fréchet distance, {features}": round(float(distance), 4),
-        "samples": count, "reference": f"test set, {len(real)} images",
+        "samples": count,
+        "reference": f"test set, {len(real)} images",
         "sampler": f"DDIM, {STEPS} uniform steps, eta 0, clipped",
     }
     if labelled and dataset == "fashion-mnist":
@@ -191,8 +215,16 @@ def main(name: str) -> None:
     card = models[name]
     torch.set_num_threads(card.threads)
     torch.use_deterministic_algorithms(True)
-    job = Job("zoo", name, 0, "small", Params(card.params, f"zoo/{name}"), threads=card.threads,
-              scratch=Path("work/zoo") / name, data_names=card.data)
+    job = Job(
+        "zoo",
+        name,
+        0,
+        "small",
+        Params(card.params, f"zoo/{name}"),
+        threads=card.threads,
+        scratch=Path("work/zoo") / name,
+        data_names=card.data,
+    )
     state, record = _train(job, card)
 
     half = card.params.get("store") == "float16"
@@ -200,16 +232,23 @@ def main(name: str) -> None:
     network = zoo.build(name, card.params)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept.items()})
     network.eval().requires_grad_(False)
-    measure = {"denoiser": _measure_denoiser, "classifier": _measure_classifier,
-               "slice_denoiser": _measure_slices}[card.train.partition(":")[2]]
+    measure = {
+        "denoiser": _measure_denoiser,
+        "classifier": _measure_classifier,
+        "slice_denoiser": _measure_slices,
+    }[card.train.partition(":")[2]]
     job.data_names = ()
     measured, shown = measure(network, job)
     job.log.info("%s: %s", name, measured)
 
     path = cards.shipped_path(card.shipped)
     store.write_tensors(path, kept, {"model": f"zoo/{name}"})
-    record |= {"model": name, "measured": measured, "sha256": store.sha256(path),
-               "parameters": sum(p.numel() for p in network.parameters())}
+    record |= {
+        "model": name,
+        "measured": measured,
+        "sha256": store.sha256(path),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
     store.write_json(path.with_suffix(".json"), record)
     if shown is not None:
         from PIL import Image

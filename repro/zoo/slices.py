@@ -56,15 +56,20 @@ def augment(x: Tensor, generator: Generator) -> Tensor:
     shear, shift = uniform(-0.08, 0.08), torch.stack([uniform(-limit, limit) for _ in "xy"], 1)
     mirror = (torch.rand(b, generator=generator) < 0.5).float() * 2 - 1
     cos, sin = angle.cos(), angle.sin()
-    linear = torch.stack([
-        torch.stack([mirror * cos * scale * aspect, shear - sin * scale], 1),
-        torch.stack([mirror * sin * scale, cos * scale / aspect], 1),
-    ], 1)
-    grid = F.affine_grid(torch.cat([linear, shift[:, :, None]], 2), [b, 1, *x.shape[1:]],
-                         align_corners=False)
+    linear = torch.stack(
+        [
+            torch.stack([mirror * cos * scale * aspect, shear - sin * scale], 1),
+            torch.stack([mirror * sin * scale, cos * scale / aspect], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(
+        torch.cat([linear, shift[:, :, None]], 2), [b, 1, *x.shape[1:]], align_corners=False
+    )
     coarse = torch.randn(b, 2, 5, 5, generator=generator) * (2 / x.shape[-1])
     warp = F.interpolate(coarse, x.shape[1:], mode="bicubic", align_corners=True)
-    y = F.grid_sample(x[:, None], grid + warp.permute(0, 2, 3, 1), mode="bilinear",
-                      align_corners=False)
+    y = F.grid_sample(
+        x[:, None], grid + warp.permute(0, 2, 3, 1), mode="bilinear", align_corners=False
+    )
     gamma = torch.exp(uniform(-0.223, 0.223))[:, None, None, None]
     return uniform(0.9, 1.0)[:, None, None, None] * y.clamp(0, 1) ** gamma

@@ -60,8 +60,16 @@ def _initialised(job: Job) -> nn.Module:
 
 def _options(job: Job) -> dict[str, Any]:
     p = job.params
-    return dict(steps=p.steps, lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema,
-                precision=p.precision, weight_decay=p.weight_decay, betas=(0.9, 0.99))
+    return dict(
+        steps=p.steps,
+        lr=p.lr,
+        warmup=p.warmup,
+        schedule="cosine",
+        ema=p.ema,
+        precision=p.precision,
+        weight_decay=p.weight_decay,
+        betas=(0.9, 0.99),
+    )
 
 
 def denoiser(job: Job) -> dict[str, Tensor]:

@@ -56,9 +56,7 @@ def reference(network, x, sbar=None):
             qkv = y @ w[f"{p}.attn_qkv.weight"].T
             heads_out = []
             for k in range(heads):
-                q, key, v = (
-                    qkv[:, j * d + k * size : j * d + (k + 1) * size] for j in range(3)
-                )
+                q, key, v = (qkv[:, j * d + k * size : j * d + (k + 1) * size] for j in range(3))
                 rotated = []
                 for u in (q, key):
                     z = torch.complex(u[:, :half], u[:, half:])
@@ -110,7 +108,9 @@ def test_true_sizes(config, cond, parameters, tensors):
 def test_macs_match_the_published_table_and_a_count_of_hooks():
     small, medium = macs(SMALL, 1024), macs(MEDIUM, 1024)
     assert [round(small[k] / 1e9, 2) for k in ("linear", "attention", "head")] == [
-        86.97, 19.33, 39.52,
+        86.97,
+        19.33,
+        39.52,
     ]
     assert round(small["total"] / 1e9, 1) == 145.8
     assert round(medium["total"] / 1e9, 1) == 413.5

@@ -32,8 +32,13 @@ def test_published_groups(published):
     for name, value in published.state_dict().items():
         sizes[name.split(".")[0]] += value.numel()
     assert sizes == {
-        "temb": 328_704, "conv_in": 3_584, "down": 10_190_720, "mid": 2_888_704,
-        "up": 22_330_880, "norm_out": 256, "conv_out": 3_459,
+        "temb": 328_704,
+        "conv_in": 3_584,
+        "down": 10_190_720,
+        "mid": 2_888_704,
+        "up": 22_330_880,
+        "norm_out": 256,
+        "conv_out": 3_459,
     }
 
 
@@ -78,9 +83,13 @@ def test_published_cost(published):
         published(torch.empty(1, 3, 32, 32, device="meta"), torch.empty(1, device="meta"))
     mac = Counter()
     for operator, flops in counter.get_flop_counts()["Global"].items():
-        mac["conv" if "conv" in str(operator) else
-            "attention" if "bmm" in str(operator) or "scaled_dot" in str(operator) else
-            "linear"] += flops / 2
+        mac[
+            "conv"
+            if "conv" in str(operator)
+            else "attention"
+            if "bmm" in str(operator) or "scaled_dot" in str(operator)
+            else "linear"
+        ] += flops / 2
     assert mac["conv"] == pytest.approx(6.05107e9, rel=1e-6)
     assert mac["linear"] == pytest.approx(0.00288e9, rel=2e-3)
     assert mac["attention"] == pytest.approx(0.16790e9, rel=1e-4)

@@ -163,8 +163,11 @@ def test_colour_features_are_those_of_torchvision():
     path = data.load("mobilenetv2-imagenet")
     reference.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     reference.classifier = torch.nn.Identity()
-    image = transforms.normalize(transforms.resize((x + 1) / 2, [224, 224], antialias=True),
-                                 [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    image = transforms.normalize(
+        transforms.resize((x + 1) / 2, [224, 224], antialias=True),
+        [0.485, 0.456, 0.406],
+        [0.229, 0.224, 0.225],
+    )
     with torch.no_grad():
         assert torch.allclose(f, reference.eval()(image), atol=1e-4)
 
@@ -230,8 +233,9 @@ def test_training_repeats_itself(tmp_path, name):
     small = {"steps": 2, "warmup": 0, "batch": 4}
 
     def run(seed, folder):
-        job = Job.for_test("zoo", name, seed, {**zoo.params(name), **small},
-                           scratch=tmp_path / folder)
+        job = Job.for_test(
+            "zoo", name, seed, {**zoo.params(name), **small}, scratch=tmp_path / folder
+        )
         return train.denoiser(job)
 
     a, b, c = run(0, "a"), run(0, "b"), run(1, "c")

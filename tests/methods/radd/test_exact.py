@@ -49,7 +49,12 @@ TOLERANCE = {
     **{
         f"law-{name}": 0.006
         for name in (
-            "tau-joint", "tau-two-stage", "order-01", "order-10", "sedd-analytic", "sedd-euler",
+            "tau-joint",
+            "tau-two-stage",
+            "order-01",
+            "order-10",
+            "sedd-analytic",
+            "sedd-euler",
         )
     },
 }

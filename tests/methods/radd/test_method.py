@@ -188,7 +188,12 @@ def test_samples_hold_no_mask_and_keep_the_prompt(c_theta, timed):
             radd.scores(timed), x, absorbing.grid(6), noise=NOISE, mask=N, generator=rng()
         ),
         "euler": radd.sedd(
-            radd.scores(timed), x, absorbing.grid(6), noise=NOISE, mask=N, generator=rng(),
+            radd.scores(timed),
+            x,
+            absorbing.grid(6),
+            noise=NOISE,
+            mask=N,
+            generator=rng(),
             predictor="euler",
         ),
     }
@@ -225,9 +230,7 @@ def test_calls_and_changes_of_each_sequence(network):
     assert max(seen[1:]) < 6  # sub-batches
     assert (out.calls < 60).all() and (out.changes <= D).all()
     assert ((out.calls - out.changes == 1) | (out.calls == out.changes)).all()
-    everything = radd.tau_leaping(
-        counting, x, steps(60), mask=N, generator=rng(), cache=False
-    )
+    everything = radd.tau_leaping(counting, x, steps(60), mask=N, generator=rng(), cache=False)
     assert (everything.calls == 60).all()
     assert torch.equal(everything.x, out.x) and torch.equal(everything.changes, out.changes)
 
@@ -298,6 +301,11 @@ def test_sedd_with_exact_scores_and_radd_have_one_law():
 def test_unknown_predictor_is_refused(timed):
     with pytest.raises(ValueError, match="analytic or euler"):
         radd.sedd(
-            radd.scores(timed), x0(), absorbing.grid(2), noise=NOISE, mask=N, generator=rng(),
+            radd.scores(timed),
+            x0(),
+            absorbing.grid(2),
+            noise=NOISE,
+            mask=N,
+            generator=rng(),
             predictor="tweedie",
         )

@@ -226,8 +226,10 @@ def gpt2_state(d=8, blocks=2, vocab=13, positions=6, seed=0):
         for norm in ("ln_1", "ln_2"):
             state |= {f"h.{i}.{norm}.weight": draw(d), f"h.{i}.{norm}.bias": draw(d)}
         for name, a, b in (
-            ("attn.c_attn", d, 3 * d), ("attn.c_proj", d, d),
-            ("mlp.c_fc", d, 4 * d), ("mlp.c_proj", 4 * d, d),
+            ("attn.c_attn", d, 3 * d),
+            ("attn.c_proj", d, d),
+            ("mlp.c_fc", d, 4 * d),
+            ("mlp.c_proj", 4 * d, d),
         ):
             state |= {f"h.{i}.{name}.weight": draw(a, b), f"h.{i}.{name}.bias": draw(b)}
         state[f"h.{i}.attn.bias"] = torch.ones(1, 1, positions, positions)  # a stored causal mask
