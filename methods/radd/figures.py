@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from repro.report import Results
 
 SCORED = ("radd-dse", "radd-t-dce", "radd-lambda-dce", "radd-ao", "sedd-scale", "sedd-unscale")
-SAMPLED = ("samples-radd", "samples-radd-float32", "samples-sedd")
+SAMPLED = ("samples-radd", "samples-radd-fine", "samples-radd-float32", "samples-sedd")
 
 
 def evaluations(results: Results) -> Figure:
@@ -125,11 +125,13 @@ def quality(results: Results) -> Figure:
         (axes[0], "judge_nll", "nats per character under the judge"),
         (axes[1], "entropy", "unigram entropy (nats)"),
     ):
+        shown = set()
         for arm in SAMPLED:
             if results.has(name, arm):
                 steps, values = results.sweep(name, arm, "steps")
                 style.curve(ax, steps, values, arm, label=results.title(arm))
-        style.ticks(ax, steps)
+                shown |= set(steps.tolist())
+        style.ticks(ax, sorted(shown))
         if results.has(name, "samples-radd-ao"):
             value = results.values(name, "samples-radd-ao", order="random").mean()
             style.reference(ax, value, "RADD, random order")
