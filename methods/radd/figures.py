@@ -87,7 +87,7 @@ def speedup(results: Results) -> Figure:
         label="paper, batch 1 (GPU, not comparable)",
     )
     s = np.geomspace(1 / 32, 4, 100)
-    ax.plot(s, s / -np.expm1(-s), color=style.INK, linewidth=1, label="steps by evaluations")
+    ax.plot(s, -1 / np.expm1(-1 / s), color=style.INK, linewidth=1, label="steps by evaluations")
     style.ticks(ax, per_token[1::2])
     ax.set(xlabel="sampling steps per token", ylabel="time of SEDD by time of RADD")
     style.legend(ax)
@@ -103,14 +103,8 @@ def likelihood(results: Results) -> Figure:
     ):
         for row, arm in enumerate(arms):
             values = results.values("nats", arm, split=split, scorer="lambda-dce")
-            ax.plot(
-                values,
-                np.full(len(values), row),
-                marker=style.marker(arm),
-                linestyle="none",
-                color=style.colour(arm),
-                alpha=0.75,
-            )
+            look = {"marker": style.MARKERS[row], "color": style.PALETTE[row], "alpha": 0.75}
+            ax.plot(values, np.full(len(values), row), linestyle="none", **look)
             ax.plot(values.mean(), row, marker="|", markersize=14, color=style.INK)
         ax.set(title=title, xlabel="nats per character")
     axes[0].set_yticks(range(len(arms)), [results.title(arm) for arm in arms])
@@ -137,7 +131,7 @@ def quality(results: Results) -> Figure:
             style.reference(ax, value, "RADD, random order")
         if results.has(name, "held-out"):
             value = results.values(name, "held-out").mean()
-            ax.axhline(value, color=style.INK, linestyle=":", linewidth=1, label="held-out text")
+            ax.set_title(f"held-out text: {value:.2f}")
         ax.set(xlabel="sampling steps", ylabel=label)
     style.legend(axes[0])
     return figure
