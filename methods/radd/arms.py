@@ -140,11 +140,7 @@ def loss_of(model: Loaded, loss: str, x0: Tensor, u: Tensor, generator: torch.Ge
 
 
 def train(job: Job) -> dict[str, Tensor]:
-    """Train one network with one loss.
-
-    At one seed all losses see the same windows and the same u in the same order, so DSE, t-DCE and
-    lambda-DCE also see almost the same masks.
-    """
+    """Train one network with one loss; every loss gets the same data, budget and draw of t."""
     from repro import training
 
     p = job.params
@@ -175,6 +171,7 @@ def train(job: Job) -> dict[str, Tensor]:
         warmup=p.warmup,
         schedule="cosine",
         precision=p.precision,
+        name=p.loss,
     )
     job.save("curve", fitted.curve)
     return fitted.state_dict
