@@ -46,7 +46,7 @@ def tables(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(base)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(base.rglob("*"))
-        if path.is_file() and "cost" not in path.name
+        if path.is_file() and "cost" not in path.name and not path.name.startswith(".")
     }
 
 
