@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,11 @@ COMPARED = ("floor", "admm-tv", "fbpconvnet", "slice-wise", "mcg", "dds", "unsha
 TRACED = ("slice-wise", "unshared", "slow", "fast", "slice-wise-learned", "fast-learned")
 # More arms than colours: the ones drawn together are told apart here, a learned prior is hollow.
 _ORDER = ("fast", "admm-tv", "slice-wise", "mcg", "dds", "unshared", "floor", "slow", "fbpconvnet")
+
+
+def _heading(title: str) -> str:
+    """A title broken to the width of one narrow picture."""
+    return textwrap.fill(title, 13, break_long_words=False)
 
 
 def _problems(results: Results, arm: str = "floor") -> list[str]:
@@ -98,7 +104,7 @@ def _planes(results: Results, problem: str) -> Figure:
                 ax.set_ylabel(plane, rotation=0, ha="right", va="center", fontsize=7)
             if row == 0:
                 title = results.title(arms[column - 1]) if column else "truth"
-                ax.set_title(title, fontsize=7, loc="center", fontweight="normal", wrap=True)
+                ax.set_title(_heading(title), fontsize=6, loc="center", fontweight="normal")
     return fig
 
 
@@ -145,7 +151,9 @@ def gallery(results: Results) -> Figure:
             _tag(ax, f"{value:.1f}")
         if row == 0:
             for column, text in enumerate(["truth", *map(results.title, arms)]):
-                axes[0, column].set_title(text, fontsize=7, loc="center", fontweight="normal")
+                axes[0, column].set_title(
+                    _heading(text), fontsize=6, loc="center", fontweight="normal"
+                )
     return fig
 
 
