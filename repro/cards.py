@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -160,11 +160,15 @@ Params = dict[str, Any]
 
 
 class Model(_Strict):
-    """A network that the DAG trains once (per seed, if ``per_seed``) and that arms share."""
+    """A network that the DAG trains once (per seed, if ``per_seed``) and that arms share.
+
+    ``models``: those it is trained from, as a student is from its teacher.
+    """
 
     train: Dotted
     title: str = ""
     data: list[str] = []
+    models: list[str] = []
     params: Params = {}
     per_seed: bool = False
     threads: int = Field(1, ge=1)
@@ -342,7 +346,7 @@ class Method:
         return self.scale(scale).seed_list()
 
     def models(self, scale: str) -> list[ModelRef]:
-        """Every model that the arms of a scale need, without repeats."""
+        """Every model that the arms of a scale load, without repeats."""
         return list(
             dict.fromkeys(
                 ref
@@ -354,8 +358,27 @@ class Method:
 
     def arm_models(self, scale: str, arm: str, seed: int) -> list[ModelRef]:
         """The models one run of an arm loads, in the order of its card."""
+        return self._refs(self.arm(scale, arm).models, seed)
+
+    def model_models(self, scale: str, ref: ModelRef, retrain: bool = False) -> list[ModelRef]:
+        """The models that the training of a model loads; none where the model is shipped."""
+        card = self.model(scale, ref.owner, ref.name)
+        return [] if card.shipped and not retrain else self._refs(card.models, ref.seed)
+
+    def in_order(
+        self, scale: str, refs: Iterable[ModelRef], retrain: bool = False
+    ) -> list[ModelRef]:
+        """Models and all that they are trained from, each after those."""
+        found: dict[ModelRef, None] = {}
+        for ref in refs:
+            for earlier in self.in_order(scale, self.model_models(scale, ref, retrain), retrain):
+                found[earlier] = None
+            found[ref] = None
+        return list(found)
+
+    def _refs(self, names: Iterable[str], seed: int) -> list[ModelRef]:
         refs = []
-        for name in self.arm(scale, arm).models:
+        for name in names:
             owner, _, bare = name.rpartition("/")
             card = self.model_card(owner or self.slug, bare)
             refs.append(ModelRef(owner or self.slug, bare, seed if card.per_seed else 0))
@@ -369,7 +392,7 @@ class Method:
         card = self.model_card(owner, name)
         if owner == ZOO:
             return card
-        return card.model_copy(update=_stand_in(self.scale(scale).stand_ins, data=card.data))
+        return _with_stand_ins(card, self.scale(scale).stand_ins)
 
     def arm_params(self, scale: str, arm: str) -> Params:
         """Resolved parameters: the arm's own, then the scale's shared, then the scale's own."""
@@ -402,16 +425,20 @@ class Method:
         card = self.model(scale, ref.owner, ref.name)
         if card.shipped and not retrain:
             return _digest({"shipped": _shipped_hash(card.shipped)})
-        return _digest(
-            {
-                "params": self.model_params(scale, ref.owner, ref.name),
-                "seed": ref.seed,
-                "threads": card.threads,
-                "code": code_version(card.train.split(":")[0]),
-                "function": card.train,
-                "data": [_data_fingerprint(name) for name in card.data],
-            }
-        )
+        content = {
+            "params": self.model_params(scale, ref.owner, ref.name),
+            "seed": ref.seed,
+            "threads": card.threads,
+            "code": code_version(card.train.split(":")[0]),
+            "function": card.train,
+            "data": [_data_fingerprint(name) for name in card.data],
+        }
+        if card.models:
+            content["models"] = [
+                self.model_fingerprint(scale, earlier, retrain)
+                for earlier in self.model_models(scale, ref, retrain)
+            ]
+        return _digest(content)
 
     def run_fingerprint(self, scale: str, arm: str, seed: int, retrain: bool = False) -> str:
         card = self.arm(scale, arm)
@@ -586,10 +613,13 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for a in getattr(annotation, "__args__", ()) for m in _models_in(a)]
 
 
-def _with_stand_ins(arm: Arm, stand_ins: Mapping[str, str | None]) -> Arm:
+_Card = TypeVar("_Card", Model, Arm)
+
+
+def _with_stand_ins(card: _Card, stand_ins: Mapping[str, str | None]) -> _Card:
     if not stand_ins:
-        return arm
-    return arm.model_copy(update=_stand_in(stand_ins, data=arm.data, models=arm.models))
+        return card
+    return card.model_copy(update=_stand_in(stand_ins, data=card.data, models=card.models))
 
 
 def _stand_in(stand_ins: Mapping[str, str | None], **lists: list[str]) -> dict[str, list[str]]:
@@ -597,6 +627,19 @@ def _stand_in(stand_ins: Mapping[str, str | None], **lists: list[str]) -> dict[s
         key: list(dict.fromkeys(new for old in names if (new := stand_ins.get(old, old))))
         for key, names in lists.items()
     }
+
+
+def _circle(models: Mapping[str, Model], start: str) -> list[str]:
+    """A path of `models` from a model back to itself, or nothing."""
+    paths = [[start]]
+    while paths:
+        path = paths.pop()
+        for name in models[path[-1]].models if path[-1] in models else []:
+            if name == start:
+                return [*path, name]
+            if name not in path:
+                paths.append([*path, name])
+    return []
 
 
 def _unique_ids(kind: str, ids: list[str]) -> None:
@@ -637,6 +680,19 @@ def _cross_check(method: Method) -> None:
     for name, model in experiment.models.items():
         for data in model.data:
             known(f"models.{name}.data", data, datasets, "dataset")
+        for earlier in model.models:
+            known(f"models.{name}.models", earlier, models, "model")
+            if (
+                not earlier.startswith(f"{ZOO}/")
+                and experiment.models[earlier].per_seed
+                and not model.per_seed
+            ):
+                fail(
+                    f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
+                )
+    for name in experiment.models:
+        if circle := _circle(experiment.models, name):
+            fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
     for name, arm in experiment.arms.items():
         for data in arm.data:
             known(f"arms.{name}.data", data, datasets, "dataset")

@@ -314,6 +314,11 @@ def model_folder(ref: ModelRef, options: Options) -> Path:
     return options.base / "models" / ref.owner / ref.name / str(ref.seed)
 
 
+def _paths(names: Sequence[str], refs: Sequence[ModelRef], options: Options) -> dict[str, Path]:
+    """Folders by the names that a card uses; none for a model that is loaded, not trained."""
+    return {name: model_folder(ref, options) for name, ref in zip(names, refs, strict=False)}
+
+
 def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
     """Train a model, or take the weights that come with the suite; returns its folder."""
     folder = model_folder(ref, options)
@@ -335,6 +340,9 @@ def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
             scratch=options.base / "scratch" / fingerprint,
             log=log,
             data_names=card.data,
+            model_paths=_paths(
+                card.models, method.model_models(options.scale, ref, options.retrain), options
+            ),
         )
         code = commit(card.train)
         started = time.perf_counter()
@@ -404,10 +412,7 @@ def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> Non
             scratch=options.base / "scratch" / fingerprint,
             log=log,
             data_names=card.data,
-            model_paths={
-                name: model_folder(ref, options)
-                for name, ref in zip(card.models, refs, strict=True)
-            },
+            model_paths=_paths(card.models, refs, options),
             declared=list(method.experiment.measurements),
         )
         arm = function(card.run, card.threads)
@@ -615,13 +620,14 @@ def run_method(
     for arm in chosen:
         for seed in seeds if seeds is not None else method.seeds(options.scale, arm):
             refs.update(dict.fromkeys(method.arm_models(options.scale, arm, seed)))
-    for ref in refs:
+    ordered = method.in_order(options.scale, refs, options.retrain)
+    for ref in ordered:
         card = method.model(options.scale, ref.owner, ref.name)
         if not card.shipped or options.retrain:
             data.update(card.data)
     for name in sorted(data):
         prepare_data(name, options.work)
-    for ref in refs:
+    for ref in ordered:
         run_model(method, ref, options)
     for arm in chosen:
         own = None if seeds is None else [s for s in method.seeds(options.scale, arm) if s in seeds]

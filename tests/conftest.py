@@ -80,11 +80,16 @@ def train(job):
     return {"w": torch.randn(job.params.width, generator=job.rng("init")) * job.params.lr}
 
 
+def distil(job):
+    return {"w": 2 * job.model("net")["w"]}
+
+
 def run(job):
     noise = torch.randn((), generator=job.rng("noise")).item()
     for steps in job.params.steps:
         job.measure("loss", job.params.gain + 0.01 * noise, steps=steps)
-    job.save("w", job.model("net")["w"])
+    (name,) = job.model_paths
+    job.save("w", job.model(name)["w"])
 
 
 def exact(job):

@@ -47,6 +47,29 @@ def test_stand_ins_replace_models_and_data_at_one_scale(toy):
     assert [ref.name for ref in method.arm_models("small", "ours", 0)] == ["net"]
 
 
+def with_student(content, per_seed=True):
+    """A model that is trained from another one, and an arm that loads only that."""
+    content["models"]["student"] = {
+        "train": "methods.toy.arms:distil",
+        "models": ["net"],
+        "per_seed": per_seed,
+    }
+    content["arms"]["ours"]["models"] = ["student"]
+
+
+def test_models_are_trained_after_those_they_are_trained_from(toy):
+    edit(toy, "experiment.yaml", with_student)
+    method = cards.load("toy")
+    student = cards.ModelRef("toy", "student", 1)
+    assert method.model_models("smoke", student) == [cards.ModelRef("toy", "net", 1)]
+    assert method.in_order("smoke", [student]) == [cards.ModelRef("toy", "net", 1), student]
+    before = method.model_fingerprint("smoke", student), method.run_fingerprint("smoke", "ours", 1)
+    edit(toy, "experiment.yaml", lambda c: c["models"]["net"]["params"].update(lr=2e-3))
+    method = cards.load("toy")
+    after = method.model_fingerprint("smoke", student), method.run_fingerprint("smoke", "ours", 1)
+    assert before[0] != after[0] and before[1] != after[1]
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -101,6 +124,21 @@ def test_stand_ins_replace_models_and_data_at_one_scale(toy):
             "scales.smoke.stand_ins: unknown dataset or model `digts`",
         ),
         ("experiment.yaml", lambda c: c["arms"]["exact"].update(models=["net"]), "deterministic"),
+        (
+            "experiment.yaml",
+            lambda c: with_student(c, per_seed=False),
+            "models.student: is trained once from `net`, which is trained per seed",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: (with_student(c), c["models"]["net"].update(models=["student"])),
+            "models.net.models: needs itself: net -> student -> net",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["models"]["net"].update(models=["nte"]),
+            "models.net.models: unknown model `nte`",
+        ),
     ],
 )
 def test_mistakes_are_named(toy, file, change, message):

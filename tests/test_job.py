@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from repro import cards, job, store
 from repro.errors import ReproError
@@ -36,6 +37,25 @@ def test_a_whole_method(options):
     assert record["params"] == {"steps": [4, 8], "gain": 1.0}
     assert {"commit", "versions", "wall_s", "peak_memory_mb", "device", "threads"} <= set(record)
     assert set(store.read_arrays(options.base / "runs/toy/ours/1/arrays.npz")) == {"w"}
+
+
+def test_a_model_is_trained_from_another(options, toy):
+    path = toy / "methods" / "toy" / "experiment.yaml"
+    path.write_text(
+        path.read_text()
+        .replace(
+            "\narms:",
+            '\n  student: {train: "methods.toy.arms:distil", models: [net], per_seed: true}\narms:',
+        )
+        .replace('run", models: [net]', 'run", models: [student]', 1)
+    )
+    cards.load.cache_clear()
+    run_all(options)
+    net, student = (
+        store.read_tensors(options.base / f"models/toy/{name}/1/model.safetensors")["w"]
+        for name in ("net", "student")
+    )
+    assert torch.equal(student, 2 * net)
 
 
 def test_same_seed_same_bits(options, tmp_path):

@@ -133,7 +133,7 @@ def load(method: str, scale: str, work: Path, root: Path | None = None) -> Repor
     path = _verdict_path(work, card.slug)
     judged = read_json(path)
     runs = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
-    models = {(ref.owner, ref.name, ref.seed) for ref in card.models(scale)}
+    models = {(ref.owner, ref.name, ref.seed) for ref in card.in_order(scale, card.models(scale))}
     results = Results.load(
         card.paper,
         card.experiment,

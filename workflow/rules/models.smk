@@ -1,9 +1,15 @@
 """data -> models: train a network, or take the weights that come with the suite."""
 
 
-def model_data(w):
+def model_inputs(w):
     card = card_of_model(w)
-    return [] if is_loaded(card) else [f"{WORK}/data/{name}.json" for name in card.data]
+    if is_loaded(card):
+        return []
+    ref = cards.ModelRef(w.owner, w.model, int(w.seed))
+    earlier = cards.owner(w.owner).model_models(w.scale, ref, RETRAIN)
+    return [f"{WORK}/data/{name}.json" for name in card.data] + [
+        f"{folder(ref, w.scale)}/record.json" for ref in earlier
+    ]
 
 
 def card_of_model(w):
@@ -17,7 +23,7 @@ def model_fingerprint(w):
 
 rule model:
     input:
-        model_data,
+        model_inputs,
     output:
         f"{WORK}/{{scale}}/models/{{owner}}/{{model}}/{{seed}}/model.safetensors",
         f"{WORK}/{{scale}}/models/{{owner}}/{{model}}/{{seed}}/record.json",
