@@ -47,13 +47,7 @@ def calibrate(job: Job) -> dict[str, Tensor]:
     ``.spectrum``, and ``<problem>.<method>`` = (λ, ρ) or (step,), relative to ‖AᵀA‖.
     """
     p = job.params
-    grids = {name: grid_points(grid) for name, grid in p.grids.items()}
-    if len({len(points) for points in grids.values()}) > 1:
-        sizes = ", ".join(f"{name} {len(points)}" for name, points in grids.items())
-        raise ReproError(
-            f"every method must be tuned with the same number of grid points; there are {sizes}"
-            " (experiment.yaml, calibration)"
-        )
+    grids = _grids(job)
     state: dict[str, Tensor] = {}
     priors = {}
     for dataset in dict.fromkeys(split_name(name)[0] for name in p.problems):
@@ -62,21 +56,54 @@ def calibrate(job: Job) -> dict[str, Tensor]:
         for key, value in fitted.items():
             state[f"{dataset}.{key}"] = value
     for problem in job.progress(problems(job, "validation"), "tuning", total=len(p.problems)):
-        prior = priors[problem.dataset]
         for name, points in grids.items():
-            if name == "slow" and problem.name not in p.slow:
-                continue
-            scores = []
-            for point in points:
-                # A strength that diverges is a bad one, not an error.
-                x = _solve(job, problem, prior, name, point, p.levels).nan_to_num()
-                scores.append(plane_metrics(x, problem.truth)["volume"][0])
-                at = dict(problem=problem.name, method=name, point=len(scores) - 1)
-                job.measure("validation_psnr", scores[-1], **at)
-            best = points[max(range(len(points)), key=scores.__getitem__)]
-            state[f"{problem.name}.{name}"] = torch.tensor(best, dtype=torch.float64)
-            job.log.info("%s %s: %s, %.2f dB", problem.name, name, best, max(scores))
+            if name != "slow" or problem.name in p.slow:
+                best = _best_point(job, problem, priors[problem.dataset], name, points)
+                state[f"{problem.name}.{name}"] = best
     return state
+
+
+def calibrate_learned(job: Job) -> dict[str, Tensor]:
+    """The same choice for the methods that take the learned prior: ``<problem>.<method>``.
+
+    ``problems`` are tuned for the method and ``mcg`` names those that are tuned for MCG.
+    """
+    p = job.params
+    grids, prior = _grids(job), _learned_prior(job)
+    state = {}
+    for problem in job.progress(problems(job, "validation"), "tuning", total=len(p.problems)):
+        for name, points in grids.items():
+            if name != "mcg" or problem.name in p.mcg:
+                best = _best_point(job, problem, prior, name, points)
+                state[f"{problem.name}.{name}"] = best
+    return state
+
+
+def _grids(job: Job) -> dict[str, list[tuple[float, ...]]]:
+    grids = {name: grid_points(grid) for name, grid in job.params.grids.items()}
+    if len({len(points) for points in grids.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(points)}" for name, points in grids.items())
+        raise ReproError(
+            f"every method must be tuned with the same number of grid points; there are {sizes}"
+            f" (experiment.yaml, {job.name})"
+        )
+    return grids
+
+
+def _best_point(
+    job: Job, problem: Problem, prior, name: str, points: list[tuple[float, ...]]
+) -> Tensor:
+    """The strengths of the highest PSNR on a validation volume."""
+    scores = []
+    for point in points:
+        # A strength that diverges is a bad one, not an error.
+        x = _solve(job, problem, prior, name, point, job.params.levels).nan_to_num()
+        scores.append(plane_metrics(x, problem.truth)["volume"][0])
+        at = dict(problem=problem.name, method=name, point=len(scores) - 1)
+        job.measure("validation_psnr", scores[-1], **at)
+    best = points[max(range(len(points)), key=scores.__getitem__)]
+    job.log.info("%s %s: %s, %.2f dB", problem.name, name, best, max(scores))
+    return torch.tensor(best, dtype=torch.float64)
 
 
 def grid_points(grid: dict[str, list[float]]) -> list[tuple[float, ...]]:
@@ -229,7 +256,7 @@ def _prior(job: Job, problem: Problem) -> CountedScore:
     """
     name = job.params.prior
     if name == "zoo":
-        return CountedScore(zoo.network(job, "zoo/mni152-score").score)
+        return CountedScore(_learned_prior(job))
     if name == "ncsnpp":
         network = NCSNpp(_network_config(job.model_params(name)), generator=torch.Generator())
         network.load_state_dict(job.model(name))
@@ -245,12 +272,18 @@ def _prior(job: Job, problem: Problem) -> CountedScore:
     return CountedScore(StationaryGaussian.from_state_dict(own, job.device))
 
 
+def _learned_prior(job: Job) -> Callable[[Tensor, Tensor], Tensor]:
+    return zoo.network(job, "zoo/mni152-score").score
+
+
 def _tuned(job: Job, problem: Problem, name: str) -> list[float]:
-    state = job.model("calibration")
+    """Strengths, tuned with the prior that the arm uses; with NCSN++ those of the Gaussian one."""
+    model = "calibration-learned" if job.params.get("prior") == "zoo" else "calibration"
+    state = job.model(model)
     key = f"{problem.name}.{name}"
     if key not in state:
         raise ReproError(
-            f"{job.name}: nothing was tuned for {key}; list the problem under the calibration"
+            f"{job.name}: nothing was tuned for {key}; list the problem under the model {model}"
         )
     return state[key].tolist()
 

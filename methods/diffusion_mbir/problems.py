@@ -1,8 +1,9 @@
 """The reconstruction problems that the arms share: a volume, an operator, noise-free measurements.
 
 A problem's name is ``<dataset>-<task>``. Datasets: ``ellipsoids`` (a new volume for every seed; the
-prior's training volumes are others) and ``mni`` (the slices of the MNI152 template that no prior
-saw). Tasks: ``ct<V>`` sparse-view CT of V views, ``la<D>`` limited angle of D one-degree views,
+prior's training volumes are others), ``mni`` (the slices of the MNI152 template that no prior
+saw) and ``mni-plateaus`` (the same, every fourth held for four positions, hence piecewise constant
+along z). Tasks: ``ct<V>`` sparse-view CT of V views, ``la<D>`` limited angle of D one-degree views,
 ``mri<R>`` uniform random columns of acceleration R with the released 15 % centre (8 % from R = 4).
 """
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 #: Slices of the 3 mm template on which λ and ρ are chosen. The prior saw them; tests use others.
 VALIDATION = range(8, 20)
-DATASETS = ("ellipsoids", "mni")
+DATASETS = ("ellipsoids", "mni", "mni-plateaus")
+PLATEAU = 4
 
 
 @dataclass
@@ -99,16 +101,17 @@ def volume(job: Job, dataset: str, split: str) -> Tensor:
     p = job.params
     if dataset == "ellipsoids":
         return to_stack(ellipsoids(job.numpy_rng("volume", split), p.slices, p.width))
-    if dataset == "mni":
+    if dataset in ("mni", "mni-plateaus"):
         chosen = HELD_OUT if split == "test" else VALIDATION
-        return volume_3mm(job.data("mni152").t1)[list(chosen)][:, None]
-    raise ReproError(f"unknown dataset {dataset!r}; use {' or '.join(DATASETS)}")
+        stack = volume_3mm(job.data("mni152").t1)[list(chosen)][:, None]
+        return stack if dataset == "mni" else stack[::PLATEAU].repeat_interleave(PLATEAU, 0)
+    raise ReproError(f"unknown dataset {dataset!r}; use {', '.join(DATASETS)}")
 
 
 def training_stack(job: Job, dataset: str) -> Tensor:
     """Axial slices that a prior may learn from, (N, 1, H, W)."""
     p = job.params
-    if dataset == "mni":
+    if dataset in ("mni", "mni-plateaus"):
         return training_slices(job.data("mni152").t1)[:, None]
     volumes = [
         to_stack(ellipsoids(job.numpy_rng("volume", "train", k), p.slices, p.width))

@@ -171,7 +171,6 @@ def train(job: Job) -> dict[str, Tensor]:
         warmup=p.warmup,
         schedule="cosine",
         precision=p.precision,
-        name=p.loss,
     )
     job.save("curve", fitted.curve)
     return fitted.state_dict
