@@ -30,6 +30,8 @@ from repro.expression import Reference, at_key
 MINIMUM_SEEDS = 3
 RESAMPLES = 10_000
 VERDICTS = ("reproduced", "contradicted", "inconclusive", "untested")
+ORDER = ("contradicted", "inconclusive", "reproduced", "untested")
+"""The verdict of a claim is the first of these that one of its checks has."""
 TIERS = ("exact", "structural", "reduced", "paper")
 
 
@@ -263,7 +265,7 @@ def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> 
             )
             continue
         found = {result.verdict for result in own}
-        verdict = next(v for v in ("contradicted", "inconclusive", "reproduced") if v in found)
+        verdict = next(v for v in ORDER if v in found)
         tier = max((result.tier for result in own), key=TIERS.index)
         reason = "; ".join(
             f"{result.id}: {result.reason or result.observed}"

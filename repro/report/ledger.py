@@ -14,6 +14,7 @@ from repro.errors import ReproError
 from repro.report import inputs
 from repro.report.inputs import MEANINGS, SYMBOLS, VERDICTS, Report
 from repro.report.tables import CLAIM_COLUMNS, claim_records, to_csv
+from repro.verdict import ORDER
 
 RUN_COLUMNS = ["method", "arm", "seed", "measurement", "at", "value", "unit", "timing"]
 
@@ -134,9 +135,6 @@ def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = 
 
 Ledger = dict[tuple[str, str], list[dict[str, str]]]
 """(method, claim) → the rows of its checks."""
-
-ORDER = ("contradicted", "inconclusive", "reproduced", "untested")
-"""The verdict of a claim is the first of these that one of its checks has."""
 
 
 def read_claims(folder: Path) -> Ledger:

@@ -446,20 +446,19 @@ def measurement_tables(report: Report) -> list[Table]:
         for name, card in report.experiment.measurements.items()
         if name in present and not card.timing
     ]
+    return [
+        *_plain_table(results, names, "measurements", "Measurements"),
+        *_swept_tables(results, names),
+    ]
+
+
+def _plain_table(results: Results, names: list[str], identity: str, title: str) -> list[Table]:
+    """One table of the measurements without coordinates, or none where there are none."""
     plain = {key: value for key, value in _grouped(results, names).items() if key[2] == ""}
-    tables = []
-    if plain:
-        tables.append(
-            _pivot(
-                results,
-                [name for name in names if any(key[0] == name for key in plain)],
-                plain,
-                id="measurements",
-                title="Measurements",
-                caption="",
-            )
-        )
-    return tables + _swept_tables(results, names)
+    shown = [name for name in names if any(key[0] == name for key in plain)]
+    if not plain:
+        return []
+    return [_pivot(results, shown, plain, id=identity, title=title, caption="")]
 
 
 def _swept_tables(results: Results, names: list[str]) -> list[Table]:
@@ -536,19 +535,7 @@ def cost_tables(report: Report) -> list[Table]:
     timing = [name for name, card in report.experiment.measurements.items() if card.timing]
     present = set(results.frame["measurement"])
     names = [name for name in timing if name in present]
-    grouped = _grouped(results, names)
-    plain = {key: value for key, value in grouped.items() if key[2] == ""}
-    if plain:
-        tables.append(
-            _pivot(
-                results,
-                [name for name in names if any(key[0] == name for key in plain)],
-                plain,
-                id="timing",
-                title="Wall-clock measurements",
-                caption="",
-            )
-        )
+    tables += _plain_table(results, names, "timing", "Wall-clock measurements")
     tables += _swept_tables(results, names)
     checks = claims_table(report, timing=True)
     if checks.rows:

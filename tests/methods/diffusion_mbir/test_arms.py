@@ -8,7 +8,13 @@ import torch
 
 from methods.diffusion_mbir import arms, structure
 from methods.diffusion_mbir.priors import IsotropicGaussian
-from methods.diffusion_mbir.problems import operator, problems, split_name
+from methods.diffusion_mbir.problems import (
+    operator,
+    problems,
+    split_name,
+    training_stack,
+    volume,
+)
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
 from repro import cards, zoo
 from repro.errors import ReproError
@@ -55,8 +61,10 @@ def run(function, name, calibration, **extra):
 
 
 def test_every_grid_of_the_card_has_equally_many_points():
-    grids = cards.load("diffusion-mbir").experiment.models["calibration"].params["grids"]
-    assert {len(arms.grid_points(grid)) for grid in grids.values()} == {8}
+    models = cards.load("diffusion-mbir").experiment.models
+    for name in ("calibration", "calibration-learned"):
+        grids = models[name].params["grids"]
+        assert {len(arms.grid_points(grid)) for grid in grids.values()} == {8}
     for scale in ("smoke", "small", "gpu"):
         method = cards.load("diffusion-mbir")
         grids = method.model_params(scale, "diffusion-mbir", "calibration")["grids"]
@@ -220,6 +228,17 @@ def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
         arms.fbpconvnet(of)
 
 
+LEARNED_GRIDS = {"fast": {"lam": [5e-3, 2e-2], "rho": [0.1]}, "mcg": {"step": [0.2, 0.4]}}
+
+
+def max_point(tuner, problem, method):
+    """The first coordinate of the point with the highest PSNR that the tuner measured."""
+    scores = [measured(tuner, "validation_psnr", problem=problem, method=method, point=i)
+              for i in (0, 1)]  # fmt: skip
+    (first, *_) = LEARNED_GRIDS[method].values()
+    return first[int(scores[1] > scores[0])]
+
+
 @pytest.mark.parametrize(
     ("function", "name"),
     [(arms.sample, "fast-learned"), (arms.mcg, "mcg-learned"), (arms.sample, "foreign-learned")],
@@ -227,18 +246,33 @@ def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
 def test_learned_arms_run_the_network_of_the_zoo(function, name, calibration):
     """The code path with an untrained network: its score is finite, counted and differentiable."""
     network = zoo.build("mni152-score").state_dict()
-    tuned = calibration[1] | {
-        "mni-ct8.fast": torch.tensor([5e-3, 0.1]), "mni-ct8.mcg": torch.tensor([0.4]),
-    }  # fmt: skip
     problem = "ellipsoids-ct8" if name.startswith("foreign") else "mni-ct8"
+    sizes = SIZES | SIGMAS | {"width": 64, "levels": 2, "problems": [problem]}
+    learned = {"zoo/mni152-score": network}
+    tuner = job(
+        "calibration-learned", sizes | {"mcg": [problem], "grids": LEARNED_GRIDS}, learned,
+        measurements=["validation_psnr"],
+    )  # fmt: skip
+    tuned = arms.calibrate_learned(tuner)
+    assert {key: value.tolist() for key, value in tuned.items()} == {
+        f"{problem}.fast": [max_point(tuner, problem, "fast"), 0.1],
+        f"{problem}.mcg": [max_point(tuner, problem, "mcg")],
+    }
     card = cards.load("diffusion-mbir").experiment.arms[name].params
-    params = card | SIZES | SIGMAS | {"width": 64, "levels": 2, "problems": [problem]}
-    of = Job.for_test(
-        "diffusion-mbir", name, 0, params, {"calibration": tuned, "zoo/mni152-score": network}
-    )
+    of = job(name, card | sizes, {"calibration-learned": tuned, **learned})
     function(of)
     assert measured(of, "nfe", problem=problem) == 4
     assert np.isfinite(of.arrays[f"{problem}_axial"]).all()
+
+
+def test_plateaus_are_constant_along_z_and_share_the_prior_of_the_brain():
+    of = job("x", SIZES | {"problems": ["mni-plateaus-ct8"]})
+    brain, plateaus = (volume(of, name, "test") for name in ("mni", "mni-plateaus"))
+    assert plateaus.shape == brain.shape == (12, 1, 64, 64)
+    assert torch.equal(plateaus[::4], brain[::4])
+    assert all(torch.equal(plateaus[i], plateaus[i - i % 4]) for i in range(12))
+    a, b = (training_stack(of, name) for name in ("mni", "mni-plateaus"))
+    assert torch.equal(a, b)
 
 
 def test_problem_names():
