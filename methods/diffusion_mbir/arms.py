@@ -212,8 +212,8 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
 
 def _fbpconvnet(width: int, channels: int) -> UNet:
     return UNet(
-        resolution=width, in_channels=1, channels=channels, mult=(1, 2, 2), blocks=1,
-        attention=(), middle_attention=False, dropout=0.0, groups=8, patch=4, zero_init=True,
+        resolution=width, in_channels=1, channels=channels, mult=(1, 2, 4), blocks=1,
+        attention=(), middle_attention=False, dropout=0.0, groups=8, patch=2, zero_init=True,
     )  # fmt: skip
 
 
