@@ -199,14 +199,14 @@ def radd_cache(clock: str) -> list[Row]:
 def quantised_forward(clock: str) -> list[Row]:
     """A network with 8-bit weights and activations (simulated) over the plain one."""
     from methods.ptq4dm import method as ptq4dm
-    from repro import quant
+    from repro.quant.layers import calibrate, quantise
 
     network = seeded(
         lambda: UNet(resolution=32, in_channels=1, channels=32, mult=(1, 2, 2), blocks=1)
     )
     x, t = randn(16, 1, 32, 32), torch.arange(16) * 60
     with torch.inference_mode():
-        quantised = quant.calibrate(quant.quantise(network, ptq4dm.recipe(8, (8,))), [(x, t)])
+        quantised = calibrate(quantise(network, ptq4dm.recipe(8, (8,))), [(x, t)])
 
     @torch.inference_mode()
     def plain():

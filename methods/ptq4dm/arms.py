@@ -1,20 +1,14 @@
 """The arms of the experiment: glue between its card and `method`, `exact`, `networks`.
 
-All arms of a seed share one protocol: the full-precision network, a DDIM grid, the noises that are
-sampled from, the noises that calibration chains start from. Arms then differ in one choice. What is
-measured against full precision, from identical noise:
-
-    eps_mse          E |ε_q(x_t, t) - ε(x_t, t)|² over the states of the full-precision trajectory
-    trajectory_mse   E |x_0^q - x_0|² of final samples (primary: errors add up over the steps)
-    frechet          distance of classifier features to held-out real images
+All arms of a seed share one protocol: what :class:`repro.quant.study.Study` holds, and the noises
+that calibration chains start from. Arms then differ in one choice.
 """
 
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,98 +17,25 @@ from torch import Tensor, nn
 from methods.ptq4dm import exact as identities
 from methods.ptq4dm import method as ptq
 from methods.ptq4dm.networks import CONFIGS, count, unet
-from repro import zoo
 from repro.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m
-from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
+from repro.diffusion.schedules import timesteps_quad
 from repro.errors import ReproError
-from repro.metrics import bops, frechet_from_features, interleaved
-from repro.quant import (
-    SCORES,
-    CalibrationSet,
-    Trajectory,
-    calibrate,
-    quantise,
-    record,
-    uniform_grid,
-    use,
-)
-from repro.zoo.train import images, scaled
+from repro.metrics import bops, interleaved
+from repro.quant.calibration import CalibrationSet, uniform_grid
+from repro.quant.layers import calibrate, quantise, use
+from repro.quant.scores import SCORES
+from repro.quant.study import PICTURES, Study, T, widths
 
 if TYPE_CHECKING:
     from repro.job import Job
 
-T = 1000
-PICTURES = 10
 
-
-def widths(name: str) -> tuple[int, int]:
-    """(weight bits, activation bits) of "W8A6"; raises ReproError on another form."""
-    found = re.fullmatch(r"W(\d+)A(\d+)", name)
-    if not found:
-        raise ReproError(f"`{name}` is no pair of widths; write it like W8A8")
-    return int(found[1]), int(found[2])
-
-
-class Protocol:
-    """What the arms of one seed share. Parameters: those that every sampling arm declares."""
+class Protocol(Study):
+    """The study with PTQ4DM's calibration sets and quantised networks."""
 
     def __init__(self, job: Job):
-        self.job, self.p = job, job.params
-        self.network = zoo.network(job, self.p.network)
-        self.alphas_cumprod = alphas_cumprod(linear_betas(T))
-        self.timesteps = timesteps_quad(T, self.p.steps)
-        self.shape = (self.network.in_channels, *[self.network.resolution] * 2)
+        super().__init__(job)
         self._kept: dict[tuple, nn.Module] = {}
-
-    def noise(self, n: int, stream: str) -> Tensor:
-        """Standard normal (n, C, H, W) of a named stream of the seed."""
-        return torch.randn(n, *self.shape, generator=self.job.rng(stream)).to(self.job.device)
-
-    def pictures(self, n: int, split: str, stream: str) -> Tensor:
-        """n distinct real images (n, C, H, W) in [-1, 1], drawn from a split by a named stream."""
-        data = images(getattr(self.job.data(self.p.dataset), split), self.p.dataset)
-        chosen = torch.randperm(len(data), generator=self.job.rng(stream))[:n]
-        return scaled(data[chosen], self.p.dataset).to(self.job.device)
-
-    def sample(self, eps_model: Callable, x_T: Tensor, callback: Callable | None = None) -> Tensor:
-        """DDIM (η = 0) from x_T, in batches; the callback sees step, t, x, ε of every batch."""
-        parts = [
-            ddim(eps_model, part, self.timesteps, self.alphas_cumprod,
-                 clip=self.p.clip, callback=callback)
-            for part in x_T.split(self.p.batch)
-        ]  # fmt: skip
-        return torch.cat(parts)
-
-    @cached_property
-    def x_T(self) -> Tensor:
-        return self.noise(self.p.samples, "evaluation")
-
-    def trajectory(self, eps_model: Callable, x_T: Tensor) -> Trajectory:
-        """What the sampler fed to a network, and got, from x_T."""
-        runs = [
-            record(eps_model, lambda model, part=part: self.sample(model, part))
-            for part in x_T.split(self.p.batch)
-        ]
-        return Trajectory(
-            torch.cat([run.x for run in runs], 1),
-            torch.cat([run.eps for run in runs], 1),
-            runs[0].t,
-            torch.cat([run.final for run in runs]),
-        )
-
-    @cached_property
-    def reference(self) -> Trajectory:
-        """The full-precision trajectory of the first batch of evaluation noises."""
-        return self.trajectory(self.network, self.x_T[: self.p.batch])
-
-    @cached_property
-    def final(self) -> Tensor:
-        """The full-precision samples of all evaluation noises."""
-        return self._completed(self.network, self.reference)
-
-    def _completed(self, eps_model: Callable, run: Trajectory) -> Tensor:
-        rest = self.x_T[self.p.batch :]
-        return torch.cat([run.final, self.sample(eps_model, rest)]) if len(rest) else run.final
 
     # Calibration sets
 
@@ -205,44 +126,6 @@ class Protocol:
             )
             self._kept[key] = quantise(self.network, recipe)
         return self._kept[key]
-
-    # Measurements
-
-    @torch.no_grad()
-    def evaluate(self, network: nn.Module, name: str, **at: object) -> Tensor:
-        """Measure a quantised network against full precision; returns its final samples."""
-        job, run = self.job, self.reference
-        some = min(self.p.eps_samples, run.x.shape[1])
-        squared = [
-            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
-            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
-        ]
-        job.measure("eps_mse", torch.stack(squared).mean(), **at)
-        quantised = self.trajectory(network, self.x_T[: self.p.batch])
-        final = self._completed(network, quantised)
-        job.measure("trajectory_mse", (final - self.final).square().mean(), **at)
-        states, twins = (torch.cat([r.x, r.final[None]]) for r in (quantised, run))
-        job.save(f"curve-{name}", (states - twins).square().flatten(1).mean(1))
-        job.save(f"pictures-{name}", self.as_uint8(final[:PICTURES]))
-        self.measure_frechet(final, **at)
-        return final
-
-    @cached_property
-    def features(self) -> Callable[[Tensor], Tensor]:
-        return zoo.features(self.job, self.p.classifier)
-
-    @cached_property
-    def real_features(self) -> Tensor:
-        return self.features(self.pictures(self.p.real, "test", "real"))
-
-    def measure_frechet(self, samples: Tensor, **at: object) -> None:
-        """Fréchet distance to real test images, where the scale has a classifier."""
-        if self.p.classifier:
-            fake = self.features(samples.clamp(-1, 1))
-            self.job.measure("frechet", frechet_from_features(fake, self.real_features), **at)
-
-    def as_uint8(self, x: Tensor) -> Tensor:
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def shuffled(chosen: CalibrationSet, generator: torch.Generator) -> CalibrationSet:

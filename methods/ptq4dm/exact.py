@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from methods.ptq4dm import method as ptq
-from repro.quant import COSINE, L24, grid_from_range, record
+from repro.quant.affine import grid_from_range
+from repro.quant.calibration import record
+from repro.quant.scores import COSINE, L24
 
 X = torch.tensor([-1, -0.6, -0.25, -0.1, 0, 0.05, 0.3, 0.7, 1.5])
 WEIGHT = torch.tensor([[-1, 0.5, 0.25, 0.75], [0.1, 0.2, -0.3, 0.05]])

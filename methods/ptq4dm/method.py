@@ -35,8 +35,11 @@ from torch import Tensor, nn
 
 from repro.diffusion.samplers import ddim
 from repro.errors import ReproError
-from repro.quant import L24, CalibrationSet, Grid, Recipe, Score, best_candidate, grid_from_range
-from repro.quant.ranges import per_channel, rows
+from repro.quant.affine import Grid, grid_from_range
+from repro.quant.calibration import CalibrationSet
+from repro.quant.layers import Recipe
+from repro.quant.ranges import best_candidate, per_channel, rows
+from repro.quant.scores import L24, Score
 
 CANDIDATES = 100
 SMOOTHING = 0.1

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.quant import Grid, code_span, grid_from_range, minmax_grid, nearest, shrink_grid
+from repro.quant.affine import Grid, code_span, grid_from_range, nearest
+from repro.quant.ranges import minmax_grid, shrink_grid
 from repro.quant.rounding import hard_rounding, initial_alpha, rectified_sigmoid, soft_rounding
 
 X = torch.tensor([-1, -0.6, -0.25, -0.1, 0, 0.05, 0.3, 0.7, 1.5])

@@ -8,21 +8,18 @@ from torch import nn
 
 from repro.errors import ReproError
 from repro.nets.unet import UNet
-from repro.quant import (
-    CalibrationSet,
+from repro.quant.calibration import CalibrationSet, record, uniform_grid
+from repro.quant.layers import (
     QuantisedLayer,
     Recipe,
-    RunningRange,
     activation_quantisers,
     calibrate,
-    minmax_grid,
     quantise,
     quantised_layers,
-    record,
     shortcut_splits,
-    uniform_grid,
     use,
 )
+from repro.quant.ranges import RunningRange, minmax_grid
 
 weights = partial(minmax_grid, channel_wise=True)
 

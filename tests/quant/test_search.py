@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from repro.errors import ReproError
-from repro.quant import COSINE, KL, L1, L24, Grid, RunningRange, best_candidate, grid_from_range
-from repro.quant.ranges import histogram
+from repro.quant.affine import Grid, grid_from_range
+from repro.quant.ranges import RunningRange, best_candidate, histogram
+from repro.quant.scores import COSINE, KL, L1, L24
 
 
 def candidates(x, bits=8):

@@ -11,7 +11,9 @@ from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
 from repro.errors import ReproError
 from repro.nets.unet import UNet
-from repro.quant import COSINE, L24, grid_from_range, quantise, quantised_layers
+from repro.quant.affine import grid_from_range
+from repro.quant.layers import quantise, quantised_layers
+from repro.quant.scores import COSINE, L24
 
 X = torch.tensor([-1, -0.6, -0.25, -0.1, 0, 0.05, 0.3, 0.7, 1.5])
 PHI = NormalDist().cdf

@@ -1,0 +1,149 @@
+"""How a quantised ε-network is compared with the full-precision one it came from.
+
+All arms of a seed share the full-precision network, a DDIM grid, and the noises that are sampled
+from. What is measured against full precision, from identical noise:
+
+    eps_mse          E |ε_q(x_t, t) - ε(x_t, t)|² over the states of the full-precision trajectory
+    trajectory_mse   E |x_0^q - x_0|² of final samples (primary: errors add up over the steps)
+    frechet          distance of classifier features to held-out real images
+
+Source: the metrics m1 to m3 that the methods of post-training quantisation share (Q-Diffusion,
+PTQ4DM, QuEST, low-bit floating point).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from repro import zoo
+from repro.diffusion.samplers import ddim
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
+from repro.errors import ReproError
+from repro.metrics import frechet_from_features
+from repro.quant.calibration import Trajectory, record
+from repro.zoo.train import images, scaled
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+T = 1000
+PICTURES = 10
+
+
+def widths(name: str) -> tuple[int, int]:
+    """(weight bits, activation bits) of "W8A6"; raises ReproError on another form."""
+    found = re.fullmatch(r"W(\d+)A(\d+)", name)
+    if not found:
+        raise ReproError(f"`{name}` is no pair of widths; write it like W8A8")
+    return int(found[1]), int(found[2])
+
+
+class Study:
+    """What the arms of one seed share.
+
+    job: its card declares `network` (a model of the zoo), `steps` (of the DDIM grid), `clip` (bound
+    of |x̂_0|, or None), `batch`, `samples` (evaluation noises), `eps_samples` (of the first batch,
+    on which ε is compared), `dataset`, `real` (images) and `classifier` (a zoo model, or "" for no
+    Fréchet distance).
+    """
+
+    def __init__(self, job: Job):
+        self.job, self.p = job, job.params
+        self.network = zoo.network(job, self.p.network)
+        self.alphas_cumprod = alphas_cumprod(linear_betas(T))
+        self.timesteps = timesteps_quad(T, self.p.steps)
+        self.shape = (self.network.in_channels, *[self.network.resolution] * 2)
+
+    def noise(self, n: int, stream: str) -> Tensor:
+        """Standard normal (n, C, H, W) of a named stream of the seed."""
+        return torch.randn(n, *self.shape, generator=self.job.rng(stream)).to(self.job.device)
+
+    def pictures(self, n: int, split: str, stream: str) -> Tensor:
+        """n distinct real images (n, C, H, W) in [-1, 1], drawn from a split by a named stream."""
+        data = images(getattr(self.job.data(self.p.dataset), split), self.p.dataset)
+        chosen = torch.randperm(len(data), generator=self.job.rng(stream))[:n]
+        return scaled(data[chosen], self.p.dataset).to(self.job.device)
+
+    def sample(self, eps_model: Callable, x_T: Tensor, callback: Callable | None = None) -> Tensor:
+        """DDIM (η = 0) from x_T, in batches; the callback sees step, t, x, ε of every batch."""
+        parts = [
+            ddim(eps_model, part, self.timesteps, self.alphas_cumprod,
+                 clip=self.p.clip, callback=callback)
+            for part in x_T.split(self.p.batch)
+        ]  # fmt: skip
+        return torch.cat(parts)
+
+    @cached_property
+    def x_T(self) -> Tensor:
+        return self.noise(self.p.samples, "evaluation")
+
+    def trajectory(self, eps_model: Callable, x_T: Tensor) -> Trajectory:
+        """What the sampler fed to a network, and got, from x_T."""
+        runs = [
+            record(eps_model, lambda model, part=part: self.sample(model, part))
+            for part in x_T.split(self.p.batch)
+        ]
+        return Trajectory(
+            torch.cat([run.x for run in runs], 1),
+            torch.cat([run.eps for run in runs], 1),
+            runs[0].t,
+            torch.cat([run.final for run in runs]),
+        )
+
+    @cached_property
+    def reference(self) -> Trajectory:
+        """The full-precision trajectory of the first batch of evaluation noises."""
+        return self.trajectory(self.network, self.x_T[: self.p.batch])
+
+    @cached_property
+    def final(self) -> Tensor:
+        """The full-precision samples of all evaluation noises."""
+        return self._completed(self.network, self.reference)
+
+    def _completed(self, eps_model: Callable, run: Trajectory) -> Tensor:
+        rest = self.x_T[self.p.batch :]
+        return torch.cat([run.final, self.sample(eps_model, rest)]) if len(rest) else run.final
+
+    # Measurements
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, name: str, **at: object) -> Tensor:
+        """Measure a quantised network against full precision; returns its final samples."""
+        job, run = self.job, self.reference
+        some = min(self.p.eps_samples, run.x.shape[1])
+        squared = [
+            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
+            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
+        ]
+        job.measure("eps_mse", torch.stack(squared).mean(), **at)
+        quantised = self.trajectory(network, self.x_T[: self.p.batch])
+        final = self._completed(network, quantised)
+        job.measure("trajectory_mse", (final - self.final).square().mean(), **at)
+        states, twins = (torch.cat([r.x, r.final[None]]) for r in (quantised, run))
+        job.save(f"curve-{name}", (states - twins).square().flatten(1).mean(1))
+        job.save(f"pictures-{name}", self.as_uint8(final[:PICTURES]))
+        self.measure_frechet(final, **at)
+        return final
+
+    @cached_property
+    def features(self) -> Callable[[Tensor], Tensor]:
+        return zoo.features(self.job, self.p.classifier)
+
+    @cached_property
+    def real_features(self) -> Tensor:
+        return self.features(self.pictures(self.p.real, "test", "real"))
+
+    def measure_frechet(self, samples: Tensor, **at: object) -> None:
+        """Fréchet distance to real test images, where the scale has a classifier."""
+        if self.p.classifier:
+            fake = self.features(samples.clamp(-1, 1))
+            self.job.measure("frechet", frechet_from_features(fake, self.real_features), **at)
+
+    def as_uint8(self, x: Tensor) -> Tensor:
+        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
