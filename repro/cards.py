@@ -358,12 +358,14 @@ class Method:
 
     def arm_models(self, scale: str, arm: str, seed: int) -> list[ModelRef]:
         """The models one run of an arm loads, in the order of its card."""
-        return self._refs(self.arm(scale, arm).models, seed)
+        return self._refs(self.arm(scale, arm).models, seed, self.slug)
 
     def model_models(self, scale: str, ref: ModelRef, retrain: bool = False) -> list[ModelRef]:
         """The models that the training of a model loads; none where the model is shipped."""
         card = self.model(scale, ref.owner, ref.name)
-        return [] if card.shipped and not retrain else self._refs(card.models, ref.seed)
+        if card.shipped and not retrain:
+            return []
+        return self._refs(card.models, ref.seed, ref.owner)
 
     def in_order(
         self, scale: str, refs: Iterable[ModelRef], retrain: bool = False
@@ -376,23 +378,29 @@ class Method:
             found[ref] = None
         return list(found)
 
-    def _refs(self, names: Iterable[str], seed: int) -> list[ModelRef]:
+    def _refs(self, names: Iterable[str], seed: int, home: str) -> list[ModelRef]:
         refs = []
         for name in names:
             owner, _, bare = name.rpartition("/")
-            card = self.model_card(owner or self.slug, bare)
-            refs.append(ModelRef(owner or self.slug, bare, seed if card.per_seed else 0))
+            card = self.model_card(owner or home, bare)
+            refs.append(ModelRef(owner or home, bare, seed if card.per_seed else 0))
         return refs
 
     def model_card(self, owner: str, name: str) -> Model:
-        return (self.zoo.models if owner == ZOO else self.experiment.models)[name]
+        """The card of a model of this method, of the zoo, or of another method."""
+        if owner == ZOO:
+            return self.zoo.models[name]
+        return self._owner(owner).experiment.models[name]
+
+    def _owner(self, owner: str) -> Method:
+        return self if owner == self.slug else load(owner, self.folder.parent.parent)
 
     def model(self, scale: str, owner: str, name: str) -> Model:
         """The card of a model as a scale uses it, with the scale's stand-ins for its data."""
         card = self.model_card(owner, name)
         if owner == ZOO:
             return card
-        return _with_stand_ins(card, self.scale(scale).stand_ins)
+        return _with_stand_ins(card, self._owner(owner).scale(scale).stand_ins)
 
     def arm_params(self, scale: str, arm: str) -> Params:
         """Resolved parameters: the arm's own, then the scale's shared, then the scale's own."""
@@ -404,7 +412,7 @@ class Method:
         if owner == ZOO:
             preset = self.zoo.scales.get(scale, Scale())
         else:
-            preset = self.scale(scale)
+            preset = self._owner(owner).scale(scale)
         own = self.model_card(owner, name).params
         where = f"{owner}/{name}"
         return _resolve(own, preset.params, preset.models.get(name, {}), where, scale)
@@ -629,6 +637,28 @@ def _stand_in(stand_ins: Mapping[str, str | None], **lists: list[str]) -> dict[s
     }
 
 
+def _models_in_reach(method: Method) -> dict[str, Model]:
+    """Every model that a card may name: its own, `zoo/<model>`, and `<method>/<model>`."""
+    models = dict(method.experiment.models)
+    models |= {f"{ZOO}/{name}": model for name, model in method.zoo.models.items()}
+    wanted = [
+        m for card in (*models.values(), *method.experiment.arms.values()) for m in card.models
+    ]
+    while wanted:
+        name = wanted.pop()
+        owner, _, bare = name.rpartition("/")
+        path = method.folder.parent / owner.replace("-", "_") / "experiment.yaml"
+        if name in models or not owner or not path.is_file():
+            continue
+        # Not load(): two methods may use each other's models.
+        for other, model in read(path, Experiment).models.items():
+            own = [m if "/" in m else f"{owner}/{m}" for m in model.models]
+            own = [m.removeprefix(f"{method.slug}/") for m in own]
+            models[f"{owner}/{other}"] = model.model_copy(update={"models": own})
+            wanted += own
+    return models
+
+
 def _circle(models: Mapping[str, Model], start: str) -> list[str]:
     """A path of `models` from a model back to itself, or nothing."""
     paths = [[start]]
@@ -676,31 +706,25 @@ def _cross_check(method: Method) -> None:
     if experiment.paper != paper.slug:
         fail("paper", f"expected `{paper.slug}` (paper.yaml), found `{experiment.paper}`")
     datasets = _datasets()
-    models = [*experiment.models, *(f"{ZOO}/{name}" for name in method.zoo.models)]
+    models = _models_in_reach(method)
     for name, model in experiment.models.items():
         for data in model.data:
             known(f"models.{name}.data", data, datasets, "dataset")
         for earlier in model.models:
             known(f"models.{name}.models", earlier, models, "model")
-            if (
-                not earlier.startswith(f"{ZOO}/")
-                and experiment.models[earlier].per_seed
-                and not model.per_seed
-            ):
+            if models[earlier].per_seed and not model.per_seed:
                 fail(
                     f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
                 )
     for name in experiment.models:
-        if circle := _circle(experiment.models, name):
+        if circle := _circle(models, name):
             fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
     for name, arm in experiment.arms.items():
         for data in arm.data:
             known(f"arms.{name}.data", data, datasets, "dataset")
         for model in arm.models:
             known(f"arms.{name}.models", model, models, "model")
-        if arm.deterministic and any(
-            not m.startswith(f"{ZOO}/") and experiment.models[m].per_seed for m in arm.models
-        ):
+        if arm.deterministic and any(models[name].per_seed for name in arm.models):
             fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
     claims = [claim.id for claim in paper.claims]
     check_ids = set()

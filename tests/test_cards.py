@@ -70,6 +70,25 @@ def test_models_are_trained_after_those_they_are_trained_from(toy):
     assert before[0] != after[0] and before[1] != after[1]
 
 
+def test_models_of_another_method(toy):
+    """An arm may load what another method trains: at that method's preset, under its name."""
+    folder = toy / "methods" / "other"
+    folder.mkdir()
+    for file in ("paper.yaml", "experiment.yaml"):
+        text = (toy / "methods" / "toy" / file).read_text().replace("toy", "other")
+        (folder / file).write_text(text.replace("models: [net]", "models: [toy/net]"))
+    cards.load.cache_clear()
+    other, own = cards.load("other"), cards.load("toy")
+    assert other.arm_models("small", "ours", 2) == [cards.ModelRef("toy", "net", 2)]
+    ref = cards.ModelRef("toy", "net", 2)
+    assert other.model_fingerprint("small", ref) == own.model_fingerprint("small", ref)
+    edit(toy, "experiment.yaml", lambda c: c["models"]["net"].update(models=["other/net"]))
+    other = folder / "experiment.yaml"
+    other.write_text(other.read_text().replace("per_seed", "models: [toy/net], per_seed"))
+    with pytest.raises(ReproError, match="needs itself: net -> other/net -> net"):
+        cards.load("toy")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [

@@ -50,7 +50,7 @@ class Report:
         results: measurements of the runs.
         checks: verdicts of the checks, in card order (see `repro.verdict.CheckResult`).
         claims: verdict of each claim by its id (see `repro.verdict.ClaimResult`).
-        zoo_records: records of the shared models that were trained or loaded.
+        zoo_records: records of the models of the zoo and of other methods, trained or loaded.
     """
 
     method: cards.Method
@@ -144,8 +144,9 @@ def load(method: str, scale: str, work: Path, root: Path | None = None) -> Repor
     )
     shared = [
         record
-        for record in read_records(work / "models" / cards.ZOO)
-        if (cards.ZOO, record["folder"].parent.name, record["seed"]) in models
+        for owner in sorted({owner for owner, _, _ in models} - {card.slug})
+        for record in read_records(work / "models" / owner)
+        if (owner, record["folder"].parent.name, record["seed"]) in models
     ]
     try:
         claims = {claim["id"]: claim for claim in judged["claims"]}
