@@ -29,7 +29,14 @@ from repro.nets.ldm import (
     skip_splits,
 )
 from repro.nets.unet import UNet
-from repro.quant import shortcut_splits
+from repro.quant import (
+    Recipe,
+    RunningRange,
+    calibrate,
+    minmax_grid,
+    quantise,
+    shortcut_splits,
+)
 
 PUBLISHED = {  # parameters, weights, Linear, Conv2d, Conv1d
     "bedroom": (274_056_163, 273_872_704, 24, 67, 32),
@@ -370,3 +377,26 @@ def test_impossible_configurations_are_refused():
         LatentUNet(KINDS["context"])(x, t)
     with pytest.raises(ValueError, match="no context"):
         LatentUNet(TINY)(x, t, context)
+
+
+@pytest.mark.parametrize("kind", ["attention", "context"])
+def test_quantised_copies(kind):
+    """With wide grids, a quantised copy that is split and quantises attention changes little."""
+    torch.manual_seed(0)
+    config = KINDS[kind]
+    network = LatentUNet(config).eval()
+    recipe = Recipe(
+        weight_bits=14,
+        activation_bits=(14,),
+        weight_grid=lambda w, bits: minmax_grid(w, bits, channel_wise=True),
+        observer=lambda widths: RunningRange(),
+        splits=skip_splits(network),
+        attention_bits=(14, 14),
+    )
+    context = [] if config.context is None else [torch.randn(2, 5, 12)]
+    inputs = (torch.randn(2, 1, 8, 8), torch.tensor([1, 900]), *context)
+    copy = calibrate(quantise(network, recipe), [inputs])
+    with torch.no_grad():
+        plain, quantised = network(*inputs), copy(*inputs)
+    error = (plain - quantised).norm() / plain.norm()
+    assert 0 < error < 5e-3
