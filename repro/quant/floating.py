@@ -63,7 +63,7 @@ def maxval_of_bias(exponent: int, mantissa: int, bias: float) -> float:
 
 def bias_of_maxval(exponent: int, mantissa: int, maxval: float) -> float:
     """Real exponent bias, b = 2^E - 1 - log2(maxval) + log2(2 - 2^-M)."""
-    return 2**exponent - 1 - math.log2(maxval) + math.log2(2 - 2.0**-mantissa)
+    return 1 - mantissa - math.log2(maxval / dynamic_range(exponent, mantissa))
 
 
 def float_values(exponent: int, mantissa: int, bias: float) -> Tensor:
@@ -124,8 +124,7 @@ class FloatGrid:
     @property
     def bias(self) -> Tensor:
         """Exponent bias b, float64, of the shape of `maxval`."""
-        top = 2**self.exponent - 1 + math.log2(2 - 2.0**-self.mantissa)
-        return top - torch.log2(self.maxval.double())
+        return 1 - self.mantissa - torch.log2(self.maxval.double() / self._range)
 
     @property
     def span(self) -> tuple[Tensor, Tensor]:

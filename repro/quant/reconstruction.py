@@ -319,16 +319,15 @@ def learn_rounding(
     warmup: float = 0.2,
     scale_aware: bool = False,
     faithful: bool = False,
-    autocast: bool = False,
 ) -> Alphas:
     """Learn the rounding directions of all quantised weights of a unit, and set them.
 
     cache: inputs and full-precision outputs of the unit. generator: a CPU generator that draws the
     batches. weight: λ. beta, warmup: see `annealed_beta`; the regulariser is off during the
     warm-up. scale_aware: see `soft_rounding`. faithful: as in the released code the unit runs in
-    training mode (dropout) and the second half of a split weight has no regulariser. autocast: run
-    the unit in bfloat16. Returns the α of every layer, one per weight part; α ≥ 0 means up. Raises
-    ReproError if the unit has no quantised weight.
+    training mode (dropout) and the second half of a split weight has no regulariser. Returns the α
+    of every layer, one per weight part; α ≥ 0 means up. Raises ReproError if the unit has no
+    quantised weight.
 
     Source: Q-Diffusion's released code: Adam, 20,000 iterations.
     """
@@ -369,7 +368,6 @@ def learn_rounding(
         power=2.0,
         extra=regulariser,
         dropout=faithful,
-        autocast=autocast,
     )
     for name, layer in layers.items():
         set_rounding(layer, alphas[name])
@@ -397,7 +395,6 @@ def learn_steps(
     power: float = 2.4,
     widest: int = 8,
     faithful: bool = False,
-    autocast: bool = False,
 ) -> None:
     """Learn the activation steps δ of a calibrated unit, those of attention operands included.
 
@@ -436,7 +433,6 @@ def learn_steps(
         power=power,
         cosine=True,
         dropout=faithful,
-        autocast=autocast,
     )
 
 
@@ -461,13 +457,11 @@ def _optimise(
     extra: Callable[[int], Tensor | float] = lambda k: 0.0,
     cosine: bool = False,
     dropout: bool,
-    autocast: bool,
 ) -> None:
     """Iterations k = 1 .. I of Adam on ‖f̂(X) - Y‖^power + extra(k)."""
     parameter = next(unit.parameters())
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
     total, training = len(cache.output), unit.training
-    kind = parameter.device.type
     unit.train(dropout)
     with _only(unit, learned), torch.random.fork_rng(devices=_devices(parameter)):
         if dropout:
@@ -475,9 +469,7 @@ def _optimise(
         for k in range(1, iterations + 1):
             index = torch.randperm(total, generator=generator)[:batch].to(cache.output.device)
             *inputs, target = _take([*cache.inputs, cache.output], index, parameter.dtype)
-            with torch.autocast(kind, torch.bfloat16, enabled=autocast):
-                output = unit(*inputs)
-            loss = _distance(output.to(parameter.dtype), target, power) + extra(k)
+            loss = _distance(unit(*inputs), target, power) + extra(k)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -214,9 +214,10 @@ def dimension_grid(x: Tensor, bits: int, rule: Rule, dim: int, **options: object
 class Sampled:
     """Observer that keeps a thinned copy of each batch and gives it to a rule.
 
-    `rule`: (x, bits) -> grid; a partial of any rule of this package. `limit`: values kept of each
-    batch, at an even stride, beside its extremes. `dim`: parameters for each index of this
-    dimension, which is not the batch (see `dimension_grid`), else one grid per tensor.
+    `rule`: (x, bits) -> grid; any rule of this package, or a partial of it. `limit`: values kept of
+    each batch, at an even stride, which may miss the extremes: `RunningRange` is the observer for
+    rules by extremes. `dim`: parameters for each index of this dimension, which is not the batch
+    (see `dimension_grid`), else one grid per tensor.
     """
 
     def __init__(self, rule: Rule, limit: int = 1 << 14, dim: int | None = None):
@@ -228,8 +229,7 @@ class Sampled:
         self.ndim = x.ndim
         flat = rows(x if self.dim is None else x.movedim(self.dim, 0), self.dim is not None)
         stride = (flat.numel() // self.limit) | 1  # odd: no resonance with the image's width
-        ends = [flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)]
-        self.kept.append(torch.cat([flat[:, ::stride], *ends], -1))
+        self.kept.append(flat[:, ::stride].clone())
 
     def grid(self, bits: int) -> AnyGrid:
         """Raises ReproError before the first batch."""
