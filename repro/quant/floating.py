@@ -143,7 +143,7 @@ class FloatGrid:
     def _power(self, u: Tensor) -> Tensor:
         """2^(p-1), without gradient, for u = x/δ inside the range."""
         integer, mask = _EXPONENT_BITS[u.dtype]
-        binade = (u.detach().contiguous().view(integer) & mask).view(u.dtype)
+        binade = (u.detach().view(integer) & mask).view(u.dtype)
         least, most = 2.0**self.mantissa, 2.0 ** (2**self.exponent - 2 + self.mantissa)
         return binade.clamp_(least, most).mul_(1 / least)
 

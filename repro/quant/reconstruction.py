@@ -44,7 +44,6 @@ from repro.quant.rounding import (
     hard_rounding,
     initial_alpha,
     rectified_sigmoid,
-    soft_rounding,
     undecided,
 )
 
@@ -335,7 +334,7 @@ def learn_rounding(
     if not layers:
         raise ReproError("the unit has no quantised weight to round; leave it out")
     alphas: Alphas = {}
-    penalised: list[Callable[[], Tensor]] = []
+    penalised: list[_Decision] = []
     for name, layer in layers.items():
         alphas[name], roundings = [], []
         parts = layer.layer.weight.detach().split(layer.parts, 1)
@@ -343,9 +342,9 @@ def learn_rounding(
             scale = _relative_step(grid, part) if scale_aware else None
             alpha = initial_alpha(scaled(grid, part), scale)
             alphas[name].append(alpha)
-            roundings.append(soft_rounding(alpha, scale))
+            roundings.append(_Decision(alpha, scale))
             if not (faithful and i):
-                penalised.append(_decision(alpha, scale))
+                penalised.append(roundings[-1])
         layer.roundings, layer.weight_on = roundings, True
         layer.refresh()
     learned = [alpha for parts in alphas.values() for alpha in parts]
@@ -355,7 +354,7 @@ def learn_rounding(
         if k < warmup * iterations:
             return 0.0
         now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
-        return weight * sum(undecided(h(), now) for h in penalised)
+        return weight * sum(undecided(decision.h, now) for decision in penalised)
 
     _optimise(
         unit,
@@ -379,8 +378,15 @@ def _relative_step(grid: Grid | FloatGrid, part: Tensor) -> Tensor:
     return (step / step.max()).expand_as(part)
 
 
-def _decision(alpha: Tensor, scale: Tensor | None) -> Callable[[], Tensor]:
-    return lambda: rectified_sigmoid(alpha if scale is None else alpha / scale)
+class _Decision:
+    """Soft rounding that keeps the h(α) of the last forward pass for the regulariser."""
+
+    def __init__(self, alpha: Tensor, scale: Tensor | None):
+        self.alpha, self.scale = alpha, scale
+
+    def __call__(self, u: Tensor) -> Tensor:
+        self.h = rectified_sigmoid(self.alpha if self.scale is None else self.alpha / self.scale)
+        return torch.floor(u) + self.h
 
 
 @torch.inference_mode(False)
