@@ -21,8 +21,8 @@ Measured on the 2.54 M-parameter U-Net of the zoo (torch 2.14, AVX-512 VNNI, bat
 the other routes were: ONNX Runtime 1.32 computes the pattern in floats, because its int8
 convolution wants a quantised *output* too, and its ConvInteger takes 4.2 times as long as its float
 convolution. torchao 0.18 lowers the same pattern to int8 in PyTorch (PT2E), but only through a
-private function; run as it is, it is as slow as floats, and TorchInductor makes it fast with a C++
-compiler on the target and 100 s of compilation for each batch size, where OpenVINO takes 2 s.
+private function; run as it is, it is as slow as floats, and TorchInductor makes it as fast as
+OpenVINO with a C++ compiler on the target and 100 s of compilation, where OpenVINO takes 2 s.
 
 `export`, `export_float` and `Deployed` need onnx, onnxscript and openvino: the dependency group
 `deploy` of pyproject.toml.
@@ -33,6 +33,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -58,6 +59,14 @@ from repro.quant.layers import (
 )
 
 OPSET = 21
+
+
+PACKAGES = ("onnx", "onnxscript", "openvino")
+
+
+def missing() -> list[str]:
+    """The packages of `PACKAGES` that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def _package(name: str) -> ModuleType:

@@ -2,10 +2,10 @@
 
 Unlike `repro.quant.deploy`, the grids are the library's: groups of 128 weights of 4 bits with a
 zero-point each, products in bfloat16 (`int4`); float8 (e4m3) with one scale per row of the weight
-and one per row of the activation, found at each call, products in float8 (`float8`). torchao has
-neither for convolutions, so they suit transformers, not U-Nets. Needs torchao
-(the dependency group `deploy-gpu` of pyproject.toml) and a GPU of compute capability 8.0 (int4) or
-8.9 (float8).
+and one per row of the activation, found at each call, products in float8 (`float8`). Convolutions
+stay as they are (torchao 0.18 has none in int4, and its float8 ones need compute capability 10.0
+and a further package), so these suit transformers, not U-Nets. Needs torchao (the dependency group
+`deploy-gpu` of pyproject.toml) and a GPU of compute capability 8.0 (int4) or 8.9 (float8).
 """
 
 from __future__ import annotations

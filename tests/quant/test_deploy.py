@@ -15,9 +15,9 @@ from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.quant import deploy, gpu
 
-missing = [n for n in ("onnx", "onnxscript", "openvino") if importlib.util.find_spec(n) is None]
 needs_packages = pytest.mark.skipif(
-    bool(missing), reason=f"not installed: {', '.join(missing)} (the group 'deploy')"
+    bool(deploy.missing()),
+    reason=f"not installed: {', '.join(deploy.missing())} (the group 'deploy')",
 )
 
 symmetric = partial(quant.minmax_grid, symmetric=True, channel_wise=True)
