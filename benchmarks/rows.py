@@ -5,6 +5,7 @@ Each function checks first that both sides compute the same thing, then returns 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -234,6 +235,48 @@ def quantised_forward(clock: str) -> list[Row]:
     ]
 
 
+def deployed_int8(clock: str) -> list[Row]:
+    """The network of the zoo at W8A8 on int8 kernels over the same runtime in floats; no rows
+    without the packages that deployment needs. `python -m benchmarks.deployed` has the whole table.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from benchmarks import deployed
+    from repro.quant import deploy
+
+    if missing := deploy.missing():
+        print(f"not measured, for want of {', '.join(missing)}", file=sys.stderr)
+        return []
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder, plain = Path(name), deployed.network()
+        met = deployed.states(plain, 64, 10)
+        w8a8 = deployed.simulated(plain, met)
+        deployed.write(folder, plain, w8a8, met)
+        floats = deploy.Deployed(folder / "float32.onnx")
+        codes = deploy.Deployed(folder / "int8.onnx")
+        for batch, rounds in ((1, 41), (64, 11)):
+            x, t = met.x[5, :batch], met.t[5].expand(batch).contiguous()
+            with torch.inference_mode():
+                expected = w8a8(x, t)
+            off = (codes(x, t) - expected).norm() / expected.norm()
+            same(off, 0.0, 0.02, "int8 kernels against the simulation, relative")
+            rows.append(
+                compare(
+                    f"U-Net, int8 kernels over float32, OpenVINO, 1 thread, batch {batch}",
+                    lambda x=x, t=t: codes(x, t),
+                    lambda x=x, t=t: floats(x, t),
+                    clock=clock,
+                    goal=0.75,
+                    why="products at a quarter of the bits; norms and activations stay floats",
+                    rounds=rounds,
+                    warmup=3,
+                )
+            )
+    return rows
+
+
 def mbir_iteration(clock: str) -> list[Row]:
     """One noise level of DiffusionMBIR over the two network calls per chunk that it needs."""
     from methods.diffusion_mbir import method as mbir
@@ -284,6 +327,7 @@ ALL: dict[str, Callable[[str], list[Row]]] = {
     "diffusers": diffusers_loop,
     "radd": radd_cache,
     "quant": quantised_forward,
+    "deploy": deployed_int8,
     "mbir": mbir_iteration,
     "frechet": frechet,
 }

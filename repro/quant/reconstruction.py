@@ -1,0 +1,576 @@
+"""Learning roundings and steps one unit of a network after another, against the original network.
+
+A unit is a block (residual, attention) or a layer outside of one. With X its inputs and Y = f(X)
+its outputs in full precision, both recorded over a calibration set,
+
+    weights      min over α  E ‖f̂(X; α) - Y‖² + λ Σ (1 - |2h(α) - 1|^β)     then h = 1[α ≥ 0]
+    activations  min over δ  E ‖f̂(X; δ) - Y‖_2.4^2.4
+
+where ‖.‖ sums over dimension 1 and E averages over samples and all other dimensions. Weights see
+the inputs that the network quantised so far produces, activations those of the original.
+
+Units are visited in the order in which they are registered, not run, as in the released code.
+
+Source: "Q-Diffusion: Quantizing Diffusion Models", Li et al., ICCV 2023 (arXiv 2302.04304), section
+3.2 and released code, after BRECQ (Li et al., ICLR 2021) and AdaRound (Nagel et al., ICML 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+from repro.nets.unet import AttentionBlock, ResidualBlock
+from repro.quant.affine import SMALLEST_STEP, Grid
+from repro.quant.calibration import CalibrationSet
+from repro.quant.floating import FloatGrid, scaled, step_of
+from repro.quant.layers import (
+    ActivationQuantiser,
+    QuantisedLayer,
+    activation_quantisers,
+    quantised_layers,
+    use,
+)
+from repro.quant.rounding import (
+    abs_power,
+    annealed_beta,
+    fixed_rounding,
+    hard_rounding,
+    initial_alpha,
+    rectified_sigmoid,
+    undecided,
+)
+
+BLOCKS = (ResidualBlock, AttentionBlock)
+LAYERS = (QuantisedLayer, nn.Conv2d, nn.Conv1d, nn.Linear)
+
+Alphas = dict[str, list[Tensor]]
+Progress = Callable[["UnitReport", int, int], None]
+"""Called after each unit with its report, the number of units done and the number of units."""
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """Mean of ‖f̂(X) - Y‖^p over the calibration set before and after a unit was learned."""
+
+    name: str
+    before: float
+    after: float
+
+
+# Units and what they see --------------------------------------------------------------------------
+
+
+def units(network: nn.Module, blocks: tuple[type[nn.Module], ...] = BLOCKS) -> dict[str, nn.Module]:
+    """Blocks, and layers outside of them, by name and in registration order; none without weights.
+
+    The network may be quantised or not: both give the same names. `blocks`: module types that are
+    learned as a whole; an empty tuple gives layers only.
+    """
+    found: dict[str, nn.Module] = {}
+
+    def walk(module: nn.Module, prefix: str) -> None:
+        for name, child in module.named_children():
+            path = f"{prefix}{name}"
+            if isinstance(child, blocks + LAYERS):
+                if next(child.parameters(), None) is not None:
+                    found[path] = child
+            else:
+                walk(child, f"{path}.")
+
+    walk(network, "")
+    return found
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a unit got and gave over N samples: `inputs`, its positional arguments, (N, ...) or
+    anything that is not a tensor; `output` (N, ...). What was not recorded is None.
+    """
+
+    inputs: tuple[object, ...] | None
+    output: Tensor | None
+
+
+class _Reached(Exception):
+    """All units of interest have run; the rest of the forward pass is not needed."""
+
+
+def _arguments(calibration: CalibrationSet | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    if isinstance(calibration, CalibrationSet):
+        return calibration.x, calibration.t
+    return tuple(calibration)
+
+
+class _Recorder:
+    """Collects the batches of one tensor in a buffer for all samples."""
+
+    def __init__(self, total: int, dtype: torch.dtype):
+        self.total, self.dtype, self.buffer = total, dtype, None
+
+    def write(self, x: object, start: int) -> None:
+        if not isinstance(x, Tensor):
+            self.buffer = x
+            return
+        if self.buffer is None:
+            dtype = self.dtype if x.is_floating_point() else x.dtype
+            self.buffer = torch.empty(self.total, *x.shape[1:], dtype=dtype, device=x.device)
+        self.buffer[start : start + len(x)].copy_(x)
+
+
+@torch.no_grad()
+def capture(
+    network: nn.Module,
+    names: Sequence[str],
+    calibration: CalibrationSet | Sequence[Tensor],
+    *,
+    record: Literal["inputs", "output", "both"] = "both",
+    batch: int = 64,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Cache]:
+    """Run the calibration set once and keep what the submodules `names` get and give.
+
+    calibration: positional arguments of the network, each (N, ...). The network runs in batches and
+    no further than the last of the submodules. `dtype`: of the kept tensors; bfloat16 halves them
+    at a relative error of 2^-9. Raises ReproError on an empty set and on a submodule that never
+    runs.
+    """
+    arguments = _arguments(calibration)
+    total = len(arguments[0]) if arguments else 0
+    if not total:
+        raise ReproError("the calibration set is empty; reconstruction needs at least one sample")
+    inputs: dict[str, list[_Recorder]] = {}
+    outputs: dict[str, _Recorder] = {}
+    start, seen = 0, set()
+
+    def reached(name: str) -> None:
+        seen.add(name)
+        if len(seen) == len(names):
+            raise _Reached
+
+    def before(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
+            recorders = inputs.setdefault(name, [_Recorder(total, dtype) for _ in args])
+            for recorder, x in zip(recorders, args, strict=True):
+                recorder.write(x, start)
+            if record == "inputs":
+                reached(name)
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+            outputs.setdefault(name, _Recorder(total, dtype)).write(output, start)
+            reached(name)
+
+        return hook
+
+    handles = []
+    for name in names:
+        module = network.get_submodule(name)
+        if record != "output":
+            handles.append(module.register_forward_pre_hook(before(name)))
+        if record != "inputs":
+            handles.append(module.register_forward_hook(after(name)))
+    try:
+        for start in range(0, total, batch):
+            seen.clear()
+            try:
+                network(*(a[start : start + batch] for a in arguments))
+            except _Reached:
+                continue
+            missing = next(name for name in names if name not in seen)
+            raise ReproError(f"{missing} does not run in a forward pass; leave it out of the units")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        name: Cache(
+            tuple(r.buffer for r in inputs[name]) if name in inputs else None,
+            outputs[name].buffer if name in outputs else None,
+        )
+        for name in names
+    }
+
+
+def _captures(
+    network: nn.Module,
+    names: Sequence[str],
+    arguments: tuple[Tensor, ...],
+    record: Literal["output", "both"],
+    batch: int,
+    dtype: torch.dtype,
+    memory: int,
+) -> Iterator[tuple[str, Cache]]:
+    """Capture unit after unit, as many in one pass as `memory` bytes hold; at least one."""
+    probe = capture(network, names, [a[:1] for a in arguments], record=record, dtype=dtype)
+
+    def size(cache: Cache) -> int:
+        kept = [t for t in (*(cache.inputs or ()), cache.output) if isinstance(t, Tensor)]
+        return len(arguments[0]) * sum(t.numel() * t.element_size() for t in kept)
+
+    groups: list[list[str]] = []
+    used = memory
+    for name in names:
+        used += size(probe[name])
+        if used > memory or not groups:
+            groups.append([])
+            used = size(probe[name])
+        groups[-1].append(name)
+    for group in groups:
+        caught = capture(network, group, arguments, record=record, batch=batch, dtype=dtype)
+        for name in group:
+            yield name, caught.pop(name)
+
+
+# One unit -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _only(unit: nn.Module, learned: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients for `learned` and for no parameter of the unit."""
+    wanted = {p: p.requires_grad for p in unit.parameters()}
+    with torch.inference_mode(False), torch.enable_grad():
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        for tensor in learned:
+            tensor.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for tensor in learned:
+                tensor.requires_grad_(False)
+            for parameter, flag in wanted.items():
+                parameter.requires_grad_(flag)
+
+
+def _take(values: Sequence[object], index: Tensor | slice, dtype: torch.dtype) -> list[object]:
+    """Samples `index` of each tensor; the dtype is that of the network for real tensors."""
+    taken = [v[index] if isinstance(v, Tensor) else v for v in values]
+    return [v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in taken]
+
+
+def _distance(output: Tensor, target: Tensor, power: float) -> Tensor:
+    """Mean over all dimensions but 1 of the sum over dimension 1 of |output - target|^power."""
+    error = output - target
+    error = error.square() if power == 2 else abs_power(error, power)
+    return error.sum() * (error.shape[1] / error.numel())
+
+
+@torch.no_grad()
+def unit_error(unit: nn.Module, cache: Cache, *, power: float = 2.0, batch: int = 64) -> float:
+    """Mean of ‖f̂(X) - Y‖^power over a cache of inputs and outputs, with the sums and means of the
+    loss.
+    """
+    dtype = next(unit.parameters()).dtype
+    total = 0.0
+    for start in range(0, len(cache.output), batch):
+        index = slice(start, start + batch)
+        target = _take([cache.output], index, dtype)[0]
+        output = unit(*_take(cache.inputs, index, dtype))
+        total += float(_distance(output, target, power)) * len(target)
+    return total / len(cache.output)
+
+
+def _layers(unit: nn.Module) -> dict[str, QuantisedLayer]:
+    return {name: m for name, m in quantised_layers(unit).items() if m.weight_bits is not None}
+
+
+def set_rounding(
+    layer: QuantisedLayer, alphas: Sequence[Tensor], kind: Literal["hard", "fixed"] = "hard"
+) -> None:
+    """Round the weight parts of a layer as `alphas` say, one of the shape of each part.
+
+    hard: floor or ceiling for good. fixed: the same values, with a gradient for the weights. Raises
+    ReproError where the shapes do not match.
+    """
+    parts = layer.layer.weight.split(layer.parts, 1)
+    if [a.shape for a in alphas] != [p.shape for p in parts]:
+        raise ReproError(
+            f"roundings of shapes {[tuple(a.shape) for a in alphas]} do not fit weights of shapes "
+            f"{[tuple(p.shape) for p in parts]}"
+        )
+    rule = hard_rounding if kind == "hard" else fixed_rounding
+    layer.roundings = [rule(alpha) for alpha in alphas]
+    layer.refresh()
+    if kind == "hard":
+        with torch.inference_mode(False), torch.no_grad():
+            layer._kept = layer._quantised_weight()
+
+
+@torch.inference_mode(False)
+def learn_rounding(
+    unit: nn.Module,
+    cache: Cache,
+    iterations: int,
+    *,
+    generator: torch.Generator,
+    batch: int = 32,
+    lr: float = 1e-3,
+    weight: float = 0.01,
+    beta: tuple[float, float] = (20.0, 2.0),
+    warmup: float = 0.2,
+    scale_aware: bool = False,
+    faithful: bool = False,
+) -> Alphas:
+    """Learn the rounding directions of all quantised weights of a unit, and set them.
+
+    cache: inputs and full-precision outputs of the unit. generator: a CPU generator that draws the
+    batches. weight: λ. beta, warmup: see `annealed_beta`; the regulariser is off during the
+    warm-up. scale_aware: see `soft_rounding`. faithful: as in the released code the unit runs in
+    training mode (dropout) and the second half of a split weight has no regulariser. Returns the α
+    of every layer, one per weight part; α ≥ 0 means up. Raises ReproError if the unit has no
+    quantised weight.
+
+    Source: Q-Diffusion's released code: Adam, 20,000 iterations.
+    """
+    layers = _layers(unit)
+    if not layers:
+        raise ReproError("the unit has no quantised weight to round; leave it out")
+    alphas: Alphas = {}
+    penalised: list[_Decision] = []
+    for name, layer in layers.items():
+        alphas[name], roundings = [], []
+        parts = layer.layer.weight.detach().split(layer.parts, 1)
+        for i, (grid, part) in enumerate(zip(layer.weight_grids, parts, strict=True)):
+            scale = _relative_step(grid, part) if scale_aware else None
+            alpha = initial_alpha(scaled(grid, part), scale)
+            alphas[name].append(alpha)
+            roundings.append(_Decision(alpha, scale))
+            if not (faithful and i):
+                penalised.append(roundings[-1])
+        layer.roundings, layer.weight_on = roundings, True
+        layer.refresh()
+    learned = [alpha for parts in alphas.values() for alpha in parts]
+    optimiser = torch.optim.Adam(learned, lr=lr)
+
+    def regulariser(k: int) -> Tensor | float:
+        if k < warmup * iterations:
+            return 0.0
+        now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
+        return weight * sum(undecided(decision.h, now) for decision in penalised)
+
+    _optimise(
+        unit,
+        cache,
+        learned,
+        optimiser,
+        iterations,
+        generator,
+        batch=batch,
+        power=2.0,
+        extra=regulariser,
+        dropout=faithful,
+    )
+    for name, layer in layers.items():
+        set_rounding(layer, alphas[name])
+    return alphas
+
+
+def _relative_step(grid: Grid | FloatGrid, part: Tensor) -> Tensor:
+    step = step_of(grid, part)
+    return (step / step.max()).expand_as(part)
+
+
+class _Decision:
+    """Soft rounding that keeps the h(α) of the last forward pass for the regulariser."""
+
+    def __init__(self, alpha: Tensor, scale: Tensor | None):
+        self.alpha, self.scale = alpha, scale
+
+    def __call__(self, u: Tensor) -> Tensor:
+        self.h = rectified_sigmoid(self.alpha if self.scale is None else self.alpha / self.scale)
+        return torch.floor(u) + self.h
+
+
+@torch.inference_mode(False)
+def learn_steps(
+    unit: nn.Module,
+    cache: Cache,
+    iterations: int,
+    *,
+    generator: torch.Generator,
+    batch: int = 32,
+    lr: float = 4e-4,
+    power: float = 2.4,
+    widest: int = 8,
+    faithful: bool = False,
+) -> None:
+    """Learn the activation steps δ of a calibrated unit, those of attention operands included.
+
+    Zero-points and weights stay. cache: inputs and outputs of the full-precision unit. Only grids
+    in use, of at most `widest` bits, are learned (Stable Diffusion's 16-bit softmax is not). A
+    floating-point grid learns maxval, at lr (2^(n-1) - 1), which moves the range as fast as a step
+    of lr moves the range of a symmetric integer grid. faithful: dropout is active. The rate falls
+    to 0 along a cosine. Raises ReproError if the unit has no such grid.
+
+    Source: Q-Diffusion's released code: Adam, 5,000 iterations.
+    """
+    learned, groups = [], []
+    for quantiser in _steps(unit, widest):
+        bits = quantiser.bits
+        grid = quantiser.grids[bits]
+        if isinstance(grid, FloatGrid):
+            leaf, rate = grid.maxval.detach().clone(), lr * (2 ** (bits - 1) - 1)
+            grid = FloatGrid(grid.exponent, grid.mantissa, leaf, grid.unsigned)
+        else:
+            leaf, rate = grid.delta.detach().clone(), lr
+            grid = Grid(leaf, grid.zero_point, grid.lo, grid.hi)
+        quantiser.grids[bits] = grid
+        learned.append(leaf)
+        groups.append({"params": [leaf], "lr": rate})
+    if not learned:
+        raise ReproError("the unit has no activation grid to learn; calibrate the network first")
+    optimiser = torch.optim.Adam(groups)
+    _optimise(
+        unit,
+        cache,
+        learned,
+        optimiser,
+        iterations,
+        generator,
+        batch=batch,
+        power=power,
+        cosine=True,
+        dropout=faithful,
+    )
+
+
+def _steps(unit: nn.Module, widest: int) -> list[ActivationQuantiser]:
+    return [
+        q
+        for q in activation_quantisers(unit).values()
+        if q.mode == "quantise" and q.bits in q.grids and q.bits <= widest
+    ]
+
+
+def _optimise(
+    unit: nn.Module,
+    cache: Cache,
+    learned: Sequence[Tensor],
+    optimiser: torch.optim.Optimizer,
+    iterations: int,
+    generator: torch.Generator,
+    *,
+    batch: int,
+    power: float,
+    extra: Callable[[int], Tensor | float] = lambda k: 0.0,
+    cosine: bool = False,
+    dropout: bool,
+) -> None:
+    """Iterations k = 1 .. I of Adam on ‖f̂(X) - Y‖^power + extra(k)."""
+    parameter = next(unit.parameters())
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
+    total, training = len(cache.output), unit.training
+    unit.train(dropout)
+    with _only(unit, learned), torch.random.fork_rng(devices=_devices(parameter)):
+        if dropout:
+            torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        for k in range(1, iterations + 1):
+            index = torch.randperm(total, generator=generator)[:batch].to(cache.output.device)
+            *inputs, target = _take([*cache.inputs, cache.output], index, parameter.dtype)
+            loss = _distance(unit(*inputs), target, power) + extra(k)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            if cosine:
+                schedule.step()
+                with torch.no_grad():
+                    for step in learned:
+                        step.clamp_(min=SMALLEST_STEP)
+    unit.train(training)
+
+
+def _devices(parameter: Tensor) -> list[torch.device]:
+    return [parameter.device] if parameter.is_cuda else []
+
+
+# Whole networks -----------------------------------------------------------------------------------
+
+
+def reconstruct_weights(
+    network: nn.Module,
+    teacher: nn.Module,
+    calibration: CalibrationSet | Sequence[Tensor],
+    iterations: int,
+    *,
+    generator: torch.Generator,
+    asym: bool = True,
+    blocks: tuple[type[nn.Module], ...] = BLOCKS,
+    dtype: torch.dtype = torch.float32,
+    memory: int = 1 << 30,
+    capture_batch: int = 64,
+    progress: Progress | None = None,
+    **options: object,
+) -> Alphas:
+    """Learn the weight roundings of all units of a quantised network; activations are off, and
+    stay off.
+
+    teacher: the network in full precision. calibration: arguments of both, each (N, ...). asym:
+    inputs come from the network quantised so far, else from the teacher. dtype, memory: of the
+    recorded tensors, and the bytes that those of the teacher may take at once. options: see
+    `learn_rounding`. Returns the α of every layer by name. Source: Q-Diffusion, released code.
+    """
+    use(network, activations=False)
+    found = {name: unit for name, unit in units(network, blocks).items() if _layers(unit)}
+    arguments = _arguments(calibration)
+    record = "output" if asym else "both"
+    alphas: Alphas = {}
+    walk = _captures(teacher, list(found), arguments, record, capture_batch, dtype, memory)
+    for done, (name, cache) in enumerate(walk, 1):
+        if asym:
+            own = capture(
+                network, [name], arguments, record="inputs", batch=capture_batch, dtype=dtype
+            )
+            cache = Cache(own[name].inputs, cache.output)
+        before = unit_error(found[name], cache) if progress else 0.0
+        learnt = learn_rounding(found[name], cache, iterations, generator=generator, **options)
+        alphas.update({f"{name}.{leaf}".rstrip("."): alpha for leaf, alpha in learnt.items()})
+        if progress:
+            report = UnitReport(name, before, unit_error(found[name], cache))
+            progress(report, done, len(found))
+    return alphas
+
+
+def reconstruct_activations(
+    network: nn.Module,
+    teacher: nn.Module,
+    calibration: CalibrationSet | Sequence[Tensor],
+    iterations: int,
+    *,
+    generator: torch.Generator,
+    blocks: tuple[type[nn.Module], ...] = BLOCKS,
+    dtype: torch.dtype = torch.float32,
+    memory: int = 1 << 30,
+    capture_batch: int = 64,
+    widest: int = 8,
+    power: float = 2.4,
+    progress: Progress | None = None,
+    **options: object,
+) -> nn.Module:
+    """Learn the activation steps of all units of a calibrated network, weights as they are.
+
+    Inputs and outputs are both the teacher's. Arguments as for `reconstruct_weights`; options: see
+    `learn_steps`. Returns `network`. Source: Q-Diffusion, released code.
+    """
+    found = {name: unit for name, unit in units(network, blocks).items() if _steps(unit, widest)}
+    if not found:
+        raise ReproError("no activation grid is in use; calibrate the network first")
+    arguments = _arguments(calibration)
+    walk = _captures(teacher, list(found), arguments, "both", capture_batch, dtype, memory)
+    for done, (name, cache) in enumerate(walk, 1):
+        unit = found[name]
+        before = unit_error(unit, cache, power=power) if progress else 0.0
+        learn_steps(
+            unit, cache, iterations, generator=generator, power=power, widest=widest, **options
+        )
+        if progress:
+            report = UnitReport(name, before, unit_error(unit, cache, power=power))
+            progress(report, done, len(found))
+    return network
