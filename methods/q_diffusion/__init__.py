@@ -1,0 +1,1 @@
+"""Q-Diffusion: quantizing diffusion models."""
