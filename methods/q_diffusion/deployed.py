@@ -139,7 +139,7 @@ def _speeds(job: Job, plain: nn.Module, files: dict[str, Path], run: Trajectory)
             label = "one" if threads == 1 else "all"
             for batch in (1, job.params.batch):
                 x = run.x[middle, :batch].contiguous()
-                t = run.t[middle].expand(batch).contiguous()
+                t = run.t[middle].expand(len(x)).contiguous()
                 calls = {name: partial(f, x, t) for name, f in runs.items()}
                 rounds = interleaved(calls, job.params.repeats, warmup=2)
                 for name in runs:

@@ -128,7 +128,7 @@ def choices(results: Results) -> Figure:
                         color=style.colour(arm), markerfacecolor=face, alpha=0.8)  # fmt: skip
         ax.axvline(1, color=style.MUTED, linestyle="--", linewidth=1)
         ax.set_yticks(range(len(labels)), list(labels.values()))
-        ax.set(ylim=(len(labels) - 0.5, -0.5), title=title, xscale="log")
+        ax.set(ylim=(len(labels) - 0.5, -0.5), title=title)
     axes[-1].set_xlabel("error of eps over that of the default, learned")
     return figure
 

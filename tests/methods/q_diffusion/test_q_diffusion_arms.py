@@ -1,0 +1,241 @@
+"""The arms on the digits network, at toy sizes, and the figures that they feed."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from methods.q_diffusion import arms, deployed, figures
+from repro import cards, zoo
+from repro.errors import ReproError
+from repro.job import Job
+from repro.quant import deploy, rounded
+from repro.report.results import Results
+
+TOY = {
+    "steps": 4, "samples": 6, "eps_samples": 4, "batch": 8, "calibration_steps": 4, "per_step": 4,
+    "initial": 8, "iterations": 3, "step_iterations": 2, "learning_batch": 4,
+}  # fmt: skip
+DIGITS = "zoo/digits-unconditional"
+
+
+@pytest.fixture(scope="module")
+def card():
+    return cards.load("q-diffusion")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return {DIGITS: zoo.shipped("digits-unconditional")[0]}
+
+
+@pytest.fixture(scope="module")
+def models(card, weights):
+    """The models that arms share, learned as their card says."""
+    found = dict(weights)
+    for name in card.experiment.models:
+        params = card.model_params("smoke", "q-diffusion", name)
+        params |= {k: v for k, v in TOY.items() if k in params}
+        found[name] = rounded.learn(Job.for_test("q-diffusion", name, 0, params, weights))
+    return found
+
+
+@pytest.fixture(scope="module")
+def run(card, models):
+    def go(arm, seed=0, **params):
+        resolved = card.arm_params("smoke", arm)
+        resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
+        job = Job.for_test("q-diffusion", arm, seed, resolved, models, card.experiment.measurements)
+        module, function = card.experiment.arms[arm].run.split(":")
+        getattr(importlib.import_module(module), function)(job)
+        return job
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def jobs(card, run):
+    return {arm: run(arm) for arm in card.arms("smoke") if arm != "structure"}
+
+
+def value(job, name, **at):
+    [found] = [v for n, a, v in job.measured if n == name and a == at]
+    return found
+
+
+def lookup(job):
+    found = {(n, tuple(sorted((k, str(v)) for k, v in a.items()))): v for n, a, v in job.measured}
+    return lambda r: found[r.name, tuple(sorted(tuple(p.split("=")) for p in r.at.split(",")))]
+
+
+@pytest.mark.parametrize("tier, arm, least", [("exact", "exact", 30), ("structural", None, 50)])
+def test_checks_of_exact_and_structural_tier_hold(card, run, jobs, tier, arm, least):
+    find = lookup(jobs[arm] if arm else run("structure"))
+    checks = [c for c in card.checks("smoke").values() if c.tier == tier]
+    assert len(checks) >= least
+    for check in checks:
+        assert check.parsed.holds(find), check.expect
+
+
+def test_every_arm_of_a_check_is_measured_at_its_coordinates(card, jobs):
+    """No check of the reduced tier refers to what its arm never measures."""
+    smoke = {"bits=W4A4,scale=max"}
+    for check in card.experiment.checks:
+        if check.tier != "reduced":
+            continue
+        for reference in check.parsed.references():
+            if reference.arm == "deployed" or reference.name == "frechet":
+                continue
+            places = {cards.expression.at_key(a) for n, a, _ in jobs[reference.arm].measured
+                      if n == reference.name}  # fmt: skip
+            assert reference.at in places | smoke, str(reference)
+
+
+def test_eight_bits_are_closer_than_four(jobs):
+    for scale in ("max", "mse"):
+        wide, narrow = (
+            value(jobs["linear"], "eps_mse", scale=scale, bits=b) for b in ("W8A8", "W4A8")
+        )
+        assert 0 < wide < narrow
+
+
+def test_installed_weights_are_used(jobs):
+    nearest, learned = (
+        value(jobs["adaround"], "eps_mse", rounding=r) for r in ("nearest", "learned")
+    )
+    assert nearest != learned and abs(learned / nearest - 1) < 0.5
+
+
+def test_split_and_not_split_differ(jobs):
+    found = [value(jobs["q-diffusion"], "eps_mse", bits="W4A8", split=s) for s in ("yes", "no")]
+    assert found[0] != found[1]
+
+
+def test_error_alone_is_that_of_the_whole_evaluation(card, models):
+    params = card.arm_params("smoke", "full-precision") | {
+        k: v for k, v in TOY.items() if k in card.arm_params("smoke", "full-precision")
+    }
+    job = Job.for_test("q-diffusion", "x", 0, params, models)
+    protocol = arms.Protocol(job)
+    network = protocol.started("W8A6", protocol.states())
+    protocol.eps_error(network, of="alone")
+    protocol.judge(network, "all", of="all")
+    assert value(job, "eps_mse", of="alone") == value(job, "eps_mse", of="all")
+    curve = job.arrays["curve-all"]
+    assert curve[0] == 0 and value(job, "state_error", of="all", done="all") == curve[-1]
+    assert value(job, "state_error", of="all", done="first") == curve[1]
+
+
+def test_same_seed_same_bits_and_another_seed_differs(run):
+    options = {"times": ["uniform", "first-step"]}
+    first, again, other = (run("calibration", seed, **options).measured for seed in (3, 3, 4))
+    assert first == again and first != other
+
+
+def test_settings_of_an_arm_do_not_depend_on_each_other(run):
+    alone, beside = (run("departures", changes=c) for c in (["none"], ["plain-inputs", "none"]))
+    assert value(alone, "eps_mse", change="none") == value(beside, "eps_mse", change="none")
+
+
+def test_learning_reads_no_data_and_a_reader_is_counted(card, weights, monkeypatch):
+    from methods.q_diffusion import exact
+
+    params = card.model_params("smoke", "q-diffusion", "w4")
+    job = Job.for_test("q-diffusion", "x", 0, params, weights)
+    monkeypatch.setattr(rounded, "learn", lambda job: job.data("digits"))
+    assert exact.reads_of_learning(job) == 1
+    assert "data" not in vars(job)
+
+
+def test_widths():
+    assert arms.floats("W4A32") == (4, None) and arms.floats("W32A8") == (None, 8)
+    with pytest.raises(ReproError, match="W8A8"):
+        arms.floats("4/8")
+
+
+# Deployment ---------------------------------------------------------------------------------------
+
+
+def deployment(card, weights, folder):
+    params = card.arm_params("small", "deployed") | {"network": DIGITS, "repeats": 2}
+    params |= {k: v for k, v in TOY.items() if k in params}
+    return Job.for_test(
+        "q-diffusion", "deployed", 0, params, weights, card.experiment.measurements, folder
+    )
+
+
+def test_missing_packages_are_named(card, weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "missing", lambda: ["openvino"])
+    with pytest.raises(ReproError, match="pip install openvino"):
+        deployed.deployed(deployment(card, weights, tmp_path))
+
+
+class Kernels:
+    """Stands in for the int8 runtime, which tests/quant/test_deploy.py covers: a little off."""
+
+    made = {}
+
+    def __init__(self, path, threads=1):
+        self.network = self.made[path.name]
+
+    def __call__(self, x, t):
+        with torch.no_grad():
+            return self.network(x, t) * 1.001
+
+    def kernels(self, batch):
+        return {("Convolution", "u8"): 9, ("MatMul", "f32"): 1}
+
+
+def test_deployed_network_is_measured(card, weights, tmp_path, monkeypatch):
+    def export(network, path, example):
+        Kernels.made[path.name] = network
+        path.write_bytes(b"x" * 100)
+
+    monkeypatch.setattr(deploy, "all_threads", lambda: 1)
+    monkeypatch.setattr(deploy, "missing", lambda: [])
+    monkeypatch.setattr(deploy, "export", export)
+    monkeypatch.setattr(deploy, "export_float", export)
+    monkeypatch.setattr(deploy, "Deployed", Kernels)
+    monkeypatch.setattr(deployed, "peak_mb", lambda path, shape: 1.0)
+    before = torch.get_num_threads()
+    job = deployment(card, weights, tmp_path / "new")
+    deployed.deployed(job)
+    assert torch.get_num_threads() == before
+    assert value(job, "relative_error", of="simulation") == pytest.approx(1e-3, rel=1e-2)
+    assert value(job, "relative_error", of="quantisation") > 1e-3
+    assert value(job, "file_size", runtime="openvino-int8") == 1e-4
+    assert value(job, "kernels", kind="int8") == 9 and value(job, "kernels", kind="all") == 10
+    at = {"runtime": "openvino-int8", "threads": "one", "batch": 1}
+    assert value(job, "latency_ratio", over="openvino-float32", **at) > 0
+
+
+# Figures ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(card, jobs, tmp_path_factory):
+    work = tmp_path_factory.mktemp("work")
+    for arm, job in jobs.items():
+        folder = work / "runs" / "q-diffusion" / arm / "0"
+        folder.mkdir(parents=True)
+        measured = [{"name": n, "at": a, "value": v} for n, a, v in job.measured]
+        record = {"arm": arm, "seed": 0, "measurements": measured, "arrays": list(job.arrays)}
+        (folder / "record.json").write_text(json.dumps(record))
+        np.savez(folder / "arrays.npz", **job.arrays)
+    return Results.load(card.paper, card.experiment, "smoke", work)
+
+
+@pytest.mark.parametrize("name", ["growth", "errors", "choices", "shortcuts", "samples"])
+def test_figures_draw_what_was_measured(card, results, name):
+    assert name in {figure.run.split(":")[1] for figure in card.experiment.figures}
+    drawn = getattr(figures, name)(results)
+    axes = [ax for ax in drawn.axes if ax.has_data()]
+    assert axes
+    if name == "errors":
+        assert len(drawn.axes[0].get_yticklabels()) == 6 + 2 + 2 + 2 + 1
+    if name == "choices":
+        assert [len(ax.get_yticklabels()) for ax in drawn.axes] == [5, 3, 5]
+    if name == "shortcuts":
+        assert len(drawn.axes[0].patches) == 8
