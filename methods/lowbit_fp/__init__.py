@@ -1,0 +1,1 @@
+"""Low-bit floating-point post-training quantisation of diffusion models."""

@@ -1,0 +1,310 @@
+"""The arms of the experiment: glue between its card and `method`, `exact`, `structure`.
+
+All arms of a seed share what :class:`repro.quant.study.Study` holds and one calibration set. Arms
+then differ in number formats, in granularity, in range and in rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from methods.lowbit_fp import exact as identities
+from methods.lowbit_fp import method as lowbit
+from methods.lowbit_fp import structure as counts
+from repro.metrics import frechet_from_features
+from repro.quant.calibration import CalibrationSet
+from repro.quant.floating import FloatGrid, float_formats, scaled
+from repro.quant.layers import calibrate, quantise, quantised_layers
+from repro.quant.rounded import calibration
+from repro.quant.study import PICTURES, Study
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+
+class Protocol(Study):
+    """The study with number formats for weights and activations."""
+
+    @cached_property
+    def calibration(self) -> CalibrationSet:
+        return calibration(self)
+
+    def quantised(
+        self,
+        weights: str,
+        activations: str | None = None,
+        *,
+        up: Mapping[str, Tensor] | None = None,
+        **options: object,
+    ) -> nn.Module:
+        """A quantised copy; `up`: learned directions, else to nearest. options: `method.recipe`."""
+        network = quantise(
+            self.network, lowbit.recipe(self.network, weights, activations, **options)
+        )
+        if up is not None:
+            lowbit.set_directions(network, up)
+        if activations:
+            calibrate(network, self.calibration.batches(self.p.batch))
+        return network
+
+    # Measurements
+
+    @torch.no_grad()
+    def measure_eps(self, network: nn.Module, **at: object) -> None:
+        """The error of ε alone, as `evaluate` measures it."""
+        run = self.reference
+        some = min(self.p.eps_samples, run.x.shape[1])
+        squared = [
+            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
+            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
+        ]
+        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
+
+    def measure_all(self, network: nn.Module, name: str, **at: object) -> None:
+        """Everything: `evaluate`, and the distance to the full-precision samples' features."""
+        self.measure_paired(self.evaluate(network, name, **at), **at)
+
+    @cached_property
+    def own_features(self) -> Tensor:
+        return self.features(self.final.clamp(-1, 1))
+
+    def measure_paired(self, samples: Tensor, **at: object) -> None:
+        """Fréchet distance to the full-precision samples of the same noises, as reference set."""
+        if self.p.classifier:
+            fake = self.features(samples.clamp(-1, 1))
+            distance = frechet_from_features(fake, self.own_features)
+            self.job.measure("frechet_paired", distance, **at)
+
+
+# Arms --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def full_precision(job: Job) -> None:
+    """The network as it is, against data and against itself."""
+    protocol = Protocol(job)
+    batch = protocol.p.batch
+    job.measure("sample_variance", protocol.final.var())
+    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    again = protocol.sample(protocol.network, protocol.x_T[:batch])
+    job.measure("trajectory_mse", (again - protocol.final[:batch]).square().mean())
+    protocol.measure_frechet(protocol.final)
+    protocol.measure_paired(protocol.final)
+
+
+def nearest(job: Job) -> None:
+    """Weights alone, rounded to nearest: formats by granularity by range.
+
+    ε is compared for all of them, samples for those in `sampled` (`<format>.<granularity>`, range
+    searched). Over the latter: rank correlation of both Fréchet distances with the error of ε, and
+    the share that is closer to the data than full precision is.
+    """
+    protocol, p = Protocol(job), job.params
+    settings = [
+        (form, granularity, span)
+        for form in p.formats
+        for granularity in lowbit.GRANULARITIES
+        for span in lowbit.RANGES
+        if span == "search" or not form.startswith("FP")
+    ]
+    for form, granularity, span in job.progress(settings, "formats"):
+        network = protocol.quantised(form, granularity=granularity, span=span)
+        at = {"format": form, "granularity": granularity, "range": span}
+        if span == "search" and f"{form}.{granularity}" in p.sampled:
+            protocol.measure_all(network, f"{form}.{granularity}", **at)
+        else:
+            protocol.measure_eps(network, **at)
+    if p.classifier:
+        _references(protocol)
+
+
+def _references(protocol: Protocol) -> None:
+    job = protocol.job
+    found: dict[str, dict[tuple, float]] = {}
+    for name, at, value in job.measured:
+        found.setdefault(name, {})[tuple(at.values())] = value
+    places = list(found["frechet"])
+    truth = [found["eps_mse"][place] for place in places]
+    protocol.measure_frechet(protocol.final, format="float")
+    plain = job.measured[-1][2]
+    for reference, name in (("data", "frechet"), ("outputs", "frechet_paired")):
+        values = [found[name][place] for place in places]
+        job.measure("rank_correlation", lowbit.spearman(truth, values), reference=reference)
+    better = [found["frechet"][place] < plain for place in places]
+    job.measure("better_than_float", sum(better) / len(better), reference="data")
+
+
+def edges(job: Job) -> None:
+    """Weights alone, to nearest, with the first and the last convolution at 8 bits."""
+    protocol = Protocol(job)
+    for form in job.params.formats:
+        for granularity in lowbit.GRANULARITIES:
+            network = protocol.quantised(form, granularity=granularity, keep_first_last_8bit=True)
+            protocol.measure_eps(network, format=form, granularity=granularity)
+
+
+def model_name(variant: str) -> str:
+    """The model of the card that holds a learned rounding: e2m1-tensor of E2M1.tensor."""
+    return variant.lower().replace(".", "-")
+
+
+def learned(job: Job) -> None:
+    """Weights alone, 4 bits, learned rounding."""
+    protocol = Protocol(job)
+    for name in job.progress(job.params.variants, "roundings"):
+        variant, up = lowbit.Variant.of(name), job.model(model_name(name))
+        network = protocol.quantised(variant.form, up=up, granularity=variant.granularity)
+        at = {"format": variant.form, "granularity": variant.granularity}
+        at["aware"] = "yes" if variant.scale_aware else "no"
+        protocol.measure_all(network, name, **at)
+        job.measure("zero_share", lowbit.zero_weights(network), **at)
+        moved = [
+            float((up[layer] != directions).double().mean())
+            for layer, directions in _nearest(network).items()
+        ]
+        job.measure("turned", sum(moved) / len(moved), **at)
+
+
+@torch.no_grad()
+def _nearest(network: nn.Module) -> dict[str, Tensor]:
+    """Directions of rounding to nearest, as `method.learn` gives those that were learned."""
+    found = {}
+    for name, layer in quantised_layers(network).items():
+        [grid] = layer.weight_grids
+        u = scaled(grid, layer.layer.weight)
+        found[name] = (torch.round(u) > torch.floor(u)).to(torch.uint8)
+    return found
+
+
+def activations(job: Job) -> None:
+    """Weights and activations: `pairs` of formats, by granularity of the weights.
+
+    `rounding`: nearest, or learned (then the weights are those of the models). `sampled`: whether
+    samples are compared, or ε alone.
+    """
+    protocol, p = Protocol(job), job.params
+    for weights, inputs in job.progress(p.pairs, "pairs of formats"):
+        for granularity in lowbit.GRANULARITIES:
+            up = None
+            if p.rounding == "learned":
+                up = job.model(model_name(f"{weights}.{granularity}"))
+            network = protocol.quantised(weights, inputs, up=up, granularity=granularity)
+            at = {"weights": weights, "activations": inputs, "granularity": granularity}
+            if p.sampled:
+                protocol.measure_all(network, f"{weights}.{inputs}.{granularity}", **at)
+            else:
+                protocol.measure_eps(network, **at)
+
+
+@torch.no_grad()
+def weights(job: Job) -> None:
+    """What formats do to the weights, without sampling: errors, zeros, chosen formats, kurtosis."""
+    protocol, p = Protocol(job), job.params
+    layers = {
+        name: module.weight.detach()
+        for name, module in protocol.network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear)
+    }
+    energy = sum(float(w.double().square().sum()) for w in layers.values())
+    zeros = sum(int((w == 0).sum()) for w in layers.values())
+    count = sum(w.numel() for w in layers.values())
+    job.measure("zero_share", zeros / count, format="float")
+    gridded: dict[tuple[str, str], dict[str, Tensor]] = {}
+    errors: dict[tuple[str, str], dict[str, float]] = {}
+    for form in job.progress(p.formats, "formats"):
+        for granularity in lowbit.GRANULARITIES:
+            for span in lowbit.RANGES:
+                if span == "max" and form.startswith("FP"):
+                    continue
+                grids = {
+                    name: lowbit.grid(w, form, granularity=granularity, span=span)
+                    for name, w in layers.items()
+                }
+                rounded = {name: grids[name](w) for name, w in layers.items()}
+                at = {"format": form, "granularity": granularity, "range": span}
+                lost = {n: float((rounded[n] - w).double().square().sum())
+                        for n, w in layers.items()}  # fmt: skip
+                job.measure("weight_error", sum(lost.values()) / energy, **at)
+                zero = sum(int((w == 0).sum()) for w in rounded.values())
+                job.measure("zero_share", zero / count, **at)
+                if form.startswith("FP"):
+                    _chosen(job, int(form[2:]), granularity, list(grids.values()))
+                if span == "search":
+                    gridded[form, granularity], errors[form, granularity] = rounded, lost
+    _predicted(protocol, layers, gridded, errors)
+
+
+def _chosen(job: Job, bits: int, granularity: str, grids: list[FloatGrid]) -> None:
+    """Share of the layers for which the search chose each split of the bits."""
+    for exponent, mantissa in float_formats(bits):
+        split = f"E{exponent}M{mantissa}"
+        share = sum(lowbit.format_of(grid) == split for grid in grids) / len(grids)
+        job.measure("chosen", share, bits=bits, format=split, granularity=granularity)
+
+
+def _predicted(
+    protocol: Protocol,
+    layers: Mapping[str, Tensor],
+    gridded: Mapping[tuple[str, str], Mapping[str, Tensor]],
+    errors: Mapping[tuple[str, str], Mapping[str, float]],
+) -> None:
+    """Kurtosis of each layer's weights against what E2M1 gains over INT4, in decibels."""
+    job, states = protocol.job, protocol.calibration
+    job.save("layers", list(layers))
+    for granularity in lowbit.GRANULARITIES:
+        integer, floating = ("INT4", granularity), ("E2M1", granularity)
+        tails = [lowbit.kurtosis(w, granularity) for w in layers.values()]
+        job.save(f"kurtosis-{granularity}", tails)
+        other = {
+            name: {"integer": gridded[integer][name], "floating": gridded[floating][name]}
+            for name in layers
+        }
+        outputs = lowbit.output_errors(protocol.network, states, other)
+        lost = {
+            "weights": [(errors[integer][n], errors[floating][n]) for n in layers],
+            "outputs": [(outputs[n]["integer"], outputs[n]["floating"]) for n in layers],
+        }
+        for where, pairs in lost.items():
+            gain = (10 * torch.tensor([i / f for i, f in pairs]).log10()).tolist()
+            at = {"granularity": granularity, "error": where}
+            job.save(f"gain-{granularity}-{where}", gain)
+            job.measure("kurtosis_correlation", lowbit.spearman(tails, gain), **at)
+            job.measure("float_wins", sum(g > 0 for g in gain) / len(gain), **at)
+
+
+def exact(job: Job) -> None:
+    """Grids, printed values, casts of hardware, properties, signal-to-noise ratios, zeros."""
+    for item, error in identities.errors(job.rng("draws")).items():
+        job.measure("error", error, item=item)
+    for (distribution, form), (ratio, reach) in identities.ratios().items():
+        at = {"distribution": distribution, "format": form}
+        job.measure("sqnr", ratio, **at)
+        job.measure("best_range", reach, **at)
+    for distribution, deviation in identities.ratio_errors().items():
+        job.measure("sqnr_error", deviation, distribution=distribution)
+    job.measure("range_error", identities.range_error())
+    for (distribution, form), share in identities.zeros(job.rng("zeros")).items():
+        job.measure("zero_share", share, distribution=distribution, format=form)
+    for distribution, deviation in identities.zero_errors(job.rng("zeros")).items():
+        job.measure("zero_error", deviation, distribution=distribution)
+
+
+def structure(job: Job) -> None:
+    """Codes and dynamic ranges of the formats, sizes of the networks that the paper quantises."""
+    for form, (values, dynamic) in counts.formats().items():
+        job.measure("codes", values, format=form)
+        job.measure("dynamic_range", dynamic, format=form)
+    for model, found in counts.networks().items():
+        job.measure("params", found["params"], model=model)
+        job.measure("layers", found["layers"], model=model)
+        for bits in (32, 8, 4):
+            job.measure("size", found["params"] * bits / 8e6, model=model, bits=bits)
+        overhead = counts.TAG_BYTES * found["layers"] / (found["params"] / 2)
+        job.measure("overhead", overhead, model=model, granularity="tensor")
+        overhead = (4 * found["channels"] + found["layers"]) / (found["params"] / 2)
+        job.measure("overhead", overhead, model=model, granularity="channel")
