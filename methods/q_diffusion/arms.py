@@ -212,7 +212,7 @@ def departures(job: Job) -> None:
             batch=p.learning_batch,
             change=change,
         )
-        protocol.judge(network, change, change=change)
+        protocol.eps_error(network, change=change)
 
 
 def starts(job: Job) -> None:
@@ -230,7 +230,7 @@ def starts(job: Job) -> None:
         )
         protocol.eps_error(network, start=start, stage="initial")
         protocol.learned(network, data, "W4A8")
-        protocol.judge(network, start, start=start, stage="learned")
+        protocol.eps_error(network, start=start, stage="learned")
 
 
 def exact(job: Job) -> None:
