@@ -130,7 +130,7 @@ def kurtosis(results: Results) -> Figure:
             ax, [v for v in (1, 2, 3, 4, 6, 10, 20, 50, 100) if tails.min() <= v <= tails.max()]
         )
         ax.minorticks_off()
-        ax.legend(fontsize=6.5)
+        ax.legend(fontsize=6.5, loc="lower right")
     axes[0].set_ylabel("gain of E2M1, dB")
     return figure
 

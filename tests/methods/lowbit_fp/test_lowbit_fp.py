@@ -72,8 +72,7 @@ def models(card, weights):
 def jobs(card, models):
     found = {}
     for arm in card.experiment.arms:
-        at = "gpu" if arm == "learned-aware" else "smoke"
-        at = "small" if arm == "w8a8-symmetric" else at
+        at = next(scale for scale in ("smoke", "small", "gpu") if arm in card.arms(scale))
         params = small(card.arm_params(at, arm))
         smoke = card.arm_params("smoke", "full-precision")
         params |= {k: smoke[k] for k in ("network", "dataset", "classifier") if k in params}
