@@ -1,0 +1,1 @@
+"""QuEST: selective fine-tuning of a quantised diffusion model."""

@@ -1,0 +1,257 @@
+"""The arms of the experiment: glue between its card and `method`, `exact`.
+
+All arms of a seed share one protocol: what :class:`repro.quant.study.Study` holds, the calibration
+set, the learned roundings, and what the full-precision network says to both. Arms then differ in
+widths and in what has activation grids of its own; within an arm every configuration is measured
+with the same calibration set, teacher and number of iterations.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from methods.quest import exact as identities
+from methods.quest import method as qu
+from repro.metrics import interleaved, model_size_bytes, peak_memory
+from repro.nets.ldm import CONFIGS, LatentUNet, select
+from repro.quant import rounded
+from repro.quant.calibration import CalibrationSet
+from repro.quant.layers import quantised_layers
+from repro.quant.study import PICTURES, Study, widths
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+TUNED = {
+    "tla-cma": qu.RELEASED,
+    "global-only": qu.GLOBAL_ONLY,
+    "local-only": qu.LOCAL_ONLY,
+    "full": qu.FULL,
+}
+GRIDS = {
+    "tensor-single": qu.Granularity(channels=False, tables=False),
+    "tensor-time": qu.Granularity(channels=False, tables=True),
+    "channel-single": qu.Granularity(channels=True, tables=False),
+    "channel-time": qu.Granularity(channels=True, tables=True),
+}
+SELECTED = {  # what the released code tunes after the projections of the time embedding
+    "bedroom": ("qkv",),
+    "church": ("qkv",),
+    "cin256": ("ff.net", "to_q", "attn1.to_k", "attn1.to_v"),
+    "sd-v1": ("ff.net",),
+}
+
+
+class Protocol(Study):
+    """The study with QuEST's calibration set, quantised networks and fine-tuning."""
+
+    @cached_property
+    def data(self) -> CalibrationSet:
+        return rounded.calibration(self)
+
+    @cached_property
+    def lesson(self) -> qu.Lesson:
+        return qu.lesson(self.network, self.data, self.p.batch)
+
+    def state(self, weight_bits: int) -> dict[str, Tensor]:
+        """The learned roundings of a width."""
+        return self.job.model({4: "q-diffusion/w4", 8: "w8"}[weight_bits])
+
+    def quantised(self, bits: str, grids: str, *, nearest: bool = False) -> nn.Module:
+        """A calibrated copy: learned roundings unless `nearest`."""
+        weight, activation = widths(bits)
+        state = None if nearest else self.state(weight)
+        with torch.no_grad():
+            return qu.quantised(self.network, self.data, weight, activation, GRIDS[grids], state)
+
+    def tune(self, network: nn.Module, bits: str, stage: str, how: qu.Configuration) -> None:
+        """One stage, in place; its draws depend on the seed and the stage alone."""
+        p = self.p
+        qu.tune(
+            network,
+            self.lesson,
+            self.state(widths(bits)[0]),
+            stage,
+            how,
+            p.tla if stage == "tla" else p.cma,
+            batch=p.tuning_batch,
+            passes=p.passes,
+            lr=p.lr,
+            step_lr=p.lr if stage == "tla" else p.step_lr,
+            generator=self.job.rng("tuning", stage),
+        )
+
+    @torch.no_grad()
+    def eps_error(self, network: nn.Module, **at: object) -> None:
+        """The error of ε alone, as `evaluate` measures it."""
+        some, run = min(self.p.eps_samples, self.p.batch), self.reference
+        squared = [
+            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
+            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
+        ]
+        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
+
+    def judge(self, network: nn.Module, name: str, **at: object) -> None:
+        """All measurements of a network, the error of its time embedding among them."""
+        final = self.evaluate(network, name, **at)
+        error = (final - self.final).square().mean() / self.final.var()
+        self.job.measure("relative_error", error, **at)
+        run = self.reference
+        for steps, t in (("all", run.t), ("calibration", qu.labels_of(self.data))):
+            states = run.x[:1, 0].expand(len(t), *self.shape)
+            error = qu.embedding_error(network, self.network, states, t)
+            self.job.measure("emb_error", error, steps=steps, **at)
+
+
+# Arms --------------------------------------------------------------------------------------------
+
+
+def ladder(job: Job) -> None:
+    """Everything at one pair of widths, with the activation grids of the released code."""
+    protocol, p = Protocol(job), job.params
+    bits, grids = p.bits, p.grids
+    job.measure("sample_variance", protocol.final.var())
+    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    protocol.judge(protocol.quantised(bits, grids, nearest=True), "nearest", config="nearest")
+    start = protocol.quantised(bits, grids)
+    protocol.judge(start, "adaround", config="adaround")
+    job.save("layers", list(quantised_layers(start)))
+    before = qu.input_ranges(start, protocol.data)
+    protocol.judge(qu.without_time(copy.deepcopy(start)), "fp-time", config="fp-time")
+
+    learned, began = copy.deepcopy(start), time.process_time()
+    qu.learn_steps(
+        learned, protocol.network, protocol.data, p.tla + p.cma,
+        lr=p.step_lr, batch=p.tuning_batch, generator=job.rng("steps"),
+    )  # fmt: skip
+    job.measure("seconds", time.process_time() - began, config="q-diffusion")
+    protocol.judge(learned, "q-diffusion", config="q-diffusion")
+
+    for config in job.progress(p.configs, "configurations"):
+        network, began = copy.deepcopy(start), time.process_time()
+        protocol.tune(network, bits, "tla", TUNED[config])
+        seconds = time.process_time() - began
+        if config == "tla-cma":
+            protocol.judge(network, "tla", config="tla")
+        else:
+            protocol.eps_error(network, config=f"{config}-tla")
+        began = time.process_time()
+        protocol.tune(network, bits, "cma", TUNED[config])
+        job.measure("seconds", seconds + time.process_time() - began, config=config)
+        protocol.judge(network, config, config=config)
+        if config == "tla-cma":
+            _compare_ranges(job, before, qu.input_ranges(network, protocol.data))
+
+
+def _compare_ranges(job: Job, before: dict[str, tuple], after: dict[str, tuple]) -> None:
+    """How fine-tuning changed what enters the layers that a change can reach."""
+    old, new = torch.tensor(list(before.values())), torch.tensor(list(after.values()))
+    job.save("ranges-before", old)
+    job.save("ranges-after", new)
+    moved = (old != new).any(1)
+    old, new = (old[moved], new[moved]) if moved.any() else (old, new)
+    width = (new[:, 1] - new[:, 0]) / (old[:, 1] - old[:, 0])
+    deviation = new[:, 2] / old[:, 2]
+    for name, ratio in (("range", width), ("deviation", deviation)):
+        job.measure("change", ratio.median(), of=name, over="median-layer")
+        job.measure("change", ratio.min(), of=name, over="most-shrunk-layer")
+        job.measure("change", (ratio < 1).float().mean(), of=name, over="share-shrunk")
+
+
+def paper_configuration(job: Job) -> None:
+    """One table of per-tensor grids, losses 1, 1, 2, batches of all steps: as the text says."""
+    protocol = Protocol(job)
+    for bits in job.params.widths:
+        network = protocol.quantised(bits, "tensor-single")
+        protocol.judge(network, f"adaround-{bits}", config="adaround", bits=bits)
+        for stage, config in (("tla", "tla"), ("cma", "tla-cma")):
+            protocol.tune(network, bits, stage, qu.PAPER)
+            protocol.judge(network, f"{config}-{bits}", config=config, bits=bits)
+
+
+def granularity(job: Job) -> None:
+    """Per tensor or channel, one table or one for each step, before and after tuning."""
+    protocol = Protocol(job)
+    for grids in job.progress(job.params.cells, "granularities"):
+        network = protocol.quantised(job.params.bits, grids)
+        protocol.eps_error(network, grids=grids, tuned="no")
+        for stage in ("tla", "cma"):
+            protocol.tune(network, job.params.bits, stage, qu.RELEASED)
+        protocol.eps_error(network, grids=grids, tuned="yes")
+
+
+def cost(job: Job) -> None:
+    """Time and memory of one step of fine-tuning: few layers against all of them."""
+    protocol, p = Protocol(job), job.params
+    base = protocol.quantised(p.bits, "channel-time", nearest=True)
+    state = rounded.export(base)
+    index = torch.arange(p.tuning_batch)
+    total = sum(parameter.numel() for parameter in base.parameters())
+    memory, steps, entered = {}, {}, []
+    for name, how, stage in (
+        ("tla", qu.RELEASED, "tla"), ("cma", qu.RELEASED, "cma"), ("full", qu.FULL, "cma"),
+    ):  # fmt: skip
+        tuner = qu.Tuner(
+            copy.deepcopy(base), protocol.lesson, state, stage, how, lr=p.lr, step_lr=p.lr
+        )
+        tuned = sum(weight.numel() for weight in tuner.weights)
+        job.measure("share", tuned / total, model="here", of=name)
+        entered.append(tuner.__enter__())
+        steps[name] = lambda tuner=tuner: tuner.step(index)
+        steps[name]()
+        memory[name] = peak_memory(steps[name], job.device)
+    rounds = interleaved(steps, repeats=p.repeats, warmup=1)
+    for tuner in entered:
+        tuner.__exit__()
+    for name in steps:
+        job.measure("seconds", rounds[name].median, stage=name)
+        job.measure("peak_memory", memory[name] / 1e6, stage=name)
+    for name in ("tla", "cma"):
+        job.measure("latency_ratio", rounds.ratio(name, "full").median, stage=name)
+        job.measure("memory_ratio", memory[name] / memory["full"], stage=name)
+
+
+def exact(job: Job) -> None:
+    """Printed values, closed forms, and what fine-tuning must leave alone."""
+    for item, error in identities.grid_errors().items():
+        job.measure("error", error, item=item)
+    for item, error in identities.outliers(job.rng("outliers")).items():
+        job.measure("error", error, item=item)
+    for item, error in identities.theorem_errors(job.rng("theorem")).items():
+        job.measure("error", error, item=item)
+    for item, error in identities.tuned_weight_errors().items():
+        job.measure("error", error, item=item)
+    job.measure("error", identities.lookup_error(), item="lookup")
+    protocol = Protocol(job)
+    for item, count in identities.frozen(protocol.network, protocol.data).items():
+        job.measure("tensors", count, item=item)
+
+
+@torch.no_grad()
+def structure(job: Job) -> None:
+    """What the released code tunes in the true networks, and their sizes."""
+    for model, config in CONFIGS.items():
+        with torch.device("meta"):
+            network = LatentUNet(config)
+        job.measure("params", sum(p.numel() for p in network.parameters()), model=model, of="all")
+        parts = {
+            "emb": ("emb_layers",),
+            "cma": SELECTED[model],
+            "tuned": ("emb_layers", *SELECTED[model]),
+            "time-embed": ("time_embed",),
+            "emb-and-to-q": ("emb_layers", "to_q"),
+        } | {name: (name,) for name in SELECTED[model] if len(SELECTED[model]) > 1}
+        for name, chosen in parts.items():
+            found = select(network, *chosen)
+            job.measure("params", found.parameters, model=model, of=name)
+            job.measure("layers", found.layers, model=model, of=name)
+            job.measure("share", found.share, model=model, of=name)
+        for bits in (32, 8, 4):
+            size = model_size_bytes(network, bits, honest=bits < 32) / 2**20
+            job.measure("size", size, model=model, bits=bits)

@@ -1,0 +1,561 @@
+r"""QuEST (Wang et al., ICCV 2025, 2402.03666): fine-tune a few weights of a quantised network.
+
+Activations get their grids first: a range between percentiles, for each calibration step of
+sampling apart (`tables`) and for each channel apart (`channels`) or not. Then, with the
+full-precision network as teacher and O, Õ the outputs of teacher and student,
+
+    L_TLA = Σ_l E ‖O_l - Õ_l‖²    l: projections of the time embedding
+    L_CMA = Σ_l E ‖O_l - Õ_l‖²    l: projections of attention
+    L_G   = E ‖ε - ε̃‖²            output of the network
+
+first TLA with L_G, then CMA with L_G. A stage tunes the weights of its layers and activation steps
+δ; every other tensor stays as it is, bit for bit, and so do the roundings, steps and zero-points of
+all weights. A tuned weight is
+
+    ŵ = (clamp(floor(w/δ) + 1[α ≥ 0] + z, 0, 2^n - 1) - z) δ,    ∂ floor(u)/∂u := 1
+
+Two configurations: `PAPER` (one table, losses 1, 1 and 2) and `RELEASED` (a table for each step,
+channels apart at 4 bits, L_G weighed by the number of hooked layers, no layer term in CMA).
+
+Layers are called as in `repro.nets.unet`: `temb_proj` is what `emb_layers` is in latent diffusion,
+and `q`, `k`, `v` of an attention block are what its `qkv` is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+from repro.quant import rounded
+from repro.quant.affine import SMALLEST_STEP, Grid, grid_from_range
+from repro.quant.calibration import CalibrationSet
+from repro.quant.layers import (
+    ActivationQuantiser,
+    QuantisedLayer,
+    activation_quantisers,
+    calibrate,
+    quantise,
+    quantised_layers,
+)
+from repro.quant.reconstruction import capture, reconstruct_activations, set_rounding
+from repro.quant.search import Sampled, percentile_grid
+
+EDGES = ("conv_in", "conv_out")
+EDGE_BITS = 8
+KEPT = 1 << 14
+
+# Activation grids ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """What has activation grids of its own: each channel, each calibration step; or neither."""
+
+    channels: bool
+    tables: bool
+
+
+class Clock:
+    """The entry of every table that is in use; set by the label of each call of the network.
+
+    labels: (T_c,) of the calibration steps in the order of sampling, so falling. A sampling step
+    uses the entry of the last calibration step reached: with S steps, entries change at every
+    (S/T_c)-th.
+    """
+
+    def __init__(self, labels: Tensor):
+        self.labels, self.entry = labels.cpu(), 0
+
+    def look_up(self, label: float) -> int:
+        """The entry of a time label."""
+        return max(int((self.labels >= label).sum()) - 1, 0)
+
+    def before(self, network: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        """Hook: sets the entry. Raises ReproError where a batch mixes entries."""
+        labels = arguments[1].reshape(-1)
+        first, last = self.look_up(float(labels.min())), self.look_up(float(labels.max()))
+        if first != last:
+            raise ReproError(
+                "a batch mixes time steps that have activation grids of their own; call the "
+                "network with one step at a time"
+            )
+        self.entry = first
+
+
+class GridTable:
+    """Grids by calibration step; behaves like the `Grid` of the clock's entry."""
+
+    def __init__(self, grids: Sequence[Grid], clock: Clock):
+        self.grids, self.clock = list(grids), clock
+
+    @property
+    def now(self) -> Grid:
+        return self.grids[self.clock.entry]
+
+    @property
+    def delta(self) -> Tensor:
+        return self.now.delta
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.now(x)
+
+    def apply_(self, x: Tensor) -> Tensor:
+        return self.now.apply_(x)
+
+
+def range_rule(x: Tensor, bits: int, *, channel_wise: bool = False) -> Grid:
+    """`percentile_grid`, widened to hold 0 where it does not.
+
+    A channel of the time embedding is constant at a given step: its range has no width, and a
+    learned δ would move its window by z δ with z in the millions. Widened, the value lies at an end
+    of the grid, so that it is still met exactly.
+    """
+    grid = percentile_grid(x, bits, channel_wise=channel_wise)
+    inside = (grid.zero_point >= grid.lo) & (grid.zero_point <= grid.hi)
+    wide = grid_from_range(*grid.span, bits)
+    return Grid(
+        torch.where(inside, grid.delta, wide.delta),
+        torch.where(inside, grid.zero_point, wide.zero_point),
+        grid.lo,
+        grid.hi,
+    )
+
+
+class Ranges:
+    """Observer: a range for each entry of the clock, or a single one.
+
+    dim: parameters for each index of this dimension, or None.
+    """
+
+    def __init__(self, clock: Clock, tables: bool, dim: int | None):
+        self.clock, self.tables, self.dim = clock, tables, dim
+        self.seen: dict[int, Sampled] = {}
+
+    def update(self, x: Tensor) -> None:
+        entry = self.clock.entry if self.tables else 0
+        if entry not in self.seen:
+            self.seen[entry] = Sampled(range_rule, KEPT, self.dim)
+        self.seen[entry].update(x)
+
+    def grid(self, bits: int) -> Grid | GridTable:
+        if not self.tables:
+            return self.seen[0].grid(bits)
+        entries = range(len(self.clock.labels))
+        if missing := set(entries) - set(self.seen):
+            raise ReproError(
+                f"calibration step {min(missing)} was not observed; calibrate on all of them"
+            )
+        return GridTable([self.seen[entry].grid(bits) for entry in entries], self.clock)
+
+
+def labels_of(data: CalibrationSet) -> Tensor:
+    """Labels of the calibration steps (T_c,) in the order of sampling."""
+    return torch.unique(data.t).flip(0)
+
+
+def entries_of(data: CalibrationSet) -> list[Tensor]:
+    """Indices of the samples of each calibration step, in the order of sampling."""
+    return [torch.nonzero(data.t == label).flatten() for label in labels_of(data)]
+
+
+def quantised(
+    network: nn.Module,
+    data: CalibrationSet,
+    weight_bits: int,
+    activation_bits: int,
+    granularity: Granularity,
+    state: Mapping[str, Tensor] | None = None,
+) -> nn.Module:
+    """A calibrated copy, weights rounded to nearest or as `state` says (`repro.quant.rounded`).
+
+    All layers and both products of attention are quantised, shortcuts in two parts. Inputs of the
+    first and of the last convolution, and the softmax matrix, have 8 bits; weights have
+    `weight_bits` everywhere. Convolution inputs have their channels in dimension 1, inputs of
+    linear layers and of attention in the last; the 8-bit softmax matrix has none.
+    """
+    copy = quantise(network, rounded.recipe(network, weight_bits, activation_bits))
+    if state is not None:
+        rounded.install(copy, state)
+    clock = Clock(labels_of(data))
+    if granularity.tables:
+        copy.register_forward_pre_hook(clock.before)
+    layers = quantised_layers(copy)
+    for name, layer in layers.items():
+        wide = name in EDGES
+        dim = -1 if isinstance(layer.layer, nn.Linear) else 1
+        for i in range(len(layer.activations)):
+            widths = (EDGE_BITS,) if wide else (activation_bits,)
+            observer = Ranges(clock, granularity.tables, dim if granularity.channels else None)
+            layer.activations[i] = ActivationQuantiser(observer, widths, pinned=wide)
+    for name, quantiser in activation_quantisers(copy).items():
+        if "quantised_attend" in name:
+            dim = None if name.endswith(".w") or not granularity.channels else -1
+            quantiser.observer = Ranges(clock, granularity.tables, dim)
+    batches = ((data.x[index], data.t[index]) for index in entries_of(data))
+    return calibrate(copy, batches)
+
+
+def learn_steps(
+    network: nn.Module,
+    teacher: nn.Module,
+    data: CalibrationSet,
+    iterations: int,
+    *,
+    lr: float,
+    batch: int,
+    generator: torch.Generator,
+) -> nn.Module:
+    """The baseline: activation steps learned unit by unit (Q-Diffusion), for every table apart.
+
+    `iterations` in all, a table gets its share. Returns `network`.
+    """
+    learn = partial(
+        reconstruct_activations, network, teacher, generator=generator, lr=lr, batch=batch
+    )
+    tables = {
+        q: q.grids[q.bits]
+        for q in activation_quantisers(network).values()
+        if isinstance(q.grids[q.bits], GridTable)
+    }
+    if not tables:
+        learn(data, iterations)
+        return network
+    entries = entries_of(data)
+    for entry, index in enumerate(entries):
+        for quantiser, table in tables.items():
+            quantiser.grids[quantiser.bits] = table.grids[entry]
+        learn(CalibrationSet(data.x[index], data.t[index]), max(1, iterations // len(entries)))
+        for quantiser, table in tables.items():
+            table.grids[entry] = quantiser.grids[quantiser.bits]
+    for quantiser, table in tables.items():
+        quantiser.grids[quantiser.bits] = table
+    return network
+
+
+# Fine-tuning --------------------------------------------------------------------------------------
+
+TLA = r"\btemb_proj$"
+CMA = r"\battn\w*\.(\w+\.)?[qkv]$"
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of the layer term and of L_G; `overall` None: the number of hooked layers."""
+
+    local: float
+    overall: float | None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How both stages are run.
+
+    weights: which layers' weights are tuned, those of the stage or all; activation steps are those
+    of the stage. mixed: batches of all steps at random, which needs a single table; else step after
+    step, as released.
+    """
+
+    tla: Losses
+    cma: Losses
+    weights: Literal["stage", "all"] = "stage"
+    mixed: bool = False
+
+
+PAPER = Configuration(Losses(1, 2), Losses(1, 2), mixed=True)
+RELEASED = Configuration(Losses(1, None), Losses(0, None))
+GLOBAL_ONLY = Configuration(Losses(0, 1), Losses(0, 1))
+LOCAL_ONLY = Configuration(Losses(1, 0), Losses(1, 0))
+FULL = Configuration(Losses(1, None), Losses(0, None), weights="all")
+
+
+def matching(network: nn.Module, pattern: str) -> list[str]:
+    """Names of convolutions and linear layers, quantised or not, that match a pattern."""
+    return [
+        name
+        for name, m in network.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Conv1d | nn.Linear)
+        and re.search(pattern, name.removesuffix(".layer"))
+    ]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the teacher says to a calibration set: ε, and the outputs of layers by name."""
+
+    data: CalibrationSet
+    eps: Tensor
+    layers: dict[str, Tensor]
+
+
+@torch.no_grad()
+def lesson(teacher: nn.Module, data: CalibrationSet, batch: int = 64) -> Lesson:
+    """One pass of the teacher over the calibration set."""
+    names = matching(teacher, TLA) + matching(teacher, CMA)
+    if not names:
+        raise ReproError("this network has neither projections of time nor attention to tune")
+    found = capture(teacher, names, data, record="output", batch=batch)
+    eps = torch.cat([teacher(x, t) for x, t in data.batches(batch)])
+    return Lesson(data, eps, {name: cache.output for name, cache in found.items()})
+
+
+class Tuner:
+    """One stage of fine-tuning of a network that `quantised` made; use it as a context manager.
+
+    stage: "tla" or "cma". lr, step_lr: Adam's rates of weights and of activation steps. Inside the
+    context, weights that are not tuned are plain tensors, which saves their quantisation at every
+    step; they come back untouched at its end.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        lesson: Lesson,
+        state: Mapping[str, Tensor],
+        stage: Literal["tla", "cma"],
+        configuration: Configuration,
+        *,
+        lr: float,
+        step_lr: float,
+    ):
+        self.network, self.lesson = network, lesson
+        losses = getattr(configuration, stage)
+        self.hooked = [n.removesuffix(".layer") for n in matching(network, _PATTERNS[stage])]
+        self.local = losses.local
+        self.overall = len(self.hooked) if losses.overall is None else losses.overall
+        layers = quantised_layers(network)
+        everything = configuration.weights == "all"
+        self.tuned = {n: layers[n] for n in (layers if everything else self.hooked)}
+        self.frozen = {n: layer for n, layer in layers.items() if n not in self.tuned}
+        for name, layer in self.tuned.items():
+            set_rounding(layer, _directions(state, name, layer), "fixed")
+        self.weights = [p for layer in self.tuned.values() for p in layer.layer.parameters()]
+        self.steps = [
+            step
+            for name, quantiser in activation_quantisers(network).items()
+            if _has_steps(name, stage, self.hooked)
+            for step in _learnable(quantiser)
+        ]
+        self.optimiser = torch.optim.Adam(
+            [{"params": self.weights, "lr": lr}, {"params": self.steps, "lr": step_lr}]
+        )
+        self.outputs: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Tuner:
+        self._kept = {}
+        with torch.no_grad():
+            for name, layer in self.frozen.items():
+                self._kept[name] = layer.layer.weight, layer.weight_on
+                value = layer.weight.detach()
+                layer.layer.weight, layer.weight_on = nn.Parameter(value, False), False
+        self._grad = {p: p.requires_grad for p in self.network.parameters()}
+        for p in self._grad:
+            p.requires_grad_(False)
+        for leaf in self.weights + self.steps:
+            leaf.requires_grad_(True)
+        self._hooks = [
+            self.network.get_submodule(name).register_forward_hook(
+                lambda m, i, out, name=name: self.outputs.__setitem__(name, out)
+            )
+            for name in self.hooked
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self.outputs.clear()
+        for p, wanted in self._grad.items():
+            p.requires_grad_(wanted)
+        for step in self.steps:
+            step.requires_grad_(False)
+        for name, (weight, on) in self._kept.items():
+            self.frozen[name].layer.weight, self.frozen[name].weight_on = weight, on
+
+    def step(self, index: Tensor) -> float:
+        """One step of Adam on samples `index` of the lesson; returns the loss."""
+        data = self.lesson.data
+        with torch.enable_grad():
+            eps = self.network(data.x[index], data.t[index])
+            loss = self.overall * (eps - self.lesson.eps[index]).square().mean()
+            if self.local:
+                loss = loss + self.local * sum(
+                    (self.outputs[name] - self.lesson.layers[name][index]).square().mean()
+                    for name in self.hooked
+                )
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            for step in self.steps:
+                step.clamp_(min=SMALLEST_STEP)
+        return float(loss.detach())
+
+
+_PATTERNS = {"tla": TLA, "cma": CMA}
+
+
+def _has_steps(quantiser: str, stage: str, hooked: Sequence[str]) -> bool:
+    """Whether a stage tunes the steps of a quantiser: its own, or all but those of embeddings."""
+    if stage == "tla":
+        return any(quantiser.startswith(f"{name}.") for name in hooked)
+    return "emb" not in quantiser
+
+
+def _learnable(quantiser: ActivationQuantiser) -> list[Tensor]:
+    """Gives a quantiser in use steps of its own that can be learned, and returns them."""
+
+    def fresh(grid: Grid) -> Grid:
+        return Grid(grid.delta.detach().clone(), grid.zero_point, grid.lo, grid.hi)
+
+    grid = quantiser.grids[quantiser.bits]
+    if isinstance(grid, GridTable):
+        grid.grids = [fresh(g) for g in grid.grids]
+        return [g.delta for g in grid.grids]
+    quantiser.grids[quantiser.bits] = grid = fresh(grid)
+    return [grid.delta]
+
+
+def _directions(state: Mapping[str, Tensor], name: str, layer: QuantisedLayer) -> list[Tensor]:
+    ups = [state[f"{name}.{i}.alpha"] for i in range(len(layer.parts))]
+    return [up.to(layer.layer.weight) * 2 - 1 for up in ups]
+
+
+def batches(
+    data: CalibrationSet,
+    iterations: int,
+    batch: int,
+    passes: int,
+    generator: torch.Generator,
+    mixed: bool = False,
+) -> Iterator[Tensor]:
+    """Indices of the samples of each iteration.
+
+    `passes` over the calibration steps in the order of sampling, at each the same number of
+    consecutive iterations on random samples of it. mixed: random samples of all steps.
+    """
+    entries = entries_of(data)
+    for k in range(iterations):
+        pool = entries[k * passes * len(entries) // iterations % len(entries)]
+        pool = torch.arange(len(data)) if mixed else pool
+        yield pool[torch.randperm(len(pool), generator=generator)[:batch]]
+
+
+def tune(
+    network: nn.Module,
+    lesson: Lesson,
+    state: Mapping[str, Tensor],
+    stage: Literal["tla", "cma"],
+    configuration: Configuration,
+    iterations: int,
+    *,
+    batch: int,
+    passes: int,
+    lr: float,
+    step_lr: float,
+    generator: torch.Generator,
+) -> list[float]:
+    """Run one stage, in place; returns the loss of every iteration.
+
+    state: the roundings of the weights, which stay. passes: of the second stage over the
+    calibration steps; the first stage visits each once.
+    """
+    passes = 1 if stage == "tla" else passes
+    indices = batches(lesson.data, iterations, batch, passes, generator, configuration.mixed)
+    with Tuner(network, lesson, state, stage, configuration, lr=lr, step_lr=step_lr) as tuner:
+        return [tuner.step(index) for index in indices]
+
+
+# Looking at a network -----------------------------------------------------------------------------
+
+
+@contextmanager
+def watching(
+    network: nn.Module, names: Sequence[str], see: Callable[[str, Tensor, Tensor], object]
+) -> Iterator[None]:
+    """Calls `see(name, inputs, output)` at every run of the named submodules."""
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda m, inputs, output, name=name: see(name, inputs[0], output)
+        )
+        for name in names
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def input_ranges(network: nn.Module, data: CalibrationSet) -> dict[str, tuple[float, float, float]]:
+    """(smallest, largest, standard deviation) of what enters each layer, before it is quantised."""
+    sums: dict[str, list[float]] = {}
+
+    def see(name: str, x: Tensor, _: Tensor) -> None:
+        low, high, n, first, second = sums.get(name, [float("inf"), float("-inf"), 0.0, 0.0, 0.0])
+        x = x.double()
+        sums[name] = [
+            min(low, float(x.min())), max(high, float(x.max())), n + x.numel(),
+            first + float(x.sum()), second + float(x.square().sum()),
+        ]  # fmt: skip
+
+    with watching(network, list(quantised_layers(network)), see):
+        for index in entries_of(data):
+            network(data.x[index], data.t[index])
+    return {
+        name: (low, high, max(second / n - (first / n) ** 2, 0.0) ** 0.5)
+        for name, (low, high, n, first, second) in sums.items()
+    }
+
+
+@torch.no_grad()
+def embedding_error(network: nn.Module, teacher: nn.Module, x: Tensor, t: Tensor) -> float:
+    """Mean over the projections of the time embedding of ‖Õ - O‖²/‖O‖², over times t (S,).
+
+    x: (S, ...), any states, one for each time.
+    """
+    names = matching(teacher, TLA)
+    seen: dict[str, list[Tensor]] = {}
+    for model in (teacher, network):
+        with watching(model, names, lambda name, _, out: seen.setdefault(name, []).append(out)):
+            for state, label in zip(x, t, strict=True):
+                model(state[None], label[None])
+    errors = []
+    for outputs in seen.values():
+        mine = torch.cat(outputs[len(t) :])
+        target = torch.cat(outputs[: len(t)])
+        errors.append((mine - target).square().sum() / target.square().sum())
+    return float(torch.stack(errors).mean())
+
+
+def without_time(network: nn.Module) -> nn.Module:
+    """The same network with everything that carries the time embedding in floating point."""
+    for name, layer in quantised_layers(network).items():
+        if "temb" in name:
+            layer.weight_on = False
+            for quantiser in layer.activations:
+                quantiser.mode = "off"
+    return network
+
+
+def tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that a quantised network computes from: parameters, and all grids."""
+    found = {name: p.detach() for name, p in network.named_parameters()}
+    for name, layer in quantised_layers(network).items():
+        for i, grid in enumerate(layer.weight_grids):
+            found[f"{name}.weight_grid.{i}.delta"] = grid.delta
+            found[f"{name}.weight_grid.{i}.zero_point"] = grid.zero_point
+    for name, quantiser in activation_quantisers(network).items():
+        grid = quantiser.grids[quantiser.bits]
+        for i, entry in enumerate(grid.grids if isinstance(grid, GridTable) else [grid]):
+            found[f"{name}.{i}.delta"] = entry.delta
+            found[f"{name}.{i}.zero_point"] = entry.zero_point
+    return {name: value.clone() for name, value in found.items()}
