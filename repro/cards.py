@@ -931,6 +931,11 @@ def judging_fingerprint(method: Method, scale: str) -> str:
     return _digest([checks, claims, code_version("repro.verdict")])
 
 
+def comparisons_fingerprint() -> str:
+    """What the comparisons across methods say: their cards."""
+    return _digest([path.read_text("utf-8") for path in sorted(ROOT.glob("comparisons/*.yaml"))])
+
+
 def reporting_fingerprint(method: Method) -> str:
     """What tables and figures depend on besides verdicts and runs."""
     experiment = method.experiment

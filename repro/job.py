@@ -676,4 +676,6 @@ def report_scale(options: Options, require_all: bool) -> Path:
                     f"`make {options.scale}` to make it"
                 )
     report.write_ledger(options.scale, options.base, out)
+    _swept(out / "tables" / "comparisons", out / "figures" / "comparisons")
+    report.write_comparisons(options.scale, options.base, out)
     return report.write_page(options.scale, options.base, out)

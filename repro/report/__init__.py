@@ -4,7 +4,7 @@ Imports no torch, and matplotlib and pandas only once something is drawn or tabu
 
 - `Results` and `style`: what the figure functions of a method use.
 - `write_tables`, `write_figures`: the outputs of one method at one scale.
-- `write_ledger`, `write_page`: the outputs of a scale over all methods.
+- `write_ledger`, `write_comparisons`, `write_page`: the outputs of a scale over all methods.
 - `results_readme`: the ledger over all committed scales.
 """
 
@@ -19,6 +19,7 @@ _HOMES = {
     "write_figures": "figures",
     "write_ledger": "ledger",
     "results_readme": "ledger",
+    "write_comparisons": "comparisons",
     "write_page": "page",
 }
 

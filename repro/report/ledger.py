@@ -234,6 +234,8 @@ def results_readme(results_root: Path, root: Path | None = None) -> str:
         parts.append("The scale `smoke` only exercises the code and is not evidence.")
     parts.append(_environments(results_root, ledgers))
     parts.append(overview(results_root, root, page=""))
+    if across := _links(results_root, ledgers, "comparisons"):
+        parts += ["## Across papers", across]
     parts += [_paper_section(results_root, paper, ledgers) for paper in papers]
     text = "\n\n".join(part for part in parts if part) + "\n"
     store.write_text(results_root / "README.md", text)
@@ -285,19 +287,22 @@ def _paper_section(results_root: Path, paper: Any, ledgers: dict[str, Ledger]) -
         paper.citation(),
         _pipe(rows, ["Claim", "Where", *own]),
     ]
-    links = []
-    for scale in own:
-        for kind in ("tables", "figures"):
-            folder = results_root / scale / kind / paper.slug
-            names = sorted(p.name for p in folder.glob("*.md" if kind == "tables" else "*.png"))
-            if names:
-                listed = ", ".join(
-                    f"[{Path(n).stem}]({scale}/{kind}/{paper.slug}/{n})" for n in names
-                )
-                links.append(f"- {kind.capitalize()}, {scale}: {listed}")
-    if links:
-        parts.append("\n".join(links))
+    if links := _links(results_root, own, paper.slug):
+        parts.append(links)
     return "\n\n".join(parts)
+
+
+def _links(results_root: Path, scales: Iterable[str], folder: str) -> str:
+    """A list of the tables and figures of a folder, by scale."""
+    links = []
+    for scale in scales:
+        for kind, pattern in (("tables", "*.md"), ("figures", "*.png")):
+            place = Path(scale) / kind / folder
+            names = sorted(p.name for p in (results_root / place).glob(pattern))
+            if names:
+                listed = ", ".join(f"[{Path(n).stem}]({(place / n).as_posix()})" for n in names)
+                links.append(f"- {kind.capitalize()}, {scale}: {listed}")
+    return "\n".join(links)
 
 
 def _anchor(text: str) -> str:

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from repro import cards, store
 from repro.errors import ReproError
-from repro.report import inputs, ledger, tables
+from repro.report import comparisons, inputs, ledger, tables
 from repro.report.formatting import interval, number, seconds
 from repro.report.inputs import (
     EVIDENCE,
@@ -63,11 +63,11 @@ def write_page(scale: str, work: Path, out: Path, root: Path | None = None) -> P
     if not reports:
         raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
     page = Path(out) / "index.html"
-    store.write_text(page, render(scale, reports, Path(out) / "figures"))
+    store.write_text(page, render(scale, reports, Path(out) / "figures", root))
     return page
 
 
-def render(scale: str, reports: list[Report], drawings: Path) -> str:
+def render(scale: str, reports: list[Report], drawings: Path, root: Path | None = None) -> str:
     """HTML of the page; `drawings` is the folder with the figures of each method."""
     counts = {v: sum(r.counts()[v] for r in reports) for v in VERDICTS}
     return (
@@ -79,6 +79,7 @@ def render(scale: str, reports: list[Report], drawings: Path) -> str:
             counts=counts,
             environment=ledger.environment(reports),
             papers=[_paper(report, drawings) for report in reports],
+            comparisons=_comparisons(reports, drawings, root),
             verdicts=VERDICTS,
             tiers=TIERS,
             meanings=MEANINGS,
@@ -162,6 +163,20 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
             (kind, text) for kind, text in dict(paper.licence).items() if text not in (None, "")
         ],
     }
+
+
+def _comparisons(reports: list[Report], drawings: Path, root: Path | None) -> list[dict[str, Any]]:
+    folder = drawings / comparisons.FOLDER
+    found = []
+    for identity, card in comparisons.load(root).items():
+        made = comparisons.table(identity, card, reports)
+        if made is None:
+            continue
+        figure = None
+        if (about := folder / f"{identity}.json").is_file():
+            figure = {**store.read_json(about), "wide": True, "uri": _data_uri(folder, identity)}
+        found.append({"id": identity, "table": made, "figure": figure})
+    return found
 
 
 def _reference(table: cards.ReferenceTable) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def _grouped(results: Results, measurements: Iterable[str]) -> dict[tuple[str, s
     )
 
 
-def _marks(summaries: Mapping[Any, Summary], direction: str) -> dict[Any, str]:
+def marked(summaries: Mapping[Any, Summary], direction: str) -> dict[Any, str]:
     """Which of the compared means is best and which the seeds cannot tell from it."""
     if direction == "none" or len(summaries) < 2:
         return {}
@@ -296,13 +296,13 @@ def _marks(summaries: Mapping[Any, Summary], direction: str) -> dict[Any, str]:
     best = [key for key, mean in means.items() if mean == top]
     if len(best) == len(summaries):
         return {}
-    marks = dict.fromkeys(best, "best")
+    found = dict.fromkeys(best, "best")
     first = summaries[best[0]]
     for key, summary in summaries.items():
         known = summary.half is not None or first.half is not None
-        if key not in marks and known and summary.low <= first.high and first.low <= summary.high:
-            marks[key] = "tie"
-    return marks
+        if key not in found and known and summary.low <= first.high and first.low <= summary.high:
+            found[key] = "tie"
+    return found
 
 
 def _records(results: Results, grouped: Mapping[tuple[str, str, str], Any]) -> list[dict[str, Any]]:
@@ -325,7 +325,7 @@ def _records(results: Results, grouped: Mapping[tuple[str, str, str], Any]) -> l
     return records
 
 
-def _seed_note(summaries: Iterable[Summary]) -> str:
+def seed_note(summaries: Iterable[Summary]) -> str:
     counts = sorted({summary.n for summary in summaries if summary.n > 1})
     if not counts:
         return ONE_RUN_NOTE
@@ -358,7 +358,7 @@ def _pivot(
     for name in measurements:
         for at in {key for _, key in order}:
             compared = {k: s for k, s in summaries.items() if k[0] == name and k[2] == at}
-            marks |= _marks(compared, results.measurement(name).direction)
+            marks |= marked(compared, results.measurement(name).direction)
     rows = []
     for arm, at in order:
         row = [Cell(results.title(arm))] if by_arm else []
@@ -379,7 +379,7 @@ def _pivot(
         columns=[*(["Arm"] if by_arm else []), *axes, *(heading(results, n) for n in measurements)],
         numeric=[*([False] if by_arm else []), *numeric, *(True for _ in measurements)],
         rows=rows,
-        notes=[_seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
         records=_records(results, grouped),
     )
 
@@ -496,7 +496,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, s
     summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
     marks: dict[tuple[str, str, str], str] = {}
     for at in keys:
-        marks |= _marks({k: s for k, s in summaries.items() if k[2] == at}, card.direction)
+        marks |= marked({k: s for k, s in summaries.items() if k[2] == at}, card.direction)
 
     def cell(arm: str, at: str) -> Cell:
         key = (name, arm, at)
@@ -520,7 +520,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, s
         columns=columns,
         numeric=[*numeric, *([True] * (len(columns) - len(numeric)))],
         rows=rows,
-        notes=[_seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
         records=_records(results, grouped),
     )
 

@@ -63,7 +63,9 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The network of the zoo, its copy at W8A8, the file of that, and states that it meets."""
+    """The network of the zoo, its copy at W8A8 (W7A8 where 8 bits saturate), the file of that, and
+    states that it meets.
+    """
     name = "fashion-mnist-unconditional"
     network = zoo.build(name)
     network.load_state_dict(zoo.shipped(name)[0])
@@ -73,7 +75,8 @@ def trained(tmp_path_factory):
     noise = torch.randn(16, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     met = record(network, lambda eps: samplers.ddim(eps, noise, timesteps, abar))
     batches = uniform_grid(met, 5, 8).batches(40)
-    quantised = calibrate(quantise(network, recipe()), batches)
+    bits = 8 if deploy.wide_sums() else 7
+    quantised = calibrate(quantise(network, recipe(bits)), batches)
     path = tmp_path_factory.mktemp("deployed") / "w8a8.onnx"
     deploy.export(quantised, path, (met.x[0, :1], met.t[:1]))
     return network, quantised, path, met
@@ -130,7 +133,7 @@ def test_every_layer_runs_on_int8_and_the_weights_are_stored_so(trained):
 @needs_packages
 def test_split_layers_and_attention_at_any_batch_size_and_thread_count(small, inputs, tmp_path):
     options = dict(splits=shortcut_splits(small), attention_bits=(8, 8))
-    quantised = calibrated(small, inputs, **options)
+    quantised = calibrated(small, inputs, 8 if deploy.wide_sums() else 7, **options)
     path = deploy.export(quantised, tmp_path / "small.onnx", inputs)
     for threads in (1, None):
         run = deploy.Deployed(path, threads)
@@ -167,7 +170,7 @@ def test_another_reader_of_the_file_finds_the_same_network(tmp_path):
 def test_learned_roundings_are_written_as_they_are(tmp_path):
     network = nn.Sequential(nn.Linear(16, 8, bias=False)).requires_grad_(False)
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(1))
-    quantised = calibrate(quantise(network, recipe()), [(x,)])
+    quantised = calibrate(quantise(network, recipe(7)), [(x,)])
     layer = quantised[0]
     layer.roundings = [torch.floor]
     layer.refresh()
@@ -220,6 +223,21 @@ def test_a_missing_package_or_file_is_named(small, inputs, tmp_path, monkeypatch
         deploy.export_float(small, tmp_path / "no.onnx", inputs)
     with pytest.raises(ReproError, match="needs the package 'openvino'"):
         deploy.Deployed(tmp_path / "nothing.onnx")
+
+
+@pytest.mark.parametrize(
+    ("flags", "wide"),
+    [
+        ("flags : avx2 avx512_vnni", True),
+        ("flags : avx2 avx512bw", False),
+        ("Features : i8mm", True),
+    ],
+)
+def test_processors_that_saturate_are_known_by_their_flags(flags, wide, monkeypatch):
+    monkeypatch.setattr(
+        deploy.Path, "read_text", lambda self, **options: f"processor : 0\n{flags}\n"
+    )
+    assert deploy.wide_sums() is wide
 
 
 def test_exporting_leaves_the_network_as_it_was(small, inputs):

@@ -162,7 +162,7 @@ def test_coordinates_that_differ_share_a_column(bare):
 )
 def test_marks(values, direction, marks):
     summaries = {key: summarise(found) for key, found in values.items()}
-    assert tables._marks(summaries, direction) == marks
+    assert tables.marked(summaries, direction) == marks
 
 
 def test_reserved_and_empty_tables(bare):

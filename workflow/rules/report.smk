@@ -50,6 +50,7 @@ rule page:
     params:
         command=lambda w: repro("page", w.scale),
         card=lambda w: [cards.reporting_fingerprint(METHODS[slug]) for slug in methods_at(w.scale)],
+        comparisons=cards.comparisons_fingerprint(),
     message:
         "page and ledger ({wildcards.scale})"
     shell:

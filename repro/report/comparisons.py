@@ -1,0 +1,250 @@
+"""Comparisons across methods: one table and one figure for what several papers measure alike.
+
+``comparisons/<id>.yaml`` names rows, each a place where a method measured (method, arm,
+coordinates). Methods are comparable where they share network, data, noises and sampler; the card
+says under which protocol. A row whose arm does not run at a scale is left out there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.ticker
+import numpy as np
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, Field
+
+from repro import cards, store
+from repro.expression import at_key
+from repro.report import inputs, style, tables
+from repro.report.figures import PRESENTATION, describe
+from repro.report.formatting import Summary, summarise, with_interval
+
+FOLDER = "comparisons"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Strict):
+    """One place to look: what stands in the table, and where it was measured."""
+
+    group: str
+    label: str
+    method: str
+    arm: str
+    at: dict[str, Any] = {}
+
+
+class Comparison(_Strict):
+    """A card under ``comparisons/``."""
+
+    title: str
+    caption: str
+    measurements: Annotated[list[str], Field(min_length=1)]
+    figure: list[str] = []
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+
+def load(root: Path | None = None) -> dict[str, Comparison]:
+    """Every comparison by its id.
+
+    Raises:
+        ReproError: a mistake in a card.
+    """
+    paths = sorted(((root or cards.ROOT) / FOLDER).glob("*.yaml"))
+    return {path.stem: cards.read(path, Comparison) for path in paths}
+
+
+def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row, dict[str, Any]]]:
+    """The rows that ran, each with (measurement → values over seeds).
+
+    Raises:
+        ReproError: an arm that ran did not measure what its row asks for.
+    """
+    by_slug = {report.paper.slug: report for report in reports}
+    rows = []
+    for row in card.rows:
+        report = by_slug.get(row.method)
+        if report is None or row.arm not in report.method.arms(report.scale):
+            continue
+        values = {
+            name: report.results.values(name, row.arm, **row.at)
+            for name in card.measurements
+            if name in report.experiment.measurements
+        }
+        rows.append((row, values))
+    return rows
+
+
+def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:
+    """The comparison as a table, best of each group in bold; None where nothing of it ran."""
+    rows = found(card, reports)
+    if not rows:
+        return None
+    by_slug = {report.paper.slug: report for report in reports}
+    summaries = [{name: summarise(v) for name, v in values.items()} for _, values in rows]
+    marks: dict[tuple[int, str], str] = {}
+    for name in card.measurements:
+        for group in dict.fromkeys(row.group for row, _ in rows):
+            members: Mapping[Any, Summary] = {
+                (i, name): summaries[i][name]
+                for i, (row, _) in enumerate(rows)
+                if row.group == group and name in summaries[i]
+            }
+            directions = {
+                by_slug[rows[i][0].method].experiment.measurements[name].direction
+                for i, _ in members
+            }
+            if len(directions) == 1:
+                marks |= tables.marked(members, directions.pop())
+    cells, records = [], []
+    for i, (row, values) in enumerate(rows):
+        report = by_slug[row.method]
+        line = [tables.Cell(row.group), tables.Cell(row.label), tables.Cell(report.paper.short)]
+        for name in card.measurements:
+            if name not in values:
+                line.append(tables.Cell("–"))
+                continue
+            spec = report.experiment.measurements[name].format
+            text = with_interval(summaries[i][name], spec)
+            line.append(tables.Cell(text, marks.get((i, name), "")))
+            records.append(
+                {
+                    "group": row.group,
+                    "label": row.label,
+                    "method": row.method,
+                    "arm": row.arm,
+                    "at": at_key(row.at),
+                    "measurement": name,
+                    "n_seeds": summaries[i][name].n,
+                    "mean": summaries[i][name].mean,
+                    "half_width": summaries[i][name].half,
+                }
+            )
+        cells.append(line)
+    first = {name: next(r for r, v in rows if name in v) for name in _measured(card, rows)}
+    headings = [
+        tables.heading(by_slug[first[name].method].results, name) if name in first else name
+        for name in card.measurements
+    ]
+    return tables.Table(
+        id=identity,
+        title=card.title,
+        caption=" ".join(card.caption.split()),
+        columns=["Setting", "What", "Paper", *headings],
+        numeric=[False, False, False, *[True] * len(headings)],
+        rows=cells,
+        notes=[tables.seed_note(s for row in summaries for s in row.values())],
+        records=records,
+    )
+
+
+def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
+    return [name for name in card.measurements if any(name in values for _, values in rows)]
+
+
+def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
+    """A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean."""
+    rows = found(card, reports)
+    names = [name for name in card.figure if name in _measured(card, rows)]
+    if not names:
+        return None
+    by_slug = {report.paper.slug: report for report in reports}
+    papers = list(dict.fromkeys(row.method for row, _ in rows))
+    groups = list(dict.fromkeys(row.group for row, _ in rows))
+    places = {id(row): i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)}
+    figure, axes = style.subplots(
+        1, len(names), width="full", height=0.17 * len(rows) + 0.3 * len(groups) + 0.9, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for ax, name in zip(axes[0], names, strict=True):
+        for row, values in rows:
+            if name not in values:
+                continue
+            colour = style.PALETTE[papers.index(row.method) % len(style.PALETTE)]
+            marker = style.MARKERS[papers.index(row.method) % len(style.MARKERS)]
+            place = places[id(row)]
+            seen = ax.get_legend_handles_labels()[1]
+            label = by_slug[row.method].paper.short
+            ax.plot(
+                values[name], np.full(len(values[name]), place), marker, color=colour,
+                markersize=3.2, alpha=0.6, label=None if label in seen else label,
+            )  # fmt: skip
+            ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
+        heading = tables.heading(by_slug[rows[0][0].method].results, name)
+        ax.set(xscale="log", xlabel=heading)
+        ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes[0, 0].set_yticks(
+        [places[id(row)] for row, _ in rows], [row.label for row, _ in rows], fontsize=6
+    )
+    for group in groups:
+        first = min(places[id(row)] for row, _ in rows if row.group == group)
+        axes[0, 0].annotate(
+            group, (0, first - 0.85), xycoords=("axes fraction", "data"), xytext=(2, 0),
+            textcoords="offset points", va="center", fontsize=7, fontweight="bold",
+        )  # fmt: skip
+    low = min(places.values()) - 1.6
+    axes[0, 0].set_ylim(max(places.values()) + 0.8, low)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+    return figure
+
+
+COLUMNS = [
+    "group",
+    "label",
+    "method",
+    "arm",
+    "at",
+    "measurement",
+    "n_seeds",
+    "mean",
+    "half_width",
+]
+
+
+def write_comparisons(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
+    """Write every comparison of a scale to ``out/tables/comparisons`` and ``out/figures/…``.
+
+    Raises:
+        ReproError: a mistake in a card, or records that cannot be read.
+    """
+    reports = inputs.load_all(scale, work, root)
+    written = []
+    for identity, card in load(root).items():
+        made = table(identity, card, reports)
+        if made is None:
+            continue
+        for suffix, text in (
+            ("md", made.markdown()),
+            ("csv", tables.to_csv(made.records, COLUMNS)),
+        ):
+            path = Path(out) / "tables" / FOLDER / f"{identity}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.write_text(path, text)
+            written.append(path)
+        with style.context():
+            figure = draw(card, reports)
+            if figure is None:
+                continue
+            folder = Path(out) / "figures" / FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in ("png", "svg"):
+                path = folder / f"{identity}.{suffix}"
+                with store.atomic(path) as temporary:
+                    figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
+                written.append(path)
+        about = {
+            "id": identity,
+            "title": card.title,
+            "caption": made.caption,
+            "alt": describe(figure),
+            "inches": round(float(figure.get_figwidth()), 2),
+        }
+        store.write_json(folder / f"{identity}.json", about)
+        written.append(folder / f"{identity}.json")
+    return written

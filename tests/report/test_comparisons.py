@@ -1,0 +1,84 @@
+"""Comparisons across methods, on invented runs."""
+
+import csv
+
+import pytest
+import yaml
+
+from repro import report
+from repro.errors import ReproError
+from repro.report import comparisons, inputs, page
+
+CARD = {
+    "title": "Quality against bits",
+    "caption": "All by the same noises.",
+    "measurements": ["fid", "size"],
+    "figure": ["fid"],
+    "rows": [
+        {"group": "W8A8", "label": "uniform", "method": "eight-bit", "arm": "uniform"},
+        {"group": "W8A8", "label": "biased", "method": "eight-bit", "arm": "biased"},
+        {"group": "float", "label": "full", "method": "eight-bit", "arm": "full"},
+        {"group": "float", "label": "text", "method": "masked-text", "arm": "exact"},
+        {"group": "float", "label": "absent", "method": "another", "arm": "x"},
+    ],
+}
+
+
+@pytest.fixture
+def compared(bare):
+    folder = bare.root / "comparisons"
+    folder.mkdir()
+
+    def write(card):
+        (folder / "bits.yaml").write_text(yaml.safe_dump(card))
+        return report.write_comparisons(bare.scale, bare.work, bare.out, bare.root)
+
+    bare.write = write
+    return bare
+
+
+def test_rows_of_several_papers_stand_in_one_table(compared):
+    written = {path.name for path in compared.write(CARD)}
+    assert written == {"bits.md", "bits.csv", "bits.png", "bits.svg", "bits.json"}
+    text = (compared.out / "tables" / "comparisons" / "bits.md").read_text()
+    body = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[2].strip() for line in body] == [
+        "What",
+        "uniform",
+        "biased",
+        "full",
+        "text",
+    ]
+    # The best of each group is marked, and only against its own group.
+    assert body[1].count("**") == 2 and "**" not in body[3]
+    rows = list(csv.DictReader((compared.out / "tables/comparisons/bits.csv").open()))
+    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    results = next(r.results for r in reports if r.paper.slug == "eight-bit")
+    uniform = next(r for r in rows if r["label"] == "uniform" and r["measurement"] == "fid")
+    assert float(uniform["mean"]) == results.values("fid", "uniform").mean()
+
+
+def test_the_page_has_a_section_for_them(compared):
+    report.write_ledger(compared.scale, compared.work, compared.out, compared.root)
+    plain = report.write_page(compared.scale, compared.work, compared.out, compared.root)
+    assert 'id="across"' not in plain.read_text()
+    compared.write(CARD)
+    made = report.write_page(compared.scale, compared.work, compared.out, compared.root)
+    html = made.read_text()
+    assert 'id="across"' in html and "Quality against bits" in html
+
+
+def test_mistakes_are_named(compared):
+    with pytest.raises(ReproError, match=r"bits.yaml: rows.0.labl: unknown key"):
+        compared.write(CARD | {"rows": [{**CARD["rows"][0], "labl": "x"}]})
+    wrong = {**CARD["rows"][0], "at": {"steps": 4}}
+    with pytest.raises(ReproError, match=r"nothing measured as fid\[uniform, steps=4\]"):
+        compared.write(CARD | {"rows": [wrong]})
+
+
+def test_nothing_ran_nothing_written(compared):
+    assert compared.write(CARD | {"rows": CARD["rows"][-1:]}) == []
+    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    (card,) = comparisons.load(compared.root).values()
+    assert comparisons.draw(card, reports) is None
+    assert page.render(compared.scale, reports, compared.out, compared.root)
