@@ -2,7 +2,8 @@
 
 ``comparisons/<id>.yaml`` names rows, each a place where a method measured (method, arm,
 coordinates). Methods are comparable where they share network, data, noises and sampler; the card
-says under which protocol. A row whose arm does not run at a scale is left out there.
+says under which protocol. A row whose arm does not run at a scale, or measures nothing of the kind
+there, is left out.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Comparison(_Strict):
 
     title: str
     caption: str
+    scales: list[str] | None = None
     measurements: Annotated[list[str], Field(min_length=1)]
     figure: list[str] = []
     rows: Annotated[list[Row], Field(min_length=1)]
@@ -63,7 +65,7 @@ def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row,
     """The rows that ran, each with (measurement → values over seeds).
 
     Raises:
-        ReproError: an arm that ran did not measure what its row asks for.
+        ReproError: an arm measured something of the kind, but not where its row says.
     """
     by_slug = {report.paper.slug: report for report in reports}
     rows = []
@@ -71,11 +73,16 @@ def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row,
         report = by_slug.get(row.method)
         if report is None or row.arm not in report.method.arms(report.scale):
             continue
+        if card.scales is not None and report.scale not in card.scales:
+            continue
+        any_place = [n for n in card.measurements if report.results.has(n, row.arm)]
+        have = [n for n in any_place if report.results.has(n, row.arm, **row.at)]
         values = {
             name: report.results.values(name, row.arm, **row.at)
-            for name in card.measurements
-            if name in report.experiment.measurements
+            for name in have or any_place[:1]  # of a wrong coordinate this says what there is
         }
+        if not values:
+            continue
         rows.append((row, values))
     return rows
 
