@@ -21,7 +21,7 @@ from methods.quest import method as qu
 from repro.metrics import interleaved, model_size_bytes, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, select
 from repro.quant import rounded
-from repro.quant.calibration import CalibrationSet
+from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
 from repro.quant.layers import quantised_layers
 from repro.quant.study import PICTURES, Study, widths
 
@@ -52,8 +52,20 @@ class Protocol(Study):
     """The study with QuEST's calibration set, quantised networks and fine-tuning."""
 
     @cached_property
+    def chains(self) -> Trajectory:
+        return rounded.chains(self)
+
+    @cached_property
     def data(self) -> CalibrationSet:
-        return rounded.calibration(self)
+        return uniform_grid(self.chains, self.p.calibration_steps, self.p.per_step)
+
+    def with_half_the_tables(self) -> Protocol:
+        """The same with every other calibration step and twice the samples of each."""
+        other = Protocol(self.job)
+        other.reference = self.reference
+        steps, per_step = self.p.calibration_steps // 2, 2 * self.p.per_step
+        other.data = uniform_grid(self.chains, steps, min(per_step, self.chains.x.shape[1]))
+        return other
 
     @cached_property
     def lesson(self) -> qu.Lesson:
@@ -103,10 +115,10 @@ class Protocol(Study):
         error = (final - self.final).square().mean() / self.final.var()
         self.job.measure("relative_error", error, **at)
         run = self.reference
-        for steps, t in (("all", run.t), ("calibration", qu.labels_of(self.data))):
+        times = {"emb_error": run.t, "emb_error_calibrated": qu.labels_of(self.data)}
+        for name, t in times.items():
             states = run.x[:1, 0].expand(len(t), *self.shape)
-            error = qu.embedding_error(network, self.network, states, t)
-            self.job.measure("emb_error", error, steps=steps, **at)
+            self.job.measure(name, qu.embedding_error(network, self.network, states, t), **at)
 
 
 # Arms --------------------------------------------------------------------------------------------
@@ -176,14 +188,22 @@ def paper_configuration(job: Job) -> None:
 
 
 def granularity(job: Job) -> None:
-    """Per tensor or channel, one table or one for each step, before and after tuning."""
+    """Per tensor or channel, one table or one for each step, before and after tuning.
+
+    A cell that ends in -half has half as many tables, so that each serves two sampling steps.
+    """
     protocol = Protocol(job)
-    for grids in job.progress(job.params.cells, "granularities"):
-        network = protocol.quantised(job.params.bits, grids)
-        protocol.eps_error(network, grids=grids, tuned="no")
+    for cell in job.progress(job.params.cells, "granularities"):
+        grids = cell.removesuffix("-half")
+        chosen = protocol if cell == grids else protocol.with_half_the_tables()
+        network = chosen.quantised(job.params.bits, grids)
+        chosen.eps_error(network, grids=cell, tuned="no")
+        if cell != grids:  # with the time embedding in float: what missing entries do to it
+            float_time = qu.without_time(copy.deepcopy(network))
+            chosen.eps_error(float_time, grids=f"{cell}-fp-time", tuned="no")
         for stage in ("tla", "cma"):
-            protocol.tune(network, job.params.bits, stage, qu.RELEASED)
-        protocol.eps_error(network, grids=grids, tuned="yes")
+            chosen.tune(network, job.params.bits, stage, qu.RELEASED)
+        chosen.eps_error(network, grids=cell, tuned="yes")
 
 
 def cost(job: Job) -> None:

@@ -24,6 +24,7 @@ GRIDS = {
     "tensor-time": "per tensor,\ntable a step",
     "channel-single": "per channel,\none table",
     "channel-time": "per channel,\ntable a step",
+    "channel-time-half": "per channel,\ntable two steps",
 }
 
 
@@ -53,7 +54,8 @@ def ladder(results: Results) -> Figure:
             ax.plot(values, place, "o", color=colour, markersize=3.5, alpha=0.6)
             ax.plot(np.median(values), places[config], "|", color=colour, markersize=10)
         style.reference(ax, 1.0, "learned rounding", axis="x")
-        ax.set(xscale="log", title=WIDTHS[arm], xlabel="error of eps, relative")
+        ax.set(title=WIDTHS[arm], xlabel="error of eps, relative")
+        ax.set_xlim(left=0)
     first = np.atleast_1d(axes)[0]
     first.set_yticks(list(places.values()), [CONFIGS[c] for c in listed])
     first.invert_yaxis()
@@ -62,7 +64,7 @@ def ladder(results: Results) -> Figure:
 
 def causes(results: Results) -> Figure:
     """Error at W4A4 of four granularities, before and after tuning."""
-    figure, ax = style.subplots(1, 1, width="half", height=2.6)
+    figure, ax = style.subplots(1, 1, width=4.2, height=2.6)
     cells = [g for g in GRIDS if results.has("eps_mse", "granularity", grids=g, tuned="no")]
     x = np.arange(len(cells))
     for tuned, label, fill in (("no", "before", "none"), ("yes", "after", "full")):
@@ -122,7 +124,8 @@ def ranges(results: Results) -> Figure:
                 label=name,
             )  # fmt: skip
         style.reference(ax, 1.0, "unchanged")
-        ax.set(xlabel="layer", ylabel=f"{label}, after over before")
+        ax.set(xlabel="layer", title=label)
+    axes[0].set_ylabel("after over before")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 

@@ -278,12 +278,12 @@ FULL = Configuration(Losses(1, None), Losses(0, None), weights="all")
 
 def matching(network: nn.Module, pattern: str) -> list[str]:
     """Names of convolutions and linear layers, quantised or not, that match a pattern."""
-    return [
-        name
+    names = [
+        name.removesuffix(".layer")
         for name, m in network.named_modules()
         if isinstance(m, nn.Conv2d | nn.Conv1d | nn.Linear)
-        and re.search(pattern, name.removesuffix(".layer"))
     ]
+    return [name for name in names if re.search(pattern, name)]
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ class Tuner:
     ):
         self.network, self.lesson = network, lesson
         losses = getattr(configuration, stage)
-        self.hooked = [n.removesuffix(".layer") for n in matching(network, _PATTERNS[stage])]
+        self.hooked = matching(network, _PATTERNS[stage])
         self.local = losses.local
         self.overall = len(self.hooked) if losses.overall is None else losses.overall
         layers = quantised_layers(network)
