@@ -24,7 +24,7 @@ GRIDS = {
     "tensor-time": "per tensor,\ntable a step",
     "channel-single": "per channel,\none table",
     "channel-time": "per channel,\ntable a step",
-    "channel-time-half": "per channel,\ntable two steps",
+    "channel-time-half": "per channel,\nhalf the tables",
 }
 
 
@@ -55,7 +55,7 @@ def ladder(results: Results) -> Figure:
             ax.plot(np.median(values), places[config], "|", color=colour, markersize=10)
         style.reference(ax, 1.0, "learned rounding", axis="x")
         ax.set(title=WIDTHS[arm], xlabel="error of eps, relative")
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.06 * ax.get_xlim()[1])
     first = np.atleast_1d(axes)[0]
     first.set_yticks(list(places.values()), [CONFIGS[c] for c in listed])
     first.invert_yaxis()

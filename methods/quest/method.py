@@ -24,7 +24,7 @@ and `q`, `k`, `v` of an attention block are what its `qkv` is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -203,6 +203,23 @@ def quantised(
     return calibrate(copy, batches)
 
 
+@contextmanager
+def plain_weights(layers: Iterable[QuantisedLayer]) -> Iterator[None]:
+    """Inside, layers compute with the values of their quantised weights, kept as plain tensors,
+    which saves quantising them at every step; afterwards they are as before.
+    """
+    kept = [(layer, layer.layer.weight, layer.weight_on) for layer in layers]
+    with torch.no_grad():
+        for layer, _, _ in kept:
+            value = layer.weight.detach()
+            layer.layer.weight, layer.weight_on = nn.Parameter(value, False), False
+    try:
+        yield
+    finally:
+        for layer, weight, on in kept:
+            layer.layer.weight, layer.weight_on = weight, on
+
+
 def learn_steps(
     network: nn.Module,
     teacher: nn.Module,
@@ -226,13 +243,16 @@ def learn_steps(
         if isinstance(q.grids[q.bits], GridTable)
     }
     if not tables:
-        learn(data, iterations)
+        with plain_weights(quantised_layers(network).values()):
+            learn(data, iterations)
         return network
     entries = entries_of(data)
     for entry, index in enumerate(entries):
         for quantiser, table in tables.items():
             quantiser.grids[quantiser.bits] = table.grids[entry]
-        learn(CalibrationSet(data.x[index], data.t[index]), max(1, iterations // len(entries)))
+        part = CalibrationSet(data.x[index], data.t[index])
+        with plain_weights(quantised_layers(network).values()):
+            learn(part, max(1, iterations // len(entries)))
         for quantiser, table in tables.items():
             table.grids[entry] = quantiser.grids[quantiser.bits]
     for quantiser, table in tables.items():
@@ -349,12 +369,8 @@ class Tuner:
         self.outputs: dict[str, Tensor] = {}
 
     def __enter__(self) -> Tuner:
-        self._kept = {}
-        with torch.no_grad():
-            for name, layer in self.frozen.items():
-                self._kept[name] = layer.layer.weight, layer.weight_on
-                value = layer.weight.detach()
-                layer.layer.weight, layer.weight_on = nn.Parameter(value, False), False
+        self._plain = plain_weights(self.frozen.values())
+        self._plain.__enter__()
         self._grad = {p: p.requires_grad for p in self.network.parameters()}
         for p in self._grad:
             p.requires_grad_(False)
@@ -376,8 +392,7 @@ class Tuner:
             p.requires_grad_(wanted)
         for step in self.steps:
             step.requires_grad_(False)
-        for name, (weight, on) in self._kept.items():
-            self.frozen[name].layer.weight, self.frozen[name].weight_on = weight, on
+        self._plain.__exit__(None, None, None)
 
     def step(self, index: Tensor) -> float:
         """One step of Adam on samples `index` of the lesson; returns the loss."""
