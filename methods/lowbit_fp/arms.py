@@ -18,6 +18,7 @@ from methods.lowbit_fp import method as lowbit
 from methods.lowbit_fp import structure as counts
 from repro.metrics import frechet_from_features
 from repro.quant.calibration import CalibrationSet
+from repro.quant.compare import measure_eps
 from repro.quant.floating import FloatGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers
 from repro.quant.rounded import calibration
@@ -53,17 +54,6 @@ class Protocol(Study):
         return network
 
     # Measurements
-
-    @torch.no_grad()
-    def measure_eps(self, network: nn.Module, **at: object) -> None:
-        """The error of ε alone, as `evaluate` measures it."""
-        run = self.reference
-        some = min(self.p.eps_samples, run.x.shape[1])
-        squared = [
-            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
-            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
-        ]
-        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
 
     def measure_all(self, network: nn.Module, name: str, **at: object) -> None:
         """Everything: `evaluate`, and the distance to the full-precision samples' features."""
@@ -118,7 +108,7 @@ def nearest(job: Job) -> None:
         if span == "search" and f"{form}.{granularity}" in p.sampled:
             protocol.measure_all(network, f"{form}.{granularity}", **at)
         else:
-            protocol.measure_eps(network, **at)
+            measure_eps(protocol, network, **at)
     if p.classifier:
         _references(protocol)
 
@@ -145,7 +135,7 @@ def edges(job: Job) -> None:
     for form in job.params.formats:
         for granularity in lowbit.GRANULARITIES:
             network = protocol.quantised(form, granularity=granularity, keep_first_last_8bit=True)
-            protocol.measure_eps(network, format=form, granularity=granularity)
+            measure_eps(protocol, network, format=form, granularity=granularity)
 
 
 def model_name(variant: str) -> str:
@@ -198,7 +188,7 @@ def activations(job: Job) -> None:
             if p.sampled:
                 protocol.measure_all(network, f"{weights}.{inputs}.{granularity}", **at)
             else:
-                protocol.measure_eps(network, **at)
+                measure_eps(protocol, network, **at)
 
 
 @torch.no_grad()

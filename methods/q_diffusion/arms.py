@@ -21,6 +21,7 @@ from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
 from repro.nets.unet import UNet
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
+from repro.quant.compare import measure_eps
 from repro.quant.layers import activation_quantisers, quantise, quantised_layers, use
 from repro.quant.reconstruction import units
 from repro.quant.study import PICTURES, Study, widths
@@ -96,16 +97,6 @@ class Protocol(Study):
             batch=self.p.learning_batch,
             generator=self.job.rng("steps"),
         )
-
-    @torch.no_grad()
-    def eps_error(self, network: nn.Module, **at: object) -> None:
-        """The error of ε alone, as `evaluate` measures it."""
-        some, run = min(self.p.eps_samples, self.p.batch), self.reference
-        squared = [
-            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
-            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
-        ]
-        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
 
     def judge(self, network: nn.Module, name: str, **at: object) -> None:
         """All measurements, and the error of states after the first step and at half way."""
@@ -190,7 +181,7 @@ def calibration(job: Job) -> None:
         data = protocol.states(times)
         job.save(f"t-{times}", data.t)
         network = protocol.started(p.width, data)
-        protocol.eps_error(network, times=times, stage="initial")
+        measure_eps(protocol, network, times=times, stage="initial")
         protocol.learned(network, data, p.width)
         protocol.judge(network, times, times=times, stage="learned")
 
@@ -212,7 +203,7 @@ def departures(job: Job) -> None:
             batch=p.learning_batch,
             change=change,
         )
-        protocol.eps_error(network, change=change)
+        measure_eps(protocol, network, change=change)
 
 
 def starts(job: Job) -> None:
@@ -228,9 +219,9 @@ def starts(job: Job) -> None:
         network = protocol.started(
             "W4A8", data, split=True, state=job.model("w4"), **choices[start]
         )
-        protocol.eps_error(network, start=start, stage="initial")
+        measure_eps(protocol, network, start=start, stage="initial")
         protocol.learned(network, data, "W4A8")
-        protocol.eps_error(network, start=start, stage="learned")
+        measure_eps(protocol, network, start=start, stage="learned")
 
 
 def exact(job: Job) -> None:

@@ -22,6 +22,7 @@ from repro.metrics import interleaved, model_size_bytes, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, select
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
+from repro.quant.compare import measure_eps
 from repro.quant.layers import quantised_layers
 from repro.quant.study import PICTURES, Study, widths
 
@@ -99,16 +100,6 @@ class Protocol(Study):
             generator=self.job.rng("tuning", stage),
         )
 
-    @torch.no_grad()
-    def eps_error(self, network: nn.Module, **at: object) -> None:
-        """The error of ε alone, as `evaluate` measures it."""
-        some, run = min(self.p.eps_samples, self.p.batch), self.reference
-        squared = [
-            (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
-            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
-        ]
-        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
-
     def judge(self, network: nn.Module, name: str, **at: object) -> None:
         """All measurements of a network, the error of its time embedding among them."""
         final = self.evaluate(network, name, **at)
@@ -152,7 +143,7 @@ def ladder(job: Job) -> None:
         if config == "tla-cma":
             protocol.judge(network, "tla", config="tla")
         else:
-            protocol.eps_error(network, config=f"{config}-tla")
+            measure_eps(protocol, network, config=f"{config}-tla")
         began = time.process_time()
         protocol.tune(network, bits, "cma", TUNED[config])
         job.measure("seconds", seconds + time.process_time() - began, config=config)
@@ -197,13 +188,13 @@ def granularity(job: Job) -> None:
         grids = cell.removesuffix("-half")
         chosen = protocol if cell == grids else protocol.with_half_the_tables()
         network = chosen.quantised(job.params.bits, grids)
-        chosen.eps_error(network, grids=cell, tuned="no")
+        measure_eps(chosen, network, grids=cell, tuned="no")
         if cell != grids:  # with the time embedding in float: what missing entries do to it
             float_time = qu.without_time(copy.deepcopy(network))
-            chosen.eps_error(float_time, grids=f"{cell}-fp-time", tuned="no")
+            measure_eps(chosen, float_time, grids=f"{cell}-fp-time", tuned="no")
         for stage in ("tla", "cma"):
             chosen.tune(network, job.params.bits, stage, qu.RELEASED)
-        chosen.eps_error(network, grids=cell, tuned="yes")
+        measure_eps(chosen, network, grids=cell, tuned="yes")
 
 
 def cost(job: Job) -> None:

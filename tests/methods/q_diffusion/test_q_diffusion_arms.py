@@ -12,6 +12,7 @@ from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.quant import deploy, rounded
+from repro.quant.compare import measure_eps
 from repro.report.results import Results
 
 TOY = {
@@ -120,7 +121,7 @@ def test_error_alone_is_that_of_the_whole_evaluation(card, models):
     job = Job.for_test("q-diffusion", "x", 0, params, models)
     protocol = arms.Protocol(job)
     network = protocol.started("W8A6", protocol.states())
-    protocol.eps_error(network, of="alone")
+    measure_eps(protocol, network, of="alone")
     protocol.judge(network, "all", of="all")
     assert value(job, "eps_mse", of="alone") == value(job, "eps_mse", of="all")
     curve = job.arrays["curve-all"]
