@@ -53,7 +53,11 @@ def tables(folder: Path) -> dict[str, str]:
 @pytest.mark.dag
 @pytest.mark.timeout(1500)
 def test_smoke_of_every_method(tmp_path):
-    """Every method goes from data to verdict, and its exact and structural checks hold."""
+    """Every method goes from data to verdict, and its exact and structural checks hold.
+
+    What a paper says of its own architecture may be wrong; then the card has a finding that says
+    so at every scale.
+    """
     done = snakemake(tmp_path, "smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = tmp_path / "work" / "smoke" / "report" / "index.html"
@@ -61,10 +65,13 @@ def test_smoke_of_every_method(tmp_path):
     for method in cards.load_all():
         path = tmp_path / "work" / "smoke" / "verdicts" / f"{method.slug}.json"
         judged = json.loads(path.read_text())
+        explained = {f.claim for f in method.experiment.findings if f.scale is None}
         failed = [
             f"{check['expect']}: {check['observed']}"
             for check in judged["checks"]
-            if check["tier"] in ("exact", "structural") and check["verdict"] != "reproduced"
+            if check["tier"] in ("exact", "structural")
+            and check["verdict"] != "reproduced"
+            and not (check["tier"] == "structural" and check["claim"] in explained)
         ]
         assert not failed, f"{method.slug}: {failed}"
         assert set(method.checks("smoke")) == {check["id"] for check in judged["checks"]}
