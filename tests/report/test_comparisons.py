@@ -47,7 +47,6 @@ def test_rows_of_several_papers_stand_in_one_table(compared):
         "uniform",
         "biased",
         "full",
-        "text",
     ]
     # The best of each group is marked, and only against its own group.
     assert body[1].count("**") == 2 and "**" not in body[3]
