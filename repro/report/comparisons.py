@@ -62,7 +62,8 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
 
 
 def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row, dict[str, Any]]]:
-    """The rows that ran, each with (measurement → values over seeds).
+    """The rows that ran, each with (measurement → values over seeds); none where fewer than two
+    papers have any.
 
     Raises:
         ReproError: an arm measured something of the kind, but not where its row says.
@@ -84,7 +85,7 @@ def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row,
         if not values:
             continue
         rows.append((row, values))
-    return rows
+    return rows if len({row.method for row, _ in rows}) > 1 else []
 
 
 def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:

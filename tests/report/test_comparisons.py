@@ -12,13 +12,13 @@ from repro.report import comparisons, inputs, page
 CARD = {
     "title": "Quality against bits",
     "caption": "All by the same noises.",
-    "measurements": ["fid", "size"],
+    "measurements": ["fid", "size", "entropy"],
     "figure": ["fid"],
     "rows": [
         {"group": "W8A8", "label": "uniform", "method": "eight-bit", "arm": "uniform"},
         {"group": "W8A8", "label": "biased", "method": "eight-bit", "arm": "biased"},
         {"group": "float", "label": "full", "method": "eight-bit", "arm": "full"},
-        {"group": "float", "label": "text", "method": "masked-text", "arm": "exact"},
+        {"group": "float", "label": "text", "method": "masked-text", "arm": "cached"},
         {"group": "float", "label": "absent", "method": "another", "arm": "x"},
     ],
 }
@@ -47,6 +47,7 @@ def test_rows_of_several_papers_stand_in_one_table(compared):
         "uniform",
         "biased",
         "full",
+        "text",
     ]
     # The best of each group is marked, and only against its own group.
     assert body[1].count("**") == 2 and "**" not in body[3]
@@ -77,6 +78,8 @@ def test_mistakes_are_named(compared):
 
 def test_nothing_ran_nothing_written(compared):
     assert compared.write(CARD | {"rows": CARD["rows"][-1:]}) == []
+    # one paper alone is no comparison
+    assert compared.write(CARD | {"rows": CARD["rows"][:3]}) == []
     reports = inputs.load_all(compared.scale, compared.work, compared.root)
     (card,) = comparisons.load(compared.root).values()
     assert comparisons.draw(card, reports) is None
