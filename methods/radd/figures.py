@@ -133,7 +133,9 @@ def quality(results: Results) -> Figure:
             value = results.values(name, "held-out").mean()
             ax.set_title(f"held-out text: {value:.2f}")
         ax.set(xlabel="sampling steps", ylabel=label)
-    style.legend(axes[0])
+    axes[0].get_figure().legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
+    )
     return figure
 
 
