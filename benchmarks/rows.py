@@ -5,16 +5,21 @@ Each function checks first that both sides compute the same thing, then returns 
 
 from __future__ import annotations
 
+import logging
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.measure import Row, compare
+from repro import training
 from repro.diffusion import absorbing, samplers, schedules
 from repro.errors import ReproError
+from repro.job import Job
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.transformer import Config, Transformer
 from repro.nets.unet import UNet
@@ -158,6 +163,61 @@ def frechet(clock: str) -> list[Row]:
         )
         same(values["ours"], values["theirs"], 1e-6 * values["theirs"], "Fréchet distance")
     return rows
+
+
+def training_loop(clock: str) -> list[Row]:
+    """`fit` over a bare loop of forward, backward and step: same network, batches, precision."""
+    n, batch = 16, 32
+    data = [(randn(batch, 1, 32, 32), torch.full((batch,), 40 * i)) for i in range(n)]
+
+    def fresh() -> UNet:
+        network = seeded(lambda: UNet(
+            resolution=32, in_channels=1, channels=32, mult=(1, 2, 4), blocks=1, attention=(),
+            groups=8, patch=2, dropout=0.0,
+        ))  # fmt: skip
+        return network.requires_grad_(True)
+
+    def loss(network: nn.Module, item: tuple[torch.Tensor, ...], _: object) -> torch.Tensor:
+        x, t = item
+        return (network(x, t).float() - x).square().mean()
+
+    def ours(**extras: float | None) -> dict[str, torch.Tensor]:
+        with tempfile.TemporaryDirectory() as scratch:
+            job = Job.for_test(scratch=Path(scratch))
+            job.log.setLevel(logging.ERROR)
+            options = dict(clip=1.0, ema=0.999) | extras
+            fitted = training.fit(
+                job, fresh(), loss, lambda step, _: data[step], steps=n, lr=1e-3,
+                precision="bf16-mixed", **options,
+            )  # fmt: skip
+        return fitted.state_dict
+
+    def bare() -> dict[str, torch.Tensor]:
+        network = fresh().train()
+        optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.0, fused=True)
+        for item in data:
+            with torch.autocast("cpu", torch.bfloat16):
+                # The library that `fit` uses goes backward under autocast as well.
+                loss(network, item, None).backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return network.state_dict()
+
+    plain, reference = ours(clip=None, ema=None), bare()
+    for name, tensor in reference.items():
+        same(plain[name], tensor, 1e-6, f"training, {name}")
+    return [
+        compare(
+            f"Training, {n} steps with clipping and averaging, over a bare loop",
+            ours,
+            bare,
+            clock=clock,
+            goal=1.11,
+            why="90 % of the throughput",
+            rounds=9,
+            warmup=1,
+        )
+    ]
 
 
 def radd_cache(clock: str) -> list[Row]:
@@ -325,6 +385,7 @@ def mbir_iteration(clock: str) -> list[Row]:
 ALL: dict[str, Callable[[str], list[Row]]] = {
     "sampler": sampler_loop,
     "diffusers": diffusers_loop,
+    "training": training_loop,
     "radd": radd_cache,
     "quant": quantised_forward,
     "deploy": deployed_int8,
