@@ -12,8 +12,8 @@ from methods.ptq4dm import method as ptq
 from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
-from repro.zoo.judge import Judge
 from repro.report.results import Results
+from repro.zoo.judge import Judge
 
 TOY = {
     "steps": 4,
