@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from repro import cards, store
+from repro.errors import ReproError
 from repro.expression import at_key
 from repro.report import inputs, style, tables
 from repro.report.figures import PRESENTATION, describe
@@ -31,13 +32,19 @@ class _Strict(BaseModel):
 
 
 class Row(_Strict):
-    """One place to look: what stands in the table, and where it was measured."""
+    """One place to look: what stands in the table, and where it was measured.
+
+    models: those that the method trained for it; the table gives their time. pictures: array of the
+    arm's first seed, images as uint8 (N, C, H, W) or (N, H, W).
+    """
 
     group: str
     label: str
     method: str
     arm: str
     at: dict[str, Any] = {}
+    models: list[str] = []
+    pictures: str = ""
 
 
 class Comparison(_Strict):
@@ -45,6 +52,7 @@ class Comparison(_Strict):
 
     title: str
     caption: str
+    along: str | None = None
     scales: list[str] | None = None
     measurements: Annotated[list[str], Field(min_length=1)]
     figure: list[str] = []
@@ -76,16 +84,49 @@ def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row,
             continue
         if card.scales is not None and report.scale not in card.scales:
             continue
-        any_place = [n for n in card.measurements if report.results.has(n, row.arm)]
-        have = [n for n in any_place if report.results.has(n, row.arm, **row.at)]
-        values = {
-            name: report.results.values(name, row.arm, **row.at)
-            for name in have or any_place[:1]  # of a wrong coordinate this says what there is
-        }
-        if not values:
-            continue
-        rows.append((row, values))
+        for point in _points(card, report, row):
+            any_place = [n for n in card.measurements if report.results.has(n, row.arm)]
+            have = [n for n in any_place if report.results.has(n, row.arm, **point.at)]
+            values = {
+                name: report.results.values(name, row.arm, **point.at)
+                for name in have or any_place[:1]  # of a wrong coordinate this says what there is
+            }
+            if values:
+                rows.append((point, values))
     return rows if len({row.method for row, _ in rows}) > 1 else []
+
+
+def _points(card: Comparison, report: inputs.Report, row: Row) -> list[Row]:
+    """The row itself, or one for each value of the coordinate that the comparison runs along."""
+    if card.along is None or card.along in row.at:
+        return [row]
+    name = next((n for n in card.measurements if report.results.has(n, row.arm)), None)
+    if name is None:
+        return []
+    places, _ = report.results.sweep(name, row.arm, card.along, **row.at)
+    return [row.model_copy(update={"at": {**row.at, card.along: x.item()}}) for x in places]
+
+
+def _training(report: inputs.Report, row: Row) -> str:
+    """Minutes that the row's models took to make, mean over seeds; they may have run in parallel.
+
+    Raises:
+        ReproError: the method has no such model.
+    """
+    seconds = 0.0
+    for name in row.models:
+        found = [
+            record["wall_s"]
+            for record in report.results.model_records
+            if record["folder"].parent.name == name
+        ]
+        if not found:
+            raise ReproError(
+                f"{report.paper.slug}: a comparison names the model `{name}`, of which there is no "
+                "record; correct the name in the card under comparisons/"
+            )
+        seconds += float(np.mean(found))
+    return f"{seconds / 60:.1f}" if row.models else "–"
 
 
 def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:
@@ -110,9 +151,12 @@ def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> 
             if len(directions) == 1:
                 marks |= tables.marked(members, directions.pop())
     cells, records = [], []
+    trained = any(row.models for row, _ in rows)
     for i, (row, values) in enumerate(rows):
         report = by_slug[row.method]
         line = [tables.Cell(row.group), tables.Cell(row.label), tables.Cell(report.paper.short)]
+        if card.along is not None:
+            line.append(tables.Cell(f"{row.at[card.along]:g}"))
         for name in card.measurements:
             if name not in values:
                 line.append(tables.Cell("–"))
@@ -133,22 +177,34 @@ def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> 
                     "half_width": summaries[i][name].half,
                 }
             )
+        if trained:
+            line.append(tables.Cell(_training(report, row)))
         cells.append(line)
-    first = {name: next(r for r, v in rows if name in v) for name in _measured(card, rows)}
-    headings = [
-        tables.heading(by_slug[first[name].method].results, name) if name in first else name
-        for name in card.measurements
-    ]
+    headings = [_heading(name, reports, rows) for name in card.measurements]
+    named = ["Setting", "What", "Paper", *([card.along.upper()] if card.along else [])]
+    cost = ["training (min)"] if trained else []
     return tables.Table(
         id=identity,
         title=card.title,
         caption=" ".join(card.caption.split()),
-        columns=["Setting", "What", "Paper", *headings],
-        numeric=[False, False, False, *[True] * len(headings)],
+        columns=[*named, *headings, *cost],
+        numeric=[*[False] * 3, *[True] * (len(named) - 3 + len(headings) + len(cost))],
         rows=cells,
         notes=[tables.seed_note(s for row in summaries for s in row.values())],
         records=records,
     )
+
+
+def _heading(
+    name: str, reports: Sequence[inputs.Report], rows: Sequence[tuple[Row, dict[str, Any]]]
+) -> str:
+    """The title of a measurement by the first paper that has it."""
+    for row, values in rows:
+        if name in values:
+            return tables.heading(
+                next(r.results for r in reports if r.paper.slug == row.method), name
+            )
+    return name
 
 
 def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
@@ -156,11 +212,90 @@ def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> l
 
 
 def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
-    """A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean."""
+    """What the card says to draw, or None where nothing of it ran.
+
+    A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean; or, with
+    ``along``, curves over that coordinate, and below them samples of the rows that have pictures.
+    """
     rows = found(card, reports)
     names = [name for name in card.figure if name in _measured(card, rows)]
     if not names:
         return None
+    draw_rows = _curves if card.along is not None else _dots
+    return draw_rows(card, reports, rows, names)
+
+
+def _curves(
+    card: Comparison,
+    reports: Sequence[inputs.Report],
+    rows: Sequence[tuple[Row, dict[str, Any]]],
+    names: Sequence[str],
+) -> Figure:
+    by_slug = {report.paper.slug: report for report in reports}
+    lines: dict[tuple, list[tuple[Row, dict[str, Any]]]] = {}
+    for row, values in rows:
+        fixed = at_key({k: v for k, v in row.at.items() if k != card.along})
+        lines.setdefault((row.group, row.label, row.method, row.arm, fixed), []).append(
+            (row, values)
+        )
+    shown = [points[0][0] for points in lines.values() if points[0][0].pictures]
+    strips = [
+        (row, by_slug[row.method].results.array(row.arm, _first(by_slug[row.method], row.arm),
+                                                row.pictures))
+        for row in shown
+    ]  # fmt: skip
+    upper, strip = 3.1 + 0.16 * (len(lines) / 3), 0.52
+    figure = style.figure("full", upper + strip * len(strips))
+    parts = (
+        figure.subfigures(2, 1, height_ratios=[upper, strip * len(strips)], hspace=0.02)
+        if strips
+        else [figure]
+    )
+    axes = parts[0].subplots(1, len(names), squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        for index, ((_, label, method, _, _), points) in enumerate(lines.items()):
+            have = [(r.at[card.along], values[name]) for r, values in points if name in values]
+            if not have:
+                continue
+            x = [place for place, _ in have]
+            mean = np.array([np.mean(values) for _, values in have])
+            low, high = (np.array([f(values) for _, values in have]) for f in (np.min, np.max))
+            colour = style.PALETTE[index % len(style.PALETTE)]
+            ax.plot(
+                x, mean, style.MARKERS[index % len(style.MARKERS)], color=colour, markersize=4,
+                linestyle="-" if index < len(style.PALETTE) else "--", linewidth=1,
+                label=f"{label} ({by_slug[method].paper.short})",
+            )  # fmt: skip
+            ax.vlines(x, low, high, color=colour, linewidth=1)
+        ax.set(xscale="log", yscale="log", xlabel=card.along.upper(),
+               ylabel=_heading(name, reports, rows))  # fmt: skip
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+            axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    handles, labels = axes[0].get_legend_handles_labels()
+    parts[0].legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6)
+    if strips:
+        columns = min(len(pictures) for _, pictures in strips)
+        grid = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
+        for ax, (row, pictures) in zip(grid, strips, strict=True):
+            pictures = np.asarray(pictures)[:columns].squeeze()
+            ax.imshow(np.concatenate(list(pictures), 1), cmap="gray", vmin=0, vmax=255)
+            ax.set_axis_off()
+            ax.text(-0.01, 0.5, f"{row.label}, {card.along.upper()} {row.at[card.along]:g}",
+                    transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
+    return figure
+
+
+def _first(report: inputs.Report, arm: str) -> int:
+    return min(report.results.seeds(arm))
+
+
+def _dots(
+    card: Comparison,
+    reports: Sequence[inputs.Report],
+    rows: Sequence[tuple[Row, dict[str, Any]]],
+    names: Sequence[str],
+) -> Figure:
     by_slug = {report.paper.slug: report for report in reports}
     papers = list(dict.fromkeys(row.method for row, _ in rows))
     groups = list(dict.fromkeys(row.group for row, _ in rows))
@@ -183,7 +318,7 @@ def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
                 markersize=3.2, alpha=0.6, label=None if label in seen else label,
             )  # fmt: skip
             ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
-        heading = tables.heading(by_slug[rows[0][0].method].results, name)
+        heading = _heading(name, reports, rows)
         ax.set(xscale="log", xlabel=heading)
         ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     axes[0, 0].set_yticks(

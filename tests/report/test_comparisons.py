@@ -1,6 +1,7 @@
 """Comparisons across methods, on invented runs."""
 
 import csv
+import json
 
 import pytest
 import yaml
@@ -84,3 +85,52 @@ def test_nothing_ran_nothing_written(compared):
     (card,) = comparisons.load(compared.root).values()
     assert comparisons.draw(card, reports) is None
     assert page.render(compared.scale, reports, compared.out, compared.root)
+
+
+ALONG = CARD | {
+    "along": "steps",
+    "measurements": ["nfe", "fid"],
+    "figure": ["nfe"],
+    "rows": [
+        {"group": "text", "label": "a", "method": "masked-text", "arm": "cached",
+         "models": ["denoiser"]},
+        {"group": "text", "label": "b", "method": "masked-text", "arm": "baseline"},
+        {"group": "images", "label": "c", "method": "eight-bit", "arm": "uniform",
+         "at": {"steps": 1}, "pictures": "samples"},
+    ],
+}  # fmt: skip
+
+
+def test_a_row_along_a_coordinate_has_a_line_for_each_value(compared, monkeypatch):
+    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    card = comparisons.Comparison(**(ALONG | {"rows": ALONG["rows"][:2]}))
+    text = next(r for r in reports if r.paper.slug == "masked-text")
+    steps, values = text.results.sweep("nfe", "cached", "steps")
+    expanded = comparisons._points(card, text, card.rows[0])
+    assert [row.at for row in expanded] == [{"steps": s} for s in steps]
+    assert text.results.values("nfe", "cached", **expanded[-1].at).tolist() == values[-1].tolist()
+
+
+def test_curves_samples_and_the_cost_of_training(compared):
+    # Both papers have to measure along the coordinate: the images get theirs here.
+    for path in (compared.work / "runs" / "eight-bit" / "uniform").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record["measurements"].append({"name": "fid", "at": {"steps": 1}, "value": 9.0})
+        path.write_text(json.dumps(record))
+    compared.write(ALONG | {"figure": ["nfe", "fid"]})
+    text = (compared.out / "tables" / "comparisons" / "bits.md").read_text()
+    head, *body = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    assert [cell.strip() for cell in head[1:5]] == ["Setting", "What", "Paper", "STEPS"]
+    assert head[-2].strip() == "training (min)"
+    costs = {line[2].strip(): line[-2].strip() for line in body}
+    assert float(costs["a"]) > 0 and costs["b"] == costs["c"] == "–"
+    assert len([line for line in body if line[2].strip() == "a"]) > 1
+    assert (compared.out / "figures/comparisons/bits.png").stat().st_size > 10_000
+
+
+def test_a_model_that_was_not_made_is_named(compared):
+    wrong = {**ALONG["rows"][0], "models": ["denoisr"]}
+    image = {**CARD["rows"][0]}
+    with pytest.raises(ReproError, match="names the model `denoisr`"):
+        compared.write(CARD | {"measurements": ["nfe", "fid"], "rows": [
+            {**wrong, "at": {"steps": 64}}, image]})  # fmt: skip
