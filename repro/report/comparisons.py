@@ -270,10 +270,14 @@ def _curves(
         ax.set(xscale="log", yscale="log", xlabel=card.along.upper(),
                ylabel=_heading(name, reports, rows))  # fmt: skip
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
             axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    handles, labels = axes[0].get_legend_handles_labels()
-    parts[0].legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6)
+    pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
+    entries = {label: handle for pair in pairs for handle, label in pair}
+    parts[0].legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize=6
+    )
     if strips:
         columns = min(len(pictures) for _, pictures in strips)
         grid = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
