@@ -18,7 +18,6 @@ from methods.lowbit_fp import method as lowbit
 from methods.lowbit_fp import structure as counts
 from repro.metrics import frechet_from_features
 from repro.quant.calibration import CalibrationSet
-from repro.quant.compare import measure_eps
 from repro.quant.floating import FloatGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers
 from repro.quant.rounded import calibration
@@ -61,12 +60,12 @@ class Protocol(Study):
 
     @cached_property
     def own_features(self) -> Tensor:
-        return self.features(self.final.clamp(-1, 1))
+        return self.critic.features(self.final)
 
     def measure_paired(self, samples: Tensor, **at: object) -> None:
         """Fréchet distance to the full-precision samples of the same noises, as reference set."""
         if self.p.classifier:
-            fake = self.features(samples.clamp(-1, 1))
+            fake = self.critic.features(samples)
             distance = frechet_from_features(fake, self.own_features)
             self.job.measure("frechet_paired", distance, **at)
 
@@ -108,7 +107,7 @@ def nearest(job: Job) -> None:
         if span == "search" and f"{form}.{granularity}" in p.sampled:
             protocol.measure_all(network, f"{form}.{granularity}", **at)
         else:
-            measure_eps(protocol, network, **at)
+            protocol.measure_eps(network, **at)
     if p.classifier:
         _references(protocol)
 
@@ -120,8 +119,7 @@ def _references(protocol: Protocol) -> None:
         found.setdefault(name, {})[tuple(at.values())] = value
     places = list(found["frechet"])
     truth = [found["eps_mse"][place] for place in places]
-    protocol.measure_frechet(protocol.final, format="float")
-    plain = job.measured[-1][2]
+    plain = protocol.measure_frechet(protocol.final, format="float")
     for reference, name in (("data", "frechet"), ("outputs", "frechet_paired")):
         values = [found[name][place] for place in places]
         job.measure("rank_correlation", lowbit.spearman(truth, values), reference=reference)
@@ -135,7 +133,7 @@ def edges(job: Job) -> None:
     for form in job.params.formats:
         for granularity in lowbit.GRANULARITIES:
             network = protocol.quantised(form, granularity=granularity, keep_first_last_8bit=True)
-            measure_eps(protocol, network, format=form, granularity=granularity)
+            protocol.measure_eps(network, format=form, granularity=granularity)
 
 
 def model_name(variant: str) -> str:
@@ -188,7 +186,7 @@ def activations(job: Job) -> None:
             if p.sampled:
                 protocol.measure_all(network, f"{weights}.{inputs}.{granularity}", **at)
             else:
-                measure_eps(protocol, network, **at)
+                protocol.measure_eps(network, **at)
 
 
 @torch.no_grad()

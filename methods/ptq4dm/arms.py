@@ -80,7 +80,7 @@ class Protocol(Study):
             run = self.trajectory(self.network, noise)
             steps = min(self.p.steps, n)
             return shuffled(uniform_grid(run, steps, n // steps), self.job.rng("shuffle"))
-        x_0 = self.pictures(n, "train", "calibration images")
+        x_0 = self.critic.pictures(n, "train", "calibration images")
         if source == "images":
             return ptq.image_samples(x_0, when, self.timesteps)
         if source == "noised-images":

@@ -21,7 +21,6 @@ from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
 from repro.nets.unet import UNet
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
-from repro.quant.compare import measure_eps
 from repro.quant.layers import activation_quantisers, quantise, quantised_layers, use
 from repro.quant.reconstruction import units
 from repro.quant.study import PICTURES, Study, widths
@@ -181,7 +180,7 @@ def calibration(job: Job) -> None:
         data = protocol.states(times)
         job.save(f"t-{times}", data.t)
         network = protocol.started(p.width, data)
-        measure_eps(protocol, network, times=times, stage="initial")
+        protocol.measure_eps(network, times=times, stage="initial")
         protocol.learned(network, data, p.width)
         protocol.judge(network, times, times=times, stage="learned")
 
@@ -203,7 +202,7 @@ def departures(job: Job) -> None:
             batch=p.learning_batch,
             change=change,
         )
-        measure_eps(protocol, network, change=change)
+        protocol.measure_eps(network, change=change)
 
 
 def starts(job: Job) -> None:
@@ -219,9 +218,9 @@ def starts(job: Job) -> None:
         network = protocol.started(
             "W4A8", data, split=True, state=job.model("w4"), **choices[start]
         )
-        measure_eps(protocol, network, start=start, stage="initial")
+        protocol.measure_eps(network, start=start, stage="initial")
         protocol.learned(network, data, "W4A8")
-        measure_eps(protocol, network, start=start, stage="learned")
+        protocol.measure_eps(network, start=start, stage="learned")
 
 
 def exact(job: Job) -> None:

@@ -22,7 +22,6 @@ from repro.metrics import interleaved, model_size_bytes, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, select
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
-from repro.quant.compare import measure_eps
 from repro.quant.layers import quantised_layers
 from repro.quant.study import PICTURES, Study, widths
 
@@ -143,7 +142,7 @@ def ladder(job: Job) -> None:
         if config == "tla-cma":
             protocol.judge(network, "tla", config="tla")
         else:
-            measure_eps(protocol, network, config=f"{config}-tla")
+            protocol.measure_eps(network, config=f"{config}-tla")
         began = time.process_time()
         protocol.tune(network, bits, "cma", TUNED[config])
         job.measure("seconds", seconds + time.process_time() - began, config=config)
@@ -188,13 +187,13 @@ def granularity(job: Job) -> None:
         grids = cell.removesuffix("-half")
         chosen = protocol if cell == grids else protocol.with_half_the_tables()
         network = chosen.quantised(job.params.bits, grids)
-        measure_eps(chosen, network, grids=cell, tuned="no")
+        chosen.measure_eps(network, grids=cell, tuned="no")
         if cell != grids:  # with the time embedding in float: what missing entries do to it
             float_time = qu.without_time(copy.deepcopy(network))
-            measure_eps(chosen, float_time, grids=f"{cell}-fp-time", tuned="no")
+            chosen.measure_eps(float_time, grids=f"{cell}-fp-time", tuned="no")
         for stage in ("tla", "cma"):
             chosen.tune(network, job.params.bits, stage, qu.RELEASED)
-        measure_eps(chosen, network, grids=cell, tuned="yes")
+        chosen.measure_eps(network, grids=cell, tuned="yes")
 
 
 def cost(job: Job) -> None:

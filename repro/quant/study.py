@@ -5,7 +5,8 @@ from. What is measured against full precision, from identical noise:
 
     eps_mse          E |ε_q(x_t, t) - ε(x_t, t)|² over the states of the full-precision trajectory
     trajectory_mse   E |x_0^q - x_0|² of final samples (primary: errors add up over the steps)
-    frechet          distance of classifier features to held-out real images
+    frechet          distance of classifier features to held-out real images, beside their
+                     precision and recall
 
 Source: the metrics m1 to m3 that the methods of post-training quantisation share (Q-Diffusion,
 PTQ4DM, QuEST, low-bit floating point).
@@ -25,9 +26,8 @@ from repro import zoo
 from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
 from repro.errors import ReproError
-from repro.metrics import frechet_from_features
 from repro.quant.calibration import Trajectory, record
-from repro.zoo.train import images, scaled
+from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -64,11 +64,10 @@ class Study:
         """Standard normal (n, C, H, W) of a named stream of the seed."""
         return torch.randn(n, *self.shape, generator=self.job.rng(stream)).to(self.job.device)
 
-    def pictures(self, n: int, split: str, stream: str) -> Tensor:
-        """n distinct real images (n, C, H, W) in [-1, 1], drawn from a split by a named stream."""
-        data = images(getattr(self.job.data(self.p.dataset), split), self.p.dataset)
-        chosen = torch.randperm(len(data), generator=self.job.rng(stream))[:n]
-        return scaled(data[chosen], self.p.dataset).to(self.job.device)
+    @cached_property
+    def critic(self) -> Judge:
+        """How samples are compared with real images."""
+        return Judge(self.job)
 
     def sample(self, eps_model: Callable, x_T: Tensor, callback: Callable | None = None) -> Tensor:
         """DDIM (η = 0) from x_T, in batches; the callback sees step, t, x, ε of every batch."""
@@ -113,15 +112,24 @@ class Study:
     # Measurements
 
     @torch.no_grad()
-    def evaluate(self, network: nn.Module, name: str, **at: object) -> Tensor:
-        """Measure a quantised network against full precision; returns its final samples."""
-        job, run = self.job, self.reference
+    def measure_eps(self, network: nn.Module, **at: object) -> None:
+        """Measure `eps_mse` alone, where sampling would cost too much.
+
+        network: (x, t) -> ε. at: coordinates of the measurement.
+        """
+        run = self.reference
         some = min(self.p.eps_samples, run.x.shape[1])
         squared = [
             (network(x[:some], t.expand(some)) - eps[:some]).square().mean()
             for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
         ]
-        job.measure("eps_mse", torch.stack(squared).mean(), **at)
+        self.job.measure("eps_mse", torch.stack(squared).mean(), **at)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module, name: str, **at: object) -> Tensor:
+        """Measure a quantised network against full precision; returns its final samples."""
+        job, run = self.job, self.reference
+        self.measure_eps(network, **at)
         quantised = self.trajectory(network, self.x_T[: self.p.batch])
         final = self._completed(network, quantised)
         job.measure("trajectory_mse", (final - self.final).square().mean(), **at)
@@ -131,19 +139,12 @@ class Study:
         self.measure_frechet(final, **at)
         return final
 
-    @cached_property
-    def features(self) -> Callable[[Tensor], Tensor]:
-        return zoo.features(self.job, self.p.classifier)
+    def measure_frechet(self, samples: Tensor, **at: object) -> float | None:
+        """Fréchet distance to real test images, precision and recall; returns the distance.
 
-    @cached_property
-    def real_features(self) -> Tensor:
-        return self.features(self.pictures(self.p.real, "test", "real"))
-
-    def measure_frechet(self, samples: Tensor, **at: object) -> None:
-        """Fréchet distance to real test images, where the scale has a classifier."""
-        if self.p.classifier:
-            fake = self.features(samples.clamp(-1, 1))
-            self.job.measure("frechet", frechet_from_features(fake, self.real_features), **at)
+        Does nothing where the scale has no classifier.
+        """
+        return self.critic.measure(samples, **at) if self.p.classifier else None
 
     def as_uint8(self, x: Tensor) -> Tensor:
         return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

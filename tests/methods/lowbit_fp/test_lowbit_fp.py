@@ -17,10 +17,15 @@ from repro.job import Job
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import quantise, quantised_layers
 from repro.report.results import Results
+from repro.zoo.judge import Judge
 
 TOY = {"steps": 4, "samples": 12, "eps_samples": 4, "calibration_steps": 4, "per_step": 4,
        "batch": 12, "iterations": 2}  # fmt: skip
 FORMS = ["INT8", "FP8", "INT4", "INT4-asym", "E2M1", "FP4"]
+
+JUDGED = {
+    "frechet", "precision", "recall", "frechet_paired", "rank_correlation", "better_than_float",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -266,15 +271,13 @@ def test_every_check_of_the_largest_scale_finds_its_measurements(card, jobs):
     }
     for check in card.experiment.checks:
         for r in check.parsed.references():
-            if r.name in ("frechet", "frechet_paired", "rank_correlation", "better_than_float"):
+            if r.name in JUDGED:
                 continue
             at = tuple(sorted(tuple(p.split("=")) for p in r.at.split(","))) if r.at else ()
             assert (r.arm, r.name, at) in measured, str(r)
 
 
 def test_references_are_compared(card, models, monkeypatch):
-    from methods.lowbit_fp import arms
-
     names = card.arm("small", "nearest").models
     torch.manual_seed(0)
     states = {names[0]: zoo.build(names[0]).state_dict(), names[1]: zoo.shipped(names[1])[0]}
@@ -283,11 +286,11 @@ def test_references_are_compared(card, models, monkeypatch):
         if tensor.ndim > 1 and not tensor.any():
             torch.nn.init.normal_(tensor, std=0.1)
 
-    def pictures(protocol, n, split, stream):
-        generator = protocol.job.rng(stream)
-        return torch.rand(n, *protocol.shape, generator=generator).lt(0.3).float() * 2 - 1
+    def pictures(critic, n, split, stream):
+        generator = critic.job.rng(stream)
+        return torch.rand(n, 1, 32, 32, generator=generator).lt(0.3).float() * 2 - 1
 
-    monkeypatch.setattr(arms.Protocol, "pictures", pictures)
+    monkeypatch.setattr(Judge, "pictures", pictures)
     params = small(card.arm_params("small", "nearest"))
     params |= {"formats": ["INT8", "E2M1"], "real": 20, "steps": 2, "samples": 4, "batch": 4,
                "sampled": ["INT8.tensor", "E2M1.tensor", "E2M1.channel"]}  # fmt: skip

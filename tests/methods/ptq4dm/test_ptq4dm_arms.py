@@ -12,6 +12,7 @@ from methods.ptq4dm import method as ptq
 from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
+from repro.zoo.judge import Judge
 from repro.report.results import Results
 
 TOY = {
@@ -161,20 +162,20 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
     torch.manual_seed(0)
     weights = {names[0]: zoo.build(names[0]).state_dict(), names[1]: zoo.shipped(names[1])[0]}
 
-    def pictures(protocol, n, split, stream):
-        generator = protocol.job.rng(stream)
-        return torch.rand(n, *protocol.shape, generator=generator).lt(0.3).float() * 2 - 1
+    def pictures(critic, n, split, stream):
+        generator = critic.job.rng(stream)
+        return torch.rand(n, 1, 32, 32, generator=generator).lt(0.3).float() * 2 - 1
 
-    monkeypatch.setattr(arms.Protocol, "pictures", pictures)
+    monkeypatch.setattr(Judge, "pictures", pictures)
     params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
     job = Job.for_test("ptq4dm", "quality", 0, params, weights, card.experiment.measurements)
     arms.quality(job)
-    found = {a["network"]: v for _, a, v in job.measured}
+    found = {a["network"]: v for n, a, v in job.measured if n == "frechet"}
     assert set(found) == {"full-precision", "ndtc-paper", "uniform"}
     assert abs(found["uniform"] / found["full-precision"] - 1) < 0.2
     protocol = arms.Protocol(job)
-    protocol.measure_frechet(protocol.pictures(40, "test", "others"), network="real")
-    assert job.measured[-1][2] < 0.5 * found["full-precision"]
+    real = protocol.critic.pictures(40, "test", "others")
+    assert protocol.measure_frechet(real, network="real") < 0.5 * found["full-precision"]
 
 
 def test_wrong_parameters_are_named(run):

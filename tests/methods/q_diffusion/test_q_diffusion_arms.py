@@ -12,7 +12,6 @@ from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.quant import deploy, rounded
-from repro.quant.compare import measure_eps
 from repro.report.results import Results
 
 TOY = {
@@ -20,6 +19,7 @@ TOY = {
     "initial": 8, "iterations": 3, "step_iterations": 2, "learning_batch": 4,
 }  # fmt: skip
 DIGITS = "zoo/digits-unconditional"
+JUDGED = {"frechet", "precision", "recall"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_every_arm_of_a_check_is_measured_at_its_coordinates(card, jobs):
         if check.tier != "reduced":
             continue
         for reference in check.parsed.references():
-            if reference.arm == "deployed" or reference.name == "frechet":
+            if reference.arm == "deployed" or reference.name in JUDGED:
                 continue
             places = {cards.expression.at_key(a) for n, a, _ in jobs[reference.arm].measured
                       if n == reference.name}  # fmt: skip
@@ -121,7 +121,7 @@ def test_error_alone_is_that_of_the_whole_evaluation(card, models):
     job = Job.for_test("q-diffusion", "x", 0, params, models)
     protocol = arms.Protocol(job)
     network = protocol.started("W8A6", protocol.states())
-    measure_eps(protocol, network, of="alone")
+    protocol.measure_eps(network, of="alone")
     protocol.judge(network, "all", of="all")
     assert value(job, "eps_mse", of="alone") == value(job, "eps_mse", of="all")
     curve = job.arrays["curve-all"]
