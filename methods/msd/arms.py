@@ -29,20 +29,36 @@ def _sets(job: Job) -> list[plane.Students]:
 
 
 def train_toy(job: Job) -> State:
-    """All sets of students of a card: those of the same batch and length train as one batch."""
+    """All sets of students of a card: those of the same start, batch and length train as one."""
     toy, p = plane.Toy(job), job.params
     fake = plane.fake_from_teacher(toy)
-    groups: dict[tuple[int, int], list[plane.Students]] = {}
+    groups: dict[tuple[str, int, int], list[plane.Students]] = {}
     for chosen in _sets(job):
         size = p.batch // chosen.students if chosen.variant == "small-batch" else p.batch
-        iterations = p.iterations * (p.longer if chosen.variant == "long" else 1)
-        groups.setdefault((size, iterations), []).append(chosen)
+        start = chosen.variant if chosen.variant in ("tsm", "post") else "plain"
+        groups.setdefault((start, size, chosen.times), []).append(chosen)
     state: State = {}
-    for (size, iterations), sets in groups.items():
-        state |= plane.distribution_matching(
-            toy, sets, fake, batch_size=size, iterations=iterations
-        )
+    # Post-distillation needs finished students: it comes last.
+    for (variant, size, _), sets in sorted(groups.items(), key=lambda group: group[0][0] == "post"):
+        start = None
+        if variant == "tsm":
+            start = plane.matched_students(toy, sets)
+        elif variant == "post":
+            plain = plane.Students(sets[0].students)
+            finished = _loaded(toy, plain, state, p.width)
+            start = plane.regressed_students(toy, sets, finished, toy.partition(plain))
+        state |= plane.distribution_matching(toy, sets, fake, batch_size=size, start=start)
     return state
+
+
+def _loaded(toy: plane.Toy, chosen: plane.Students, state: State, width: int) -> list[msd.Denoiser]:
+    """The students of a set from weights whose names start with that of the set."""
+    prefix = f"{chosen.name}."
+    students = toy.denoisers(chosen.students, width, "load")
+    students.load_state_dict(
+        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
+    return [students.one(k) for k in range(chosen.students)]
 
 
 def train_toy_consistency(job: Job) -> State:
@@ -52,7 +68,7 @@ def train_toy_consistency(job: Job) -> State:
 
 def _judged(job: Job, toy: plane.Toy) -> tuple[Tensor, Tensor, Tensor]:
     """Noises (n, 2) and labels (n,) of the evaluation, and the histogram of exact samples."""
-    c = torch.arange(toy.p.samples * toy.p.classes) % toy.p.classes
+    c = torch.arange(toy.p.points * toy.p.classes) % toy.p.classes
     z = torch.randn(len(c), 2, generator=job.rng("evaluation"))
     real = toy.mixture.draw(c, job.rng("real"))
     return z, c, plane.histogram(real, c, toy.p.classes)
@@ -66,19 +82,11 @@ def toy_students(job: Job) -> None:
     (name,) = [m for m in job.model_paths if m.startswith("toy")]
     trained, state = job.model_params(name), job.model(name)
     for chosen in (plane.Students(**s) for s in trained.sets):
-        prefix = f"{chosen.name}."
-        students = toy.denoisers(chosen.students, trained.width, "load")
-        students.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        )
-        x = msd.sample(
-            [students.one(k) for k in range(chosen.students)],
-            toy.partition(chosen), z, c, p.sigma_max,
-        )  # fmt: skip
-        at = {"students": chosen.students, "variant": chosen.variant}
-        job.measure("l1", plane.l1_distance(plane.histogram(x, c, p.classes), real), **at)
-        each = trained.iterations * (trained.longer if chosen.variant == "long" else 1)
-        job.measure("updates", each * chosen.students, **at)
+        students = _loaded(toy, chosen, state, trained.width)
+        x = msd.sample(students, toy.partition(chosen), z, c, p.sigma_max)
+        job.measure("l1", plane.l1_distance(plane.histogram(x, c, p.classes), real), **chosen.at)
+        updates = trained.iterations * chosen.times * chosen.students
+        job.measure("updates", updates, **chosen.at)
         job.save(f"points-{chosen.name}", x[: 500 * p.classes])
 
 
@@ -98,10 +106,6 @@ def toy_teacher(job: Job) -> None:
 # Problem B ---------------------------------------------------------------------------------------
 
 
-def train_pairs(job: Job) -> State:
-    return pictures_of.teacher_pairs(job)
-
-
 def train_students(job: Job) -> State:
     return pictures_of.distil(job)
 
@@ -114,12 +118,12 @@ def image_teacher(job: Job) -> None:
     for steps in p.steps:
         x = pictures.sample_teacher(judge.noise, c, steps, 999, p.batch)
         judge.measure(x, nfe=steps, part="teacher")
-        judge.save_grid(x[: p.classes * 2], f"teacher-{steps}")
+        judge.save_grid(x, f"teacher-{steps}", 2 * p.classes)
 
 
 @torch.inference_mode()
 def image_students(job: Job) -> None:
-    """Students after each stage: balanced labels, each by the student that owns it, one evaluation."""
+    """Students after each stage: balanced labels, each by the student that owns it."""
     judge, pictures, p = Judge(job), pictures_of.Pictures(job), job.params
     (name,) = [m for m in job.model_paths if "/" not in m]
     trained, state = job.model_params(name), job.model(name)
@@ -139,8 +143,8 @@ def image_students(job: Job) -> None:
         )
         at = {"students": trained.students, "stage": stage}
         judge.measure(x, nfe=1, **at)
-        judge.save_grid(x[: p.classes * 2], f"students-{stage}")
-    updates = {"dm": trained.iterations, "adm": trained.adm_iterations}
+        judge.save_grid(x, f"students-{stage}", 2 * p.classes)
+    updates = {"dm": trained.dm_iterations, "adm": trained.adm_iterations}
     for stage, each in updates.items():
         if each:
             job.measure("updates", each * trained.students, students=trained.students, stage=stage)

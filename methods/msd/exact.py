@@ -87,7 +87,7 @@ def gradient_errors(generator: Generator) -> Errors:
 
 
 def constant_errors() -> Errors:
-    """GAN terms at logit 0, weights, preconditioning at σ = 80 and the grid, against the numbers."""
+    """GAN terms at logit 0, weights, preconditioning at σ = 80 and the grid: printed numbers."""
     zero = torch.zeros(5, dtype=torch.float64)
     c_skip, c_out, c_in, c_noise = edm.coefficients(torch.tensor(80.0, dtype=torch.float64), 0.5)
     grid = karras_sigmas(1000, msd.SIGMA_MIN, msd.SIGMA_MAX)
@@ -268,7 +268,7 @@ def _dmd(case: _Case, job: Job, steps: int) -> list[float]:
 
 
 def isolation_errors() -> Errors:
-    """A DM step for one part moves no other student; pairs hold all classes, conditions the part's."""
+    """DM for one part moves no other student; pairs hold all classes, conditions the part's."""
     case, networks = _Case(2), []
     for k in range(2):
         networks.append(

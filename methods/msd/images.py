@@ -1,4 +1,4 @@
-"""Problem B: one-step students of a class-conditional ε-network of images.
+"""Problem B: one-step students of a class-conditional ε-network of images, without pairs (DMD2).
 
 The teacher is a network of the zoo, read as a denoiser (`networks.EpsDenoiser`). Noises are the
 levels σ_t of its own steps t, so that reading σ as the nearest step is exact. The largest noise of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from repro.job import Job
 
 State = dict[str, Tensor]
-STARTS = ("teacher", "tsm", "random", "post")
+STARTS = ("teacher", "tsm", "random")
 
 
 class Pictures:
@@ -84,18 +84,6 @@ class Pictures:
         u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
         t = first + (u[torch.randperm(n, generator=generator)] * count).long()
         return self.sigmas[t.clamp(max=self.p.student_step)]
-
-
-def teacher_pairs(job: Job) -> State:
-    """Pairs of the teacher for the regression: z (n, C, H, W), c (n,), y (n, C, H, W)."""
-    pictures, p = Pictures(job), job.params
-    generator = job.rng("pairs")
-    z = torch.randn(p.pairs, *pictures.shape, generator=generator)
-    c = torch.arange(p.pairs) % p.classes
-    y = pictures.sample_teacher(
-        z.to(job.device), c.to(job.device), p.pair_steps, p.student_step, p.eval_batch
-    )
-    return {"z": z, "c": c, "y": y.cpu()}
 
 
 class _Real:
@@ -193,7 +181,7 @@ def _distil_one(
         head = Head(_bottleneck_channels(pictures), size=4, groups=8)
     critic = _Critic(fake, head)
     stages, curves = {}, {}
-    for stage, iterations in (("dm", p.iterations), ("adm", p.adm_iterations)):
+    for stage, iterations in (("dm", p.dm_iterations), ("adm", p.adm_iterations)):
         if not iterations:
             continue
         adversarial = stage == "adm"
@@ -221,9 +209,8 @@ def _bottleneck_channels(pictures: Pictures) -> int:
 def _batches(
     job: Job, pictures: Pictures, real: _Real | None, assign: Tensor, k: int
 ) -> Callable[[int, Generator], dict[str, Tensor]]:
-    """Conditions and real images of the part alone; pairs of all classes."""
+    """Conditions and real images of the part alone."""
     p = job.params
-    pairs = job.model("pairs") if p.regression else None
 
     def batch(step: int, generator: Generator) -> dict[str, Tensor]:
         c = msd.draw_conditions(assign, k, p.batch, generator)
@@ -236,9 +223,6 @@ def _batches(
             "sigma": pictures.noise_levels(p.batch, 0, generator),
             "noise": torch.randn(shape, generator=generator),
         }
-        if pairs is not None:
-            i = torch.randint(len(pairs["c"]), (p.pair_batch,), generator=generator)
-            d |= {"z_pairs": pairs["z"][i], "c_pairs": pairs["c"][i], "y": pairs["y"][i]}
         if real is not None:
             d["real"] = real.draw(c, generator)
             d["real_noise"] = torch.randn(shape, generator=generator)
@@ -251,18 +235,13 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
     p = job.params
 
     def student_loss(nets: Any, d: dict, generator: Generator, shared: dict) -> Tensor:
-        z, c = d["z"], d["c"]
-        if "y" in d:
-            z, c = torch.cat([z, d["z_pairs"]]), torch.cat([c, d["c_pairs"]])
-        both = msd.generate(nets["student"], z, c, pictures.sigma_max)
-        x, c = both[: p.batch], d["c"]
+        c = d["c"]
+        x = msd.generate(nets["student"], d["z"], c, pictures.sigma_max)
         shared["x"] = x.detach()
         critic = nets["critic"]
         loss = msd.distribution_matching(
             x, c, d["dm_sigma"], d["dm_noise"], critic.fake, pictures.teacher
         )
-        if "y" in d:
-            loss = loss + p.regression * msd.regression_loss(both[p.batch :], d["y"])
         if adversarial:
             xt = x + msd.expand(d["sigma"], x) * d["noise"]
             logit = critic.logit(xt, d["sigma"], c)
@@ -287,7 +266,12 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
     options = dict(weight_decay=0.01, warmup=p.warmup, clip=10.0)
     return {
         "student": Turn(
-            student_loss, p.lr, every=p.student_every, schedule="cosine", ema=p.ema, **options
+            student_loss,
+            p.student_lr,
+            every=p.student_every,
+            schedule="cosine",
+            ema=p.ema,
+            **options,
         ),
         "critic": Turn(critic_loss, p.critic_lr, **options),
     }

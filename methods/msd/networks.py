@@ -42,10 +42,11 @@ class Head(nn.Sequential):
             raise ValueError(f"a bottleneck of {size} x {size} has no head; use 4 or 8")
         layers: list[nn.Module] = []
         if size == 8:
-            layers += [nn.Conv2d(channels, channels, 4, stride=2, padding=1),
-                       nn.GroupNorm(groups, channels), nn.SiLU()]  # fmt: skip
-        layers += [nn.Conv2d(channels, channels, 4, stride=4),
-                   nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, 1, 1)]  # fmt: skip
+            layers += [nn.Conv2d(channels, channels, 4, stride=2, padding=1)]
+            layers += [nn.GroupNorm(groups, channels), nn.SiLU()]
+        layers += [nn.Conv2d(channels, channels, 4, stride=4)]
+        layers += [nn.GroupNorm(groups, channels), nn.SiLU()]
+        layers += [nn.Conv2d(channels, 1, 1)]
         super().__init__(*layers)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from repro.job import Job
 
 GRID = 1000
-VARIANTS = ("plain", "small-batch", "filtered", "random", "tsm", "long", "consistency")
+VARIANTS = ("plain", "small-batch", "filtered", "random", "tsm", "post", "consistency")
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,17 @@ def l1_distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Students:
-    """One set of students: how many, how classes are split, and what is changed about training."""
+    """One set of students: how many, what is changed about training, and how long it is.
+
+    variant: small-batch divides the batch by the number of students; filtered takes pairs of the
+    part alone; random splits classes at random; tsm and post start from teacher score matching and
+    from a regression on the outputs of the finished plain students.
+    times: factor of the number of iterations.
+    """
 
     students: int
     variant: str = "plain"
+    times: int = 1
 
     def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
@@ -90,7 +97,12 @@ class Students:
 
     @property
     def name(self) -> str:
-        return f"{self.students}-{self.variant}"
+        return f"{self.students}-{self.variant}" + (f"-x{self.times}" if self.times > 1 else "")
+
+    @property
+    def at(self) -> dict[str, int | str]:
+        """Coordinates of its measurements."""
+        return {"students": self.students, "variant": self.variant, "times": self.times}
 
     def partition(self, mixture: Mixture, generator: Generator) -> Tensor:
         """The student of each class (C,): coherent blocks (by mean position), or at random."""
@@ -145,8 +157,37 @@ class Toy:
             networks, self.p.classes, width=width, generator=self.job.rng("initialise", stream)
         )
 
+    def parts(self, sets: Sequence[Students]) -> Choices:
+        """The classes of every student of some sets."""
+        assigned = [(self.partition(chosen), chosen.students) for chosen in sets]
+        return Choices(
+            [
+                (assign == k).nonzero()[:, 0]
+                for assign, students in assigned
+                for k in range(students)
+            ]
+        )
+
+    def pair_choices(self, sets: Sequence[Students], c: Tensor) -> Choices:
+        """Rows of the pairs, whose classes are c, for every student: all, unless filtered."""
+        rows = []
+        for chosen in sets:
+            owner = self.partition(chosen)[c]
+            for k in range(chosen.students):
+                filtered = chosen.variant == "filtered"
+                rows.append((owner == k).nonzero()[:, 0] if filtered else torch.arange(len(c)))
+        return Choices(rows)
+
     def noises(self, shape: tuple[int, ...], first: int, last: int, generator: Generator) -> Tensor:
         return self.grid[torch.randint(first, last + 1, shape, generator=generator)]
+
+
+def initial_students(toy: Toy, sets: Sequence[Students]) -> MLPDenoisers:
+    """Untrained students of some sets. The i-th of every set has the same weights."""
+    order = [k for chosen in sets for k in range(chosen.students)]
+    students = toy.denoisers(len(order), toy.p.width, "students")
+    students.copy_from(toy.denoisers(toy.p.classes, toy.p.width, "students"), order)
+    return students
 
 
 def fake_from_teacher(toy: Toy) -> MLPDenoisers:
@@ -172,9 +213,20 @@ def fake_from_teacher(toy: Toy) -> MLPDenoisers:
     return network.requires_grad_(True)
 
 
-def matched_students(toy: Toy, parts: Choices, name: str) -> MLPDenoisers:
+def _imitators(
+    toy: Toy, sets: Sequence[Students], loss: Any, batch: Any, name: str
+) -> MLPDenoisers:
+    students = initial_students(toy, sets)
+    fit(
+        toy.job, students, loss, batch, steps=toy.p.tsm_iterations, lr=toy.p.lr, schedule="cosine",
+        ema=None, clip=None, name=name,
+    )  # fmt: skip
+    return students
+
+
+def matched_students(toy: Toy, sets: Sequence[Students]) -> MLPDenoisers:
     """TSM: students that imitate the teacher's denoiser on noised data of their part."""
-    p, networks = toy.p, len(parts.sizes)
+    p, parts = toy.p, toy.parts(sets)
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, ...]:
         c = parts.draw(p.batch, generator)
@@ -189,48 +241,52 @@ def matched_students(toy: Toy, parts: Choices, name: str) -> MLPDenoisers:
     def loss(network: MLPDenoisers, data: tuple[Tensor, ...], generator: Generator) -> Tensor:
         x, c, sigma, noise = data
         weight = msd.edm_weight(sigma, network.sigma_data)
-        return networks * msd.teacher_score_matching(
+        return network.networks * msd.teacher_score_matching(
             network, toy.mixture.denoise, x, c, sigma, noise, weight
         )
 
-    students = toy.denoisers(networks, p.width, name)
-    fit(
-        toy.job, students, loss, batch, steps=p.tsm_iterations, lr=p.lr, schedule="cosine",
-        ema=None, clip=None, name=f"tsm-{name}",
-    )  # fmt: skip
-    return students
+    return _imitators(toy, sets, loss, batch, "tsm")
+
+
+def regressed_students(
+    toy: Toy, sets: Sequence[Students], finished: Sequence[msd.Denoiser], assign: Tensor
+) -> MLPDenoisers:
+    """Post-distillation: students that imitate the outputs of finished one-step students."""
+    p, parts = toy.p, toy.parts(sets)
+
+    def batch(step: int, generator: Generator) -> tuple[Tensor, ...]:
+        c = parts.draw(p.batch, generator)
+        z = torch.randn(*c.shape, 2, generator=generator)
+        with torch.no_grad():
+            y = msd.sample(finished, assign, z.flatten(0, 1), c.flatten(), p.sigma_max)
+        return z, c, y.view_as(z)
+
+    def loss(network: MLPDenoisers, data: tuple[Tensor, ...], generator: Generator) -> Tensor:
+        z, c, y = data
+        x = msd.generate(network, z, c, p.sigma_max)
+        return network.networks * msd.regression_loss(x, y)
+
+    return _imitators(toy, sets, loss, batch, "post")
 
 
 def distribution_matching(
-    toy: Toy, sets: Sequence[Students], fake: MLPDenoisers, *, batch_size: int, iterations: int
+    toy: Toy,
+    sets: Sequence[Students],
+    fake: MLPDenoisers,
+    *,
+    batch_size: int,
+    start: MLPDenoisers | None = None,
 ) -> dict[str, Tensor]:
-    """DM with regression of all students of some sets, as one batch; their weights by name."""
+    """DM with regression of all students of some sets, as one batch; their weights by name.
+
+    The sets have the same batch size and length. start: weights to start from, for all students.
+    """
     p, mixture = toy.p, toy.mixture
-    z_pairs, c_pairs, y_pairs = toy.pairs()
-    parts, pairs = [], []
-    for chosen in sets:
-        assign = toy.partition(chosen)
-        for k in range(chosen.students):
-            parts.append((assign == k).nonzero()[:, 0])
-            mine = assign[c_pairs] == k
-            whole = torch.arange(len(c_pairs))
-            pairs.append(mine.nonzero()[:, 0] if chosen.variant == "filtered" else whole)
-    parts, pairs = Choices(parts), Choices(pairs)
-    networks = len(parts.sizes)
+    parts, (z_pairs, c_pairs, y_pairs) = toy.parts(sets), toy.pairs()
+    pairs = toy.pair_choices(sets, c_pairs)
+    students = start if start is not None else initial_students(toy, sets)
+    networks = students.networks
     name = "dm-" + "-".join(chosen.name for chosen in sets)
-    # The same initial weights for the i-th student of every set: sets are compared with each other.
-    order = [k for chosen in sets for k in range(chosen.students)]
-    students = toy.denoisers(networks, p.width, name)
-    students.copy_from(toy.denoisers(max(order) + 1, p.width, "students"), order)
-    tsm = [chosen.variant == "tsm" for chosen in sets for _ in range(chosen.students)]
-    if any(tsm):
-        rows = [i for i, wanted in enumerate(tsm) if wanted]
-        matched = matched_students(
-            toy, Choices([parts.table[i, : parts.sizes[i]] for i in rows]), name
-        )
-        with torch.no_grad():
-            for mine, theirs in zip(students.parameters(), matched.parameters(), strict=True):
-                mine[rows] = theirs
     fakes = toy.denoisers(networks, p.fake_width, name)
     fakes.copy_from(fake, [0] * networks)
 
@@ -271,7 +327,7 @@ def distribution_matching(
         {"students": students, "fakes": fakes},
         {"students": Turn(student_loss, **options), "fakes": Turn(fake_loss, **options)},
         batch,
-        steps=iterations,
+        steps=p.iterations * sets[0].times,
         name=name,
     )
     toy.job.save(f"curve-{name}", found.curves["students"])
@@ -304,23 +360,8 @@ class _WithTarget(nn.Module):
 
 def consistency_distillation(toy: Toy, sets: Sequence[Students]) -> dict[str, Tensor]:
     """The same students by consistency distillation; their weights by name."""
-    p, mixture = toy.p, toy.mixture
-    partitions = [toy.partition(chosen) for chosen in sets]
-    parts = Choices(
-        [
-            (assign == k).nonzero()[:, 0]
-            for assign, chosen in zip(partitions, sets, strict=True)
-            for k in range(chosen.students)
-        ]
-    )
-    networks = len(parts.sizes)
+    p, mixture, parts = toy.p, toy.mixture, toy.parts(sets)
     grid = karras_sigmas(p.consistency_steps, p.sigma_min, p.sigma_max).float()
-    order = [k for chosen in sets for k in range(chosen.students)]
-    both = []
-    for _ in range(2):
-        denoisers = toy.denoisers(networks, p.width, "consistency")
-        denoisers.copy_from(toy.denoisers(max(order) + 1, p.width, "students"), order)
-        both.append(denoisers)
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, ...]:
         c = parts.draw(p.batch, generator)
@@ -331,11 +372,11 @@ def consistency_distillation(toy: Toy, sets: Sequence[Students]) -> dict[str, Te
     def loss(network: _WithTarget, data: tuple[Tensor, ...], generator: Generator) -> Tensor:
         network.follow(p.target_decay)
         x, c, sigma, lower, noise = data
-        return networks * msd.consistency_loss(
+        return network.student.networks * msd.consistency_loss(
             network.student, network.target, mixture.denoise, x, c, sigma, lower, noise
         )
 
-    network = _WithTarget(*both)
+    network = _WithTarget(initial_students(toy, sets), initial_students(toy, sets))
     fitted = fit(
         toy.job, network, loss, batch, steps=p.iterations, lr=p.lr, schedule="cosine", ema=None,
         clip=None, name="consistency",
