@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from methods.msd.method import expand
+from methods.msd.method import Denoiser, expand
 from repro.diffusion.schedules import vp_sigmas
 from repro.nets import edm
 from repro.nets.unet import UNet
@@ -122,11 +122,16 @@ class MLPDenoisers(nn.Module):
                 parameters.append(nn.Parameter(values))
 
     def forward(self, x: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
+        return self._denoise(x, sigma, c, list(self.weight), list(self.bias))
+
+    def _denoise(
+        self, x: Tensor, sigma: Tensor, c: Tensor, weights: list[Tensor], biases: list[Tensor]
+    ) -> Tensor:
         c_skip, c_out, c_in, c_noise = edm.coefficients(sigma[..., None], self.sigma_data)
         angle = math.pi * c_noise * 2.0 ** torch.arange(self.frequencies, device=x.device)
         one_hot = F.one_hot(c, self.classes).to(x.dtype)
         h = torch.cat([c_in * x, one_hot, angle.sin(), angle.cos()], dim=-1)
-        for i, (weight, bias) in enumerate(zip(self.weight, self.bias, strict=True)):
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             h = torch.baddbmm(bias, F.silu(h) if i else h, weight)
         return c_skip * x + c_out * h
 
@@ -136,16 +141,8 @@ class MLPDenoisers(nn.Module):
             for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
                 mine.copy_(theirs[list(rows)])
 
-    def one(self, i: int):
-        """Network i as a denoiser of x (B, 2), sigma (B,), c (B,)."""
-
-        def denoiser(x: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
-            single = MLPDenoisers.__new__(MLPDenoisers)
-            nn.Module.__init__(single)
-            single.networks, single.classes = 1, self.classes
-            single.sigma_data, single.frequencies = self.sigma_data, self.frequencies
-            single.weight = nn.ParameterList(w[i : i + 1].detach() for w in self.weight)
-            single.bias = nn.ParameterList(b[i : i + 1].detach() for b in self.bias)
-            return single(x[None], sigma[None], c[None])[0]
-
-        return denoiser
+    def one(self, i: int) -> Denoiser:
+        """Network i as a denoiser of x (B, 2), sigma (B,), c (B,), without gradients."""
+        weights = [w[i : i + 1].detach() for w in self.weight]
+        biases = [b[i : i + 1].detach() for b in self.bias]
+        return lambda x, sigma, c: self._denoise(x[None], sigma[None], c[None], weights, biases)[0]

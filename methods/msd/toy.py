@@ -51,7 +51,7 @@ class Mixture:
 
     def denoise(self, x: Tensor, sigma: Tensor, c: Tensor) -> Tensor:
         """E[x_0 | x_0 + σ n = x, c]: x (..., 2), sigma and c (...) -> (..., 2)."""
-        means, sigma = self.means[c], sigma[..., None]
+        means, sigma = self.means.to(x.device)[c], sigma[..., None]
         variance = sigma**2 + self.s**2
         near = -(x[..., None, :] - means).square().sum(-1) / (2 * variance)
         mean = (near.softmax(-1)[..., None] * means).sum(-2)
@@ -210,7 +210,7 @@ def fake_from_teacher(toy: Toy) -> MLPDenoisers:
         toy.job, network, loss, batch, steps=p.warm_iterations, lr=p.lr, schedule="cosine",
         ema=None, clip=None, name="fake",
     )  # fmt: skip
-    return network.requires_grad_(True)
+    return network
 
 
 def _imitators(
@@ -382,4 +382,6 @@ def consistency_distillation(toy: Toy, sets: Sequence[Students]) -> dict[str, Te
         clip=None, name="consistency",
     )  # fmt: skip
     toy.job.save("curve-consistency", fitted.curve)
-    return _by_set(network.student.state_dict(), sets)
+    state = fitted.state_dict
+    prefix = "student."
+    return _by_set({k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}, sets)

@@ -339,3 +339,10 @@ def test_equal_totals_are_equal():
             assert one[stage] == five["students"] * five[stage]
         rest = ("student_lr", "critic_lr", "batch", "start", "student_step", "ema")
         assert all(one[key] == five[key] for key in rest)
+
+
+def test_a_student_without_tsm_gets_its_iterations():
+    for scale in ("smoke", "small", "gpu"):
+        tsm, none = (METHOD.model_params(scale, "msd", f"small-{n}") for n in ("tsm", "random"))
+        assert none["dm_iterations"] == tsm["dm_iterations"] + tsm["tsm_iterations"]
+        assert none["adm_iterations"] == tsm["adm_iterations"]
