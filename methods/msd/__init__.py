@@ -1,0 +1,1 @@
+"""Multi-student diffusion distillation: one one-step student for each part of the conditions."""
