@@ -40,8 +40,8 @@ class ADMConfig:
 
     attention: resolutions with attention after each residual block. head: channels of a head.
     new_order: queries, keys and values are split before the heads are (else after), which decides
-    how the rows of the released `qkv` weights are read. classes: None for unconditional. learn_sigma:
-    twice the channels come out, noise first, then the variance.
+    how the rows of the released `qkv` weights are read. classes: None for unconditional.
+    learn_sigma: twice the channels come out, noise first, then the variance.
     """
 
     resolution: int
@@ -174,9 +174,7 @@ class ADMUNet(nn.Module):
             return stages
 
         width, size = config.mult[0] * c, config.resolution
-        self.input_blocks = nn.ModuleList(
-            [nn.ModuleList([nn.Conv2d(3, width, 3, padding=1)])]
-        )
+        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, width, 3, padding=1)])])
         skips = [width]
         for level, m in enumerate(config.mult):
             for _ in range(config.blocks):
@@ -188,9 +186,7 @@ class ADMUNet(nn.Module):
                 self.input_blocks.append(nn.ModuleList(stage(width, width, "down")))
                 skips.append(width)
                 size //= 2
-        self.middle_block = nn.ModuleList(
-            [*stage(width, width, attend=True), *stage(width, width)]
-        )
+        self.middle_block = nn.ModuleList([*stage(width, width, attend=True), *stage(width, width)])
         self.output_blocks = nn.ModuleList()
         for level, m in reversed(list(enumerate(config.mult))):
             for i in range(config.blocks + 1):
