@@ -259,23 +259,14 @@ def dpm_solver(job: Job) -> None:
         _judge(job, problem, lambda K=K: problem.dpm_uniform(K))
 
 
-def uniform(job: Job) -> None:
-    """Uniform grids of every rule and sampler, from the noises that the searched chains get."""
+def grids(job: Job) -> None:
+    """DDIM along other grids of as many steps."""
     problem, p = Images(job), job.params
     for K in p.Ks:
         for name in p.grids:
             chain = ad.Candidate(grid(name, K))
-            images = _judge(
-                job, problem, lambda chain=chain: problem.ddim(chain), sampler="ddim", grid=name
-            )
+            images = _judge(job, problem, lambda chain=chain: problem.ddim(chain), grid=name)
             problem.judge.save_grid(images, f"pictures-{K}-{name}")
-        if "plms" in p.samplers:
-            steps = grid("stride", K)
-            _judge(
-                job, problem, lambda steps=steps: problem.plms(steps), sampler="plms", grid="stride"
-            )
-        if "dpm++" in p.samplers:
-            _judge(job, problem, lambda K=K: problem.dpm_uniform(K), sampler="dpm++", grid="times")
 
 
 def _found(job: Job) -> tuple[str, ad.Candidate]:
@@ -291,6 +282,7 @@ def _report_search(job: Job, problem: Images, name: str, candidate: ad.Candidate
         job.measure("evaluations", value, of=of)
     if name in job.model_paths:
         job.measure("seconds", job.model_record(name)["wall_s"], of="search")
+    problem.name = "again"
     started = time.perf_counter()
     [again] = problem.evaluate([candidate], 0)
     job.measure("seconds", time.perf_counter() - started, of="evaluation")
@@ -345,24 +337,26 @@ def joint(job: Job) -> None:
 def dropped(job: Job) -> None:
     """Controls of the joint search: blocks left out at random, to the budget of what it found.
 
-    The uniform stride of as many steps as it found, and the steps that it found themselves.
+    "stride": uniform steps, as many as it found; "found": the very steps.
     """
     problem = Images(job)
     _, found = _found(job)
     L, budget = problem.network.L, found.blocks(problem.network.L)
-    for name, steps in (("stride", grid("stride", len(found.steps))), ("found", found.chain()[0])):
-        control = ad.drop_uniformly(steps, L, budget, job.numpy_rng("dropped", name))
-        _judge(job, problem, lambda control=control: problem.ddim(control), place=False, steps=name)
+    chains = {"stride": grid("stride", len(found.steps)), "found": found.chain()[0]}
+    for name in job.params.controls:
+        control = ad.drop_uniformly(chains[name], L, budget, job.numpy_rng("dropped", name))
+        images = _judge(
+            job, problem, lambda control=control: problem.ddim(control), place=False, steps=name
+        )
+        problem.judge.save_grid(images, f"pictures-{name}")
 
 
 def transfer(job: Job) -> None:
-    """The found steps on the card's network, which they were not searched on, beside the stride."""
+    """The found steps on the card's network, which they were not searched on."""
     problem = Images(job)
     _, found = _found(job)
-    chains = {"found": found, "stride": ad.Candidate(grid("stride", len(found.steps)))}
-    for name, chain in chains.items():
-        images = _judge(job, problem, lambda chain=chain: problem.ddim(chain), steps=name)
-        problem.judge.save_grid(images, f"pictures-{name}")
+    images = _judge(job, problem, lambda: problem.ddim(found))
+    problem.judge.save_grid(images, "pictures")
 
 
 @torch.inference_mode()

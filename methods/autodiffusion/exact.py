@@ -226,7 +226,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 JOINT = ad.Settings(
-    K=10, E=10, P=50, k=10, N_m=25, N_c=10, m_prob=0.25, L=58, N_max=580, max_prun=0.1
+    K=10, E=15, P=50, k=10, N_m=25, N_c=10, m_prob=0.25, L=58, N_max=580, max_prun=0.1
 )
 
 

@@ -99,7 +99,7 @@ class Settings:
     space: the time steps to choose from: 0 ... space - 1, every `grid`-th.
     start: steps of a candidate that the first epoch holds, with mutations of it; None for none.
     min_prun, max_prun: bounds of the fraction of blocks left out per step; max_prun = 0 searches
-        time steps alone. rise: epochs over which `hi` rises. patience: epochs after which the
+        time steps alone. rise: epochs over which `hi` rises. patience: epoch after which the
         second stage begins at the latest.
     extra_epoch: evaluate one epoch more than is used, as the released ImageNet script does.
     """
@@ -120,7 +120,7 @@ class Settings:
     min_prun: float = 0.0
     max_prun: float = 0.0
     rise: int = 5
-    patience: int = 4
+    patience: int = 5
     parity: str = "paper"
     extra_epoch: bool = False
 
@@ -336,11 +336,11 @@ def widen(s: Settings, lo: float, hi: float, epoch: int, unchanged: bool) -> tup
     if not s.joint:
         return lo, hi
     step = s.max_prun / s.rise
-    if hi == 0 and (unchanged or epoch > s.patience):
+    if hi == 0 and (unchanged or epoch >= s.patience):
         hi = step
     elif 0 < hi < s.max_prun:
         hi = min(hi + step, s.max_prun)
-    if lo == 0 and epoch > s.patience + 1:
+    if lo == 0 and epoch >= s.patience + 1:
         lo = s.min_prun
     return lo, hi
 

@@ -189,6 +189,7 @@ class Images:
 
     job: its card declares `network`, `precision` ("bf16" or "float32"), `clip`, `batch` (rows of a
     forward pass), `n` (samples of an evaluation) and what `Judge` asks for.
+    name: of the streams from which the noises of evaluations are drawn.
     """
 
     def __init__(self, job: Job, precision: str | None = None) -> None:
@@ -198,6 +199,7 @@ class Images:
             raise ReproError(f"unknown precision '{self.precision}'; use bf16 or float32")
         self.network = SkippableUNet(zoo.network(job, job.params.network))
         self.alphas_cumprod = abar("linear")
+        self.name = job.name
         self.network_evaluations = 0
         self.blocks_run = 0
 
@@ -265,10 +267,10 @@ class Images:
         fitness = [0.0] * len(candidates)
         for indices in by_length(candidates, max(1, self.p.batch // self.p.n)):
             numbers = [first + i for i in indices]
-            x = torch.stack([self.noise(self.p.n, self.job.name, i) for i in numbers])
+            x = torch.stack([self.noise(self.p.n, self.name, i) for i in numbers])
             y = None
             if self.classes is not None:
-                y = torch.cat([self.labels(self.p.n, self.job.name, i) for i in numbers])
+                y = torch.cat([self.labels(self.p.n, self.name, i) for i in numbers])
             samples = self.generate([candidates[i] for i in indices], x, y)
             for i, images in zip(indices, samples, strict=True):
                 fitness[i] = self.judge.frechet(images)
