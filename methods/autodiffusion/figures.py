@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from repro.report import Results, style
 
@@ -21,6 +22,12 @@ METHODS = {
 
 def _present(results: Results, arms: tuple[str, ...]) -> list[str]:
     return [arm for arm in arms if arm in results.arms()]
+
+
+def _plain(ax) -> None:
+    """Plain numbers on a logarithmic axis of values."""
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def quality(results: Results) -> Figure:
@@ -53,6 +60,7 @@ def quality(results: Results) -> Figure:
                 label="searched steps and blocks")  # fmt: skip
     style.ticks(ax, sorted(places))
     ax.set(yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
+    _plain(ax)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     return figure
 
@@ -77,6 +85,8 @@ def search(results: Results) -> Figure:
         best = np.stack([results.array(arm, seed, "best") for seed in seeds], -1)
         style.curve(ax, ends, best, arm, label="best so far")
         ax.set(title=results.title(arm), xlabel="evaluations", yscale="log")
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _plain(ax)
         bounds = results.array(arm, seeds[0], "bounds")
         if bounds[:, 1].any():
             right = ax.twinx()
@@ -136,6 +146,8 @@ def mixture(results: Results) -> Figure:
         ax.axhline(1, color=style.MUTED, linestyle="--", linewidth=1)
         ax.set_xticks(np.arange(len(Ks)), [f"{K:g}" for K in Ks])
         ax.set(yscale="log", title=f"{schedule} schedule", xlabel="steps")
+        ax.set_xlim(-0.6, len(Ks) - 0.4)
+        _plain(ax)
     axes[0][0].set_ylabel("distance over that of the stride")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
