@@ -387,15 +387,9 @@ def _select(s: Settings, state: State, current: range) -> State:
     return replace(state, elites=elites, lo=lo, hi=hi, bounds=bounds, best=best)
 
 
-def random_search(
-    evaluate: Evaluate,
-    s: Settings,
-    rng: Callable[[int], np.random.Generator],
-    state: State | None = None,
-    save: Callable[[State], None] = lambda state: None,
-) -> State:
-    """The same number of evaluations, every candidate drawn at random. The control of `search`."""
-    return search(evaluate, replace(s, N_m=0, N_c=0, start=None), rng, state, save)
+def without_evolution(s: Settings) -> Settings:
+    """The control: as many candidates in as many epochs, every one of them drawn at random."""
+    return replace(s, N_m=0, N_c=0, start=None)
 
 
 # Sampling ----------------------------------------------------------------------------------------

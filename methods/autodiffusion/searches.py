@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from repro.job import Job
 
 ORIGINS = ("start", "random", "mutation", "crossover")
-KINDS = {"evolution": ad.search, "random": ad.random_search}
+KINDS = {"evolution": lambda s: s, "random": ad.without_evolution}
 
 
 def resumed(job: Job, name: str, problem: Any, s: ad.Settings, kind: str = "evolution") -> ad.State:
@@ -67,7 +67,7 @@ def resumed(job: Job, name: str, problem: Any, s: ad.Settings, kind: str = "evol
     def rng(epoch: int):
         return job.numpy_rng("evolution", name, epoch)
 
-    return KINDS[kind](problem.evaluate, s, rng, state, save)
+    return ad.search(problem.evaluate, KINDS[kind](s), rng, state, save)
 
 
 def settings(job: Job, L: int) -> ad.Settings:

@@ -114,7 +114,11 @@ def test_orders_of_convergence():
             "ddim": samplers.ddim(exact, noise(), steps, ABAR) - truth(steps, one),
             "plms": multistep.plms(exact, noise(), steps, ABAR) - truth(steps, one),
             "dpm": multistep.dpm_solver_pp_2m_times(
-                exact, noise(), multistep.times_of_steps(steps), ABAR
+                exact,
+                noise(),
+                torch.logspace(-3, 0, n + 1, dtype=torch.float64),
+                ABAR,
+                lower_order_last=False,
             )
             - truth(steps, ABAR[0]),
         }.items():
