@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from repro.report import Results, style
 
@@ -25,9 +25,10 @@ def _present(results: Results, arms: tuple[str, ...]) -> list[str]:
 
 
 def _plain(ax) -> None:
-    """Plain numbers on a logarithmic axis of values."""
-    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda value, _: f"{value:g}"))
+    """Plain numbers at 1, 2 and 5 on a logarithmic axis of values."""
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def quality(results: Results) -> Figure:
