@@ -1,0 +1,1 @@
+"""AutoDiffusion: search for time steps and blocks."""
