@@ -1,4 +1,4 @@
-r"""Rectified flow: straight interpolation of noise and data, its loss, its samplers, its straightness.
+r"""Rectified flow: interpolation of noise and data, its loss, samplers and straightness.
 
 Noise $z$ sits at $t = 0$ and data $x$ at $t = 1$:
 
@@ -83,7 +83,7 @@ def eps_velocity(eps_model: Callable[[Tensor, Tensor], Tensor], alphas_cumprod: 
 
     $x_t / \sqrt{t^2 + (1 - t)^2}$ is a diffusion state with
     $\sqrt{\bar\alpha} = t / \sqrt{t^2 + (1 - t)^2}$; the real-valued step $\tau$ with that
-    $\bar\alpha$ is found by linear interpolation of the log signal-to-noise ratio. Its estimates give
+    $\bar\alpha$ is interpolated linearly in the log signal-to-noise ratio. Its estimates give
 
     $$ \hat\varepsilon = \varepsilon(x_t / \sqrt{t^2 + (1 - t)^2}, \tau), \qquad
        \hat x = \frac{x_t - (1 - t)\, \hat\varepsilon}{t} $$
