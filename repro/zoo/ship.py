@@ -35,7 +35,7 @@ from repro.diffusion.schedules import (
 from repro.errors import ReproError
 from repro.job import Job, Params
 from repro.metrics import frechet_from_features
-from repro.zoo import slices
+from repro.zoo import judge, slices
 from repro.zoo.train import images, scaled
 
 LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "safetensors")
@@ -47,6 +47,7 @@ SOURCES = (
     "repro/nets",
     "repro/training.py",
     "repro/zoo/train.py",
+    "repro/zoo/judge.py",
     "repro/zoo/slices.py",
     "repro/zoo/__init__.py",
     "repro/zoo/zoo.yaml",
@@ -161,10 +162,10 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
         "sampler": f"DDIM, {STEPS} uniform steps, eta 0, clipped",
     }
     if labelled and dataset == "fashion-mnist":
-        judge = zoo.build("fashion-mnist-classifier").eval()
-        judge.load_state_dict(zoo.shipped("fashion-mnist-classifier")[0])
+        critic = zoo.build("fashion-mnist-classifier").eval()
+        critic.load_state_dict(zoo.shipped("fashion-mnist-classifier")[0])
         with torch.no_grad():
-            guess = torch.cat([judge(part).argmax(1) for part in fake.split(500)])
+            guess = torch.cat([critic(part).argmax(1) for part in fake.split(500)])
         agreement = (guess == torch.arange(count) % 10).float().mean().item()
         measured["classifier agrees with the label"] = round(agreement, 4)
     return measured, fake[: 40 if fake.shape[1] == 3 else 80]
@@ -175,7 +176,7 @@ def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], N
     test = data.load(dataset).test
     x, y = scaled(images(test, dataset), dataset), torch.from_numpy(np.array(test.labels))
     with torch.no_grad():
-        guess = torch.cat([network(part).argmax(1) for part in x.split(500)])
+        guess = torch.cat([network(judge.enlarged(part)).argmax(1) for part in x.split(500)])
     return {"test accuracy": round((guess == y).float().mean().item(), 4)}, None
 
 
