@@ -42,6 +42,7 @@ __all__ = [
     "rk45",
     "straightness",
     "uniform_times",
+    "Velocity",
     "velocity_loss",
 ]
 
@@ -59,7 +60,7 @@ def interpolate(x: Tensor, z: Tensor, t: Tensor) -> Tensor:
 
 def velocity_loss(v: Velocity, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
     """Mean over all elements of (v(x_t, t) - (x - z))²; x, z (B, ...), t (B,) -> scalar."""
-    return (v(interpolate(x, z, t), t).float() - (x - z)).square().mean()
+    return (v(interpolate(x, z, t), t).to(x.dtype) - (x - z)).square().mean()
 
 
 def uniform_times(n: int, generator: torch.Generator, eps: float = 1e-3) -> Tensor:
@@ -114,36 +115,40 @@ def eps_velocity(eps_model: Callable[[Tensor, Tensor], Tensor], alphas_cumprod: 
 
 
 @torch.inference_mode()
-def _states(v: Velocity, z: Tensor, steps: int) -> Iterator[Tensor]:
-    """States of Euler's method at t = 0, 1/n, ..., 1."""
+def _states(v: Velocity, z: Tensor, steps: int, eps: float) -> Iterator[Tensor]:
+    """States of Euler's method, the first of them z."""
     if steps < 1:
         raise ReproError(f"a flow needs at least one step, {steps} were asked for")
     x = z
     yield x
     for i in range(steps):
-        t = torch.full((len(x),), i / steps, dtype=x.dtype, device=x.device)
+        t = torch.full((len(x),), eps + (1 - eps) * i / steps, dtype=x.dtype, device=x.device)
         x = x + v(x, t).to(x.dtype) / steps
         yield x
 
 
-def euler(v: Velocity, z: Tensor, steps: int, batch: int | None = None) -> Tensor:
+def euler(
+    v: Velocity, z: Tensor, steps: int, *, eps: float = 0.0, batch: int | None = None
+) -> Tensor:
     """Euler's method on t = 0, 1/n, ..., (n - 1)/n: noise z (B, ...) -> images (B, ...).
 
-    Costs n evaluations of v per sample. batch: how many samples go through v at once.
+    Costs n evaluations of v per sample. batch: how many samples go through v at once. eps: the
+    published code, whose networks are trained on [eps, 1], squeezes the times into [eps, 1) and
+    keeps steps of length 1/n.
 
     Raises ReproError where ``steps`` is below one.
     """
     ends = []
     for part in z.split(batch or max(len(z), 1)):
-        for x in _states(v, part, steps):
+        for x in _states(v, part, steps, eps):
             end = x
         ends.append(end)
     return torch.cat(ends).clone()
 
 
-def euler_path(v: Velocity, z: Tensor, steps: int) -> Tensor:
+def euler_path(v: Velocity, z: Tensor, steps: int, *, eps: float = 0.0) -> Tensor:
     """All states of `euler`: noise z (B, ...) -> (steps + 1, B, ...), from z to the images."""
-    return torch.stack(list(_states(v, z, steps))).clone()
+    return torch.stack(list(_states(v, z, steps, eps))).clone()
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def rk45(
     return Solution(found.x.clone(), found.nfe)
 
 
-def straightness(v: Velocity, z: Tensor, steps: int = 100) -> float:
+def straightness(v: Velocity, z: Tensor, steps: int = 100, *, eps: float = 0.0) -> float:
     r"""How far paths are from straight: 0 for a constant velocity.
 
     $$ S = \frac{1}{N} \sum_i \operatorname{mean}_b
@@ -193,6 +198,6 @@ def straightness(v: Velocity, z: Tensor, steps: int = 100) -> float:
     over the Euler path of z (B, ...) with N = ``steps``; the norm is not squared, as in the
     published code.
     """
-    path = euler_path(v, z, steps)
+    path = euler_path(v, z, steps, eps=eps)
     bend = path.diff(dim=0) * steps - (path[-1] - path[0])
     return float(bend.flatten(2).norm(dim=2).double().mean())
