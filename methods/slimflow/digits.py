@@ -69,9 +69,19 @@ def train(job: Job) -> dict[str, Tensor]:
         def batch(step: int, generator: Generator):
             return drawn(data, p.batch, True, generator)
 
-        fit(job, network, loss, batch, steps=steps, lr=p.lr, warmup=p.warmup, schedule="cosine",
-            ema=p.ema, name=name)  # fmt: skip
-        states.update({f"{name}/{k}": v for k, v in network.state_dict().items()})
+        result = fit(
+            job,
+            network,
+            loss,
+            batch,
+            steps=steps,
+            lr=p.lr,
+            warmup=p.warmup,
+            schedule="cosine",
+            ema=p.ema,
+            name=name,
+        )
+        states.update({f"{name}/{k}": v for k, v in result.state_dict.items()})
         return network
 
     def flow_loss(beta: float):
@@ -96,7 +106,7 @@ def train(job: Job) -> dict[str, Tensor]:
     student = build(job, "scratch")
     fitted("scratch", student, distil_loss, data, p.student_steps)
     fitted("from-flow", second, distil_loss, data, p.student_steps)
-    return {k: v.cpu().clone() for k, v in states.items()}
+    return states
 
 
 def measure(job: Job) -> None:
