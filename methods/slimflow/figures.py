@@ -50,26 +50,37 @@ def schedules(results: Results) -> Figure:
     return figure
 
 
+def look(arm: str) -> dict[str, object]:
+    """Colour and marker of a compared arm: flows first, then students, which share no panel."""
+    names = list(FLOWS if arm in FLOWS else STUDENTS)
+    index = names.index(arm)
+    return {"color": style.PALETTE[index], "marker": style.MARKERS[index]}
+
+
 def quality(results: Results) -> Figure:
-    """Fréchet distance by evaluations: curves of flows, marks of students."""
-    figure, ax = style.subplots(width="full", height=3.2)
+    """Fréchet distance of flows by evaluations, and of everything that takes one step."""
+    figure, (left, right) = style.subplots(
+        1, 2, width="full", height=3.0, sharey=True, width_ratios=(3, 2)
+    )
     seen: set[float] = set()
     for arm, label in FLOWS.items():
         if results.has("frechet", arm):
             nfe, values = results.sweep("frechet", arm, "nfe")
-            style.curve(ax, nfe, values, arm, label=label)
+            style.curve(left, nfe, values, arm, label=label, linestyle="-", **look(arm))
             seen |= set(nfe.tolist())
-    shift = 0.84
-    for arm, label in STUDENTS.items():
-        if results.has("frechet", arm, nfe=1):
-            values = results.values("frechet", arm, nfe=1)
-            # Beside 1, so that the marks do not cover each other.
-            style.trade_off(ax, np.full((1, len(values)), shift), values[None], arm, label=label)
-            shift *= 0.9
-    style.ticks(ax, sorted(seen))
-    ax.set(xlabel="network evaluations per sample (students: 1)", ylabel="Fréchet distance")
-    ax.set_yscale("log")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+    arms = [arm for arm in STUDENTS if results.has("frechet", arm, nfe=1)]
+    for place, arm in enumerate(arms):
+        values = results.values("frechet", arm, nfe=1)
+        right.plot(np.full(len(values), place), values, linestyle="none", alpha=0.7, **look(arm))
+    style.ticks(left, sorted(seen))
+    left.set(xlabel="network evaluations per sample", ylabel="Fréchet distance", yscale="log")
+    right.set_xticks(range(len(arms)), [STUDENTS[arm] for arm in arms], rotation=30, ha="right")
+    right.set(title="one-step students", xlim=(-0.5, len(arms) - 0.5))
+    low, high = left.get_ylim()
+    marks = [m for d in (1, 10, 100, 1000) for m in (d, 2 * d, 5 * d) if low <= m <= high]
+    left.set_yticks(marks, [f"{m:g}" for m in marks])
+    left.set_yticks([], minor=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -85,9 +96,8 @@ def ablations(results: Results) -> Figure:
         reference = results.values("frechet", baseline, nfe=nfe)
         for place, arm in enumerate(arms):
             ratio = results.values("frechet", arm, nfe=nfe) / reference
-            colour = style.colour(arm)
-            ax.plot(ratio, np.full(len(ratio), place), style.marker(arm), color=colour, alpha=0.6)
-            ax.plot(ratio.mean(), place, "|", color=colour, markersize=12)
+            ax.plot(ratio, np.full(len(ratio), place), linestyle="none", alpha=0.6, **look(arm))
+            ax.plot(ratio.mean(), place, "|", color=look(arm)["color"], markersize=12)
             ax.plot(PAPER[arm], place, "x", color=style.MUTED)
         labels = FLOWS | STUDENTS
         ax.set_yticks(range(len(arms)), [labels[arm] for arm in arms])
@@ -101,7 +111,7 @@ def straightness(results: Results) -> Figure:
     arms = [arm for arm in FLOWS if results.has("straightness", arm)]
     networks = ("teacher", "wide", "narrow")
     rows = (
-        [(FLOWS[a], results.values("straightness", a), style.colour(a)) for a in arms],
+        [(FLOWS[a], results.values("straightness", a), look(a)["color"]) for a in arms],
         [
             (name, results.values("straightness", "digits", network=name), style.PALETTE[i])
             for i, name in enumerate(networks)
