@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.slimflow import exact as identities
 from methods.slimflow import method as slim
@@ -21,13 +22,11 @@ from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.errors import ReproError
 from repro.metrics import count_macs, count_parameters
 from repro.metrics.cost import interleaved
+from repro.nets.unet import UNet
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
-
-FEW = 4
-"""Up to so many steps the teacher's flow is sampled in float32."""
 
 
 def exact(job: Job) -> None:
@@ -63,66 +62,57 @@ def _evaluate(network: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> 
     network(*arguments)
 
 
-def _measure_flow(job: Job, judge: Judge, v: flow.Velocity, eps: float) -> None:
-    """Quality by evaluations, straightness, and what an adaptive solver needs."""
-    p = job.params
+def _measure(
+    job: Job, v: flow.Velocity, network: nn.Module, *, eps: float, in_float32_up_to: int = 0
+) -> Judge:
+    """Quality by evaluations, straightness and the cost of one evaluation of a flow."""
+    judge, p = Judge(job), job.params
     for nfe in p.nfe:
-        x = flow.euler(v, judge.noise, nfe, eps=eps, batch=p.sample_batch)
+        precise = nfe <= in_float32_up_to
+        with nullcontext() if precise else autocast(job):
+            x = flow.euler(v, judge.noise, nfe, eps=eps, batch=p.sample_batch)
         judge.measure(x, nfe=nfe)
         judge.save_grid(x, f"pictures-{nfe}")
-    straight = judge.noise[: p.straight]
-    job.measure("straightness", flow.straightness(v, straight, p.straight_steps, eps=eps))
+    bend = flow.straightness(v, judge.noise[: p.straight], p.straight_steps, eps=eps)
+    job.measure("straightness", bend)
+    one = judge.noise[:1], torch.zeros(1, device=job.device)
+    job.measure("parameters", count_parameters(network))
+    job.measure("gmac", count_macs(network, *one).total / 1e9)
+    return judge
 
 
 def teacher(job: Job) -> None:
     """The teacher's ODE read as a flow: Euler in t, which is DDIM."""
-    judge = Judge(job)
     network = teacher_network(job, job.model("teacher"))
 
     def eps_model(x: Tensor, t: Tensor) -> Tensor:
         return network(x, t).float()
 
     v = flow.eps_velocity(eps_model, alphas_cumprod(linear_betas()).to(job.device))
-    few = [n for n in job.params.nfe if n <= FEW]
-    for nfe in job.params.nfe:
-        # The first step divides the rounding of the noise by t = 0.006: few steps keep it.
-        with torch.autocast(job.device.type, enabled=False) if nfe in few else autocast(job):
-            x = flow.euler(v, judge.noise, nfe, batch=job.params.sample_batch)
-        judge.measure(x, nfe=nfe)
-        judge.save_grid(x, f"pictures-{nfe}")
-    p = job.params
-    job.measure("straightness", flow.straightness(v, judge.noise[: p.straight], p.straight_steps))
-    _measure_cost(job, judge, network)
+    # The first step divides the rounding of the noise by t = 0.006, and few steps keep it.
+    _measure(job, v, network, eps=0.0, in_float32_up_to=4)
 
 
-def _measure_cost(job: Job, judge: Judge, network: torch.nn.Module) -> None:
-    arguments = judge.noise[:1], torch.zeros(1, device=job.device)
-    job.measure("parameters", count_parameters(network))
-    job.measure("gmac", count_macs(network, *arguments).total / 1e9)
+def _trained(job: Job) -> str:
+    """The one model of the arm that is not of the zoo."""
+    (name,) = (n for n in job.model_paths if not n.startswith("zoo/"))
+    return name
 
 
 def small_flow(job: Job) -> None:
-    """A small flow of the card by Euler's method, and the cost of its network."""
-    from repro.nets.unet import UNet
-
-    judge = Judge(job)
-    (name,) = (n for n in job.model_paths if not n.startswith("zoo/"))
+    """A small flow of the card by Euler's method, and what an adaptive solver needs of it."""
+    p, name = job.params, _trained(job)
     v = load_flow(job, name)
-    with autocast(job):
-        _measure_flow(job, judge, v, slim.EPS)
-    p = job.params
-    if p.adaptive:
-        # bfloat16 has no digits for the tolerances of an adaptive solver.
-        found = flow.rk45(v, judge.noise[: p.adaptive], eps=slim.EPS, rtol=p.rtol, atol=p.rtol)
-        job.measure("adaptive_evaluations", found.nfe)
-    _measure_cost(job, judge, UNet(**job.model_params(name).unet).to(job.device).eval())
+    network = UNet(**job.model_params(name).unet).to(job.device).eval()
+    judge = _measure(job, v, network, eps=slim.EPS)
+    # In float32: bfloat16 has no digits for the tolerances of an adaptive solver.
+    found = flow.rk45(v, judge.noise[: p.adaptive], eps=slim.EPS, rtol=p.rtol, atol=p.rtol)
+    job.measure("adaptive_evaluations", found.nfe)
 
 
 def student(job: Job) -> None:
     """A one-step student of the card."""
-    judge = Judge(job)
-    (name,) = (n for n in job.model_paths if not n.startswith("zoo/"))
-    v = load_flow(job, name)
+    judge, v = Judge(job), load_flow(job, _trained(job))
     with autocast(job):
         x = flow.euler(v, judge.noise, 1, eps=slim.EPS, batch=job.params.sample_batch)
     judge.measure(x, nfe=1)
