@@ -1,0 +1,1 @@
+"""SlimFlow: small one-step generators from rectified flows."""

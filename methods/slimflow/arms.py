@@ -1,0 +1,142 @@
+"""The arms of the experiment: what is measured of its models, and glue to the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from methods.slimflow import exact as identities
+from methods.slimflow import method as slim
+from methods.slimflow import official
+from methods.slimflow import structure as sizes
+from methods.slimflow.networks import NETWORKS
+from methods.slimflow.training import autocast, load_flow, teacher_network
+from repro.diffusion import flow
+from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.errors import ReproError
+from repro.metrics import count_macs, count_parameters
+from repro.metrics.cost import interleaved
+from repro.nets.unet import UNet
+from repro.zoo.judge import Judge
+
+if TYPE_CHECKING:
+    from repro.job import Job
+
+
+def exact(job: Job) -> None:
+    """Identities and printed values."""
+    for item, error in identities.errors(job.rng("exact")).items():
+        job.measure("error", error, item=item)
+
+
+def structure(job: Job) -> None:
+    """Parameters, tensors and operations of the published networks."""
+    for name, value, at in sizes.counts():
+        job.measure(name, value, **at)
+
+
+def latency(job: Job) -> None:
+    """Time of one evaluation of published networks with random weights, over the 1-RF teacher's."""
+    p, functions = job.params, {}
+    generator = torch.Generator().manual_seed(0)
+    for name in ("rf-teacher", *p.networks):
+        network = NETWORKS[name].meta().to_empty(device=job.device).eval()
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+        functions[name] = partial(_evaluate, network, NETWORKS[name].example(p.batch, job.device))
+    rounds = interleaved(functions, p.repeats)
+    for name in p.networks:
+        ratio = rounds.ratio(name, "rf-teacher")
+        job.measure("latency_ratio", ratio.median, network=name)
+
+
+@torch.inference_mode()
+def _evaluate(network: Callable[..., Tensor], arguments: tuple[Tensor, ...]) -> None:
+    network(*arguments)
+
+
+def _measure(
+    job: Job, v: flow.Velocity, network: nn.Module, *, eps: float, in_float32_up_to: int = 0
+) -> Judge:
+    """Quality by evaluations, straightness and the cost of one evaluation of a flow."""
+    judge, p = Judge(job), job.params
+    for nfe in p.nfe:
+        precise = nfe <= in_float32_up_to
+        with nullcontext() if precise else autocast(job):
+            x = flow.euler(v, judge.noise, nfe, eps=eps, batch=p.sample_batch)
+        judge.measure(x, nfe=nfe)
+        judge.save_grid(x, f"pictures-{nfe}")
+    bend = flow.straightness(v, judge.noise[: p.straight], p.straight_steps, eps=eps)
+    job.measure("straightness", bend)
+    one = judge.noise[:1], torch.zeros(1, device=job.device)
+    job.measure("parameters", count_parameters(network))
+    job.measure("gmac", count_macs(network, *one).total / 1e9)
+    return judge
+
+
+def teacher(job: Job) -> None:
+    """The teacher's ODE read as a flow: Euler in t, which is DDIM."""
+    network = teacher_network(job, job.model("teacher"))
+
+    def eps_model(x: Tensor, t: Tensor) -> Tensor:
+        return network(x, t).float()
+
+    v = flow.eps_velocity(eps_model, alphas_cumprod(linear_betas()).to(job.device))
+    # The first step divides the rounding of the noise by t = 0.006, and few steps keep it.
+    _measure(job, v, network, eps=0.0, in_float32_up_to=4)
+
+
+def _trained(job: Job) -> str:
+    """The one model of the arm that is not of the zoo."""
+    (name,) = (n for n in job.model_paths if not n.startswith("zoo/"))
+    return name
+
+
+def small_flow(job: Job) -> None:
+    """A small flow of the card by Euler's method, and what an adaptive solver needs of it."""
+    p, name = job.params, _trained(job)
+    v = load_flow(job, name)
+    network = UNet(**job.model_params(name).unet).to(job.device).eval()
+    judge = _measure(job, v, network, eps=slim.EPS)
+    # In float32: bfloat16 has no digits for the tolerances of an adaptive solver.
+    found = flow.rk45(v, judge.noise[: p.adaptive], eps=slim.EPS, rtol=p.rtol, atol=p.rtol)
+    job.measure("adaptive_evaluations", found.nfe)
+
+
+def student(job: Job) -> None:
+    """A one-step student of the card."""
+    judge, v = Judge(job), load_flow(job, _trained(job))
+    with autocast(job):
+        x = flow.euler(v, judge.noise, 1, eps=slim.EPS, batch=job.params.sample_batch)
+    judge.measure(x, nfe=1)
+    judge.save_grid(x, "pictures-1")
+
+
+def released(job: Job) -> None:
+    """A released checkpoint on CIFAR-10: one step, truncation to bytes, FID by clean-fid."""
+    from repro import data
+    from repro.metrics import clean_fid
+
+    p = job.params
+    path = Path(data.cache.root()) / "official" / "slimflow" / p.checkpoint
+    network = official.load(path, p.size).to(job.device)
+    v = flow.network_velocity(network)
+    parts = []
+    for start in job.progress(range(0, p.samples, p.batch), "samples"):
+        count = min(p.batch, p.samples - start)
+        z = torch.randn(count, 3, 32, 32, generator=job.rng("evaluation", start)).to(job.device)
+        x = flow.euler(v, z, 1, eps=slim.EPS)
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
+        parts.append(pixels.permute(0, 2, 3, 1).cpu())
+    real = job.data("cifar10").train.images
+    if len(real) < 2:
+        raise ReproError("the training images of cifar10 are missing; run `repro data get cifar10`")
+    fake = torch.cat(parts)
+    job.measure("fid", clean_fid(real, fake, device=str(job.device)))

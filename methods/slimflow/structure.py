@@ -1,0 +1,49 @@
+"""What can be counted on the true architectures without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from methods.slimflow import method as slim
+from methods.slimflow.networks import NETWORKS
+from repro.metrics import NFECounter, count_macs, count_parameters
+
+
+def filter_macs(network: nn.Module, arguments: tuple[Tensor, ...]) -> int:
+    """Multiply-accumulates of EDM's box filters: 4 for every coarse value, up or down.
+
+    The published code runs them as convolutions, so its counts hold them; here they are a
+    repetition or a mean, which no counter sees.
+    """
+    total = 0
+
+    def count(module: nn.Module, args: tuple, output: Tensor) -> None:
+        nonlocal total
+        if getattr(module, "mode", None) and hasattr(module, "resample_filter"):
+            total += 4 * (args[0].numel() if module.mode == "up" else args[0].numel() // 4)
+
+    handles = [module.register_forward_hook(count) for module in network.modules()]
+    with torch.no_grad():
+        network(*arguments)
+    for handle in handles:
+        handle.remove()
+    return total
+
+
+def counts() -> Iterator[tuple[str, float, dict[str, str]]]:
+    """Every structural number: (measurement, value, coordinates)."""
+    for name, published in NETWORKS.items():
+        network, arguments = published.meta(), published.example()
+        at = {"network": name}
+        yield "parameters", count_parameters(network) + published.augmentation, at
+        yield "tensors", len(network.state_dict()), at
+        macs, filters = count_macs(network, *arguments), filter_macs(network, arguments)
+        yield "gmac", (macs.conv + macs.linear + filters) / 1e9, at | {"kind": "conv-linear"}
+        yield "gmac", (macs.total + filters) / 1e9, at | {"kind": "all"}
+    network = NFECounter(NETWORKS["cifar-15.7"].meta())
+    with torch.no_grad():
+        slim.one_step(network, torch.zeros(2, 3, 32, 32, device="meta"))
+    yield "evaluations", network.rows / 2, {"network": "cifar-15.7"}

@@ -1,0 +1,226 @@
+"""The models of the experiment: a teacher, its pairs, small flows, and one-step students.
+
+All flows of a seed meet the same pairs, times, coins and fresh noises, in the same order, whatever
+their schedule; so do all students. Arms then differ in one choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from methods.slimflow import method as slim
+from repro import zoo
+from repro.diffusion import flow
+from repro.diffusion.parameterise import q_sample
+from repro.diffusion.samplers import dpm_solver_pp_2m
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_uniform
+from repro.errors import ReproError
+from repro.nets.unet import UNet
+from repro.training import fit
+from repro.zoo.judge import enlarged
+from repro.zoo.train import images, scaled
+
+if TYPE_CHECKING:
+    from repro.job import Job, Params
+
+TAPS = (0, 1, 3)
+"""Stages of the classifier whose activations the feature distance compares."""
+
+
+def autocast(job: Job) -> AbstractContextManager[Any]:
+    """bfloat16 for sampling where the card trains in bf16-mixed."""
+    half = job.params.precision == "bf16-mixed"
+    return torch.autocast(job.device.type, torch.bfloat16, enabled=half)
+
+
+def fitted(job: Job, network: nn.Module, loss: Callable, batch: Callable) -> dict[str, Tensor]:
+    """Train with the options of the card; keeps the curve."""
+    p = job.params
+    result = fit(
+        job,
+        network,
+        loss,
+        batch,
+        steps=p.steps,
+        lr=p.lr,
+        warmup=p.warmup,
+        schedule="cosine",
+        ema=p.ema,
+        precision=p.precision,
+        betas=(0.9, 0.99),
+    )
+    job.save("curve", result.curve)
+    return result.state_dict
+
+
+# The teacher and its pairs -------------------------------------------------------------------
+
+
+def teacher_network(job: Job, state: dict[str, Tensor] | None = None) -> nn.Module:
+    """The ε-network of the card's zoo model, with other weights of the same shapes if given."""
+    network = zoo.network(job, job.params.network) if state is None else zoo.build(
+        job.params.network
+    )  # fmt: skip
+    if state is not None:
+        network.load_state_dict(state)
+    return network.to(job.device).eval()
+
+
+def teacher(job: Job) -> dict[str, Tensor]:
+    """The zoo's ε-network, trained on with mirrored images: flips of pairs need such a teacher."""
+    p = job.params
+    x = images(job.data(p.dataset).train, p.dataset)
+    network = teacher_network(job).requires_grad_(True)
+    abar = alphas_cumprod(linear_betas()).float()
+
+    def batch(step: int, generator: Generator) -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(x), (p.batch,), generator=generator)
+        coins = torch.rand(p.batch, generator=generator) < 0.5
+        x0 = scaled(x[chosen], p.dataset)
+        noise = torch.randn(x0.shape, generator=generator)
+        x0, _ = slim.flip_pairs(x0, noise, coins)
+        t = (flow.uniform_times(p.batch, generator, 0.0) * len(abar)).long()
+        t = t.clamp(max=len(abar) - 1)
+        return q_sample(x0, t, abar, noise), t, noise
+
+    def loss(net: nn.Module, data: tuple[Tensor, ...], generator: Generator) -> Tensor:
+        noisy, t, noise = data
+        return (net(noisy, t).float() - noise).square().mean()
+
+    return fitted(job, network, loss, batch)
+
+
+def pairs(job: Job) -> dict[str, Tensor]:
+    """Noises z and images x (N, C, H, W), the ends of the teacher's ODE by DPM-Solver++."""
+    p = job.params
+    network = teacher_network(job, job.model("teacher"))
+    abar = alphas_cumprod(linear_betas())
+    tau = timesteps_uniform(len(abar), p.solver_steps)
+    side = images(job.data(p.dataset).test, p.dataset).shape[1:]
+    z = torch.randn(p.pairs, *side, generator=job.rng("pairs"))
+    found = []
+    for part in job.progress(z.split(p.sample_batch), "pairs"):
+        with autocast(job):
+            x = dpm_solver_pp_2m(lambda x, t: network(x, t).float(), part.to(job.device), tau, abar)
+        found.append(x.float().cpu())
+    return {"z": z, "x": torch.cat(found)}
+
+
+# Small networks ---------------------------------------------------------------------------------
+
+
+def velocity(network: Callable[[Tensor, Tensor], Tensor], p: Params) -> flow.Velocity:
+    """The velocity of a small network, as all of its uses read it."""
+    return slim.data_velocity(network, p.floor)
+
+
+def initialised(job: Job, state: dict[str, Tensor] | None = None) -> UNet:
+    """A small network: fresh, from the seed's stream, or with weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.rng("initialise").initial_seed())
+        network = UNet(**job.params.unet)
+    if state is not None:
+        network.load_state_dict(state)
+    return network.to(job.device)
+
+
+def load_flow(job: Job, name: str) -> flow.Velocity:
+    """The velocity of a trained small network, in eval mode."""
+    p = job.model_params(name)
+    network = UNet(**p.unet)
+    network.load_state_dict(job.model(name))
+    return velocity(network.to(job.device).eval().requires_grad_(False), p)
+
+
+class Draw(NamedTuple):
+    """One batch of pairs, times and fresh noises; `beta` belongs to its update."""
+
+    z: Tensor
+    x: Tensor
+    t: Tensor
+    fresh: Tensor
+    beta: float = 0.0
+
+
+def drawn(data: dict[str, Tensor], size: int, flip: bool, generator: Generator) -> Draw:
+    """Pairs with their coins, times and fresh noises: the same draws whatever is used of them."""
+    chosen = torch.randint(len(data["z"]), (size,), generator=generator)
+    coins = torch.rand(size, generator=generator) < 0.5
+    t = flow.uniform_times(size, generator, slim.EPS)
+    z, x = data["z"][chosen], data["x"][chosen]
+    fresh = torch.randn(z.shape, generator=generator)
+    if flip:
+        z, x = slim.flip_pairs(z, x, coins)
+    return Draw(z, x, t, fresh)
+
+
+def reflow(job: Job) -> dict[str, Tensor]:
+    """A small flow on the teacher's pairs by Annealing Reflow; `schedule` fixes what it becomes."""
+    p, data = job.params, job.model("pairs")
+    beta, warm = slim.schedule(p.schedule), p.warm * p.steps
+
+    def batch(step: int, generator: Generator) -> Draw:
+        draw = drawn(data, p.batch, p.flip, generator)
+        return draw._replace(beta=beta(step, warm))
+
+    def loss(net: nn.Module, d: Draw, generator: Generator) -> Tensor:
+        v = velocity(net, p)
+        return slim.annealing_reflow_loss(v, d.z, d.x, d.t, d.beta, d.fresh)
+
+    return fitted(job, initialised(job), loss, batch)
+
+
+def own_pairs(job: Job) -> dict[str, Tensor]:
+    """Noises and what the small 2-rectified flow makes of them; the noises are the teacher's."""
+    p, z = job.params, job.model("pairs")["z"]
+    (name,) = (n for n in job.model_paths if n != "pairs")
+    v = load_flow(job, name)
+    with autocast(job):
+        x = flow.euler(v, z.to(job.device), p.nfe, eps=slim.EPS, batch=p.sample_batch)
+    return {"z": z, "x": x.cpu()}
+
+
+def distance(job: Job) -> slim.Distance:
+    """The distance of the card: of pixels, or of the classifier's early activations."""
+    name = job.params.distance
+    if name == "l2":
+        return slim.squared
+    if name != "feature":
+        raise ReproError(f"no distance `{name}`; choose l2 or feature")
+    early = slim.feature_distance(zoo.network(job, job.params.classifier).stages, TAPS)
+    return lambda a, b: early(enlarged(a), enlarged(b))
+
+
+def distil(job: Job) -> dict[str, Tensor]:
+    """A one-step student on pairs, with the two-step term or without, fresh or from a flow.
+
+    The released code starts a student from the plain weights of its flow and keeps the averaged
+    ones as the frozen teacher; both are the averaged ones here.
+    """
+    p = job.params
+    source = next(n for n in job.model_paths if n.endswith("pairs"))
+    data = job.model(source)
+    flows = [n for n in job.model_paths if n != source and not n.startswith("zoo/")]
+    start = job.model(flows[0]) if p.start == "flow" else None
+    v_phi = load_flow(job, flows[0]) if p.two_step else None
+    D = distance(job)
+    low, high = p.between
+
+    def batch(step: int, generator: Generator) -> Draw:
+        return drawn(data, p.batch, p.flip, generator)
+
+    def loss(net: nn.Module, d: Draw, generator: Generator) -> Tensor:
+        v = velocity(net, p)
+        value = slim.distil_loss(v, d.z, d.x, D)
+        if v_phi is None:
+            return value
+        # The draw holds times spread over [ε, 1], here spread over the range of s.
+        s = low + (high - low) * d.t
+        return value + slim.two_step_loss(v, v_phi, d.fresh, s, D, own_first_step=p.own_first_step)
+
+    return fitted(job, initialised(job, start), loss, batch)
