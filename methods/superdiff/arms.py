@@ -288,7 +288,7 @@ def exact(job: Job) -> None:
     for steps in (100, 400):
         error = identities.ode_error(steps, p.samples, job.rng("ode", steps))
         job.measure("value", error, item="ode", steps=steps)
-    for steps in (400, 1600):
+    for steps in p.and_steps:
         found = identities.and_errors(steps, p.samples, job.rng("and", steps))
         for item, value in found.items():
             job.measure("value", value, item=f"and-{item}", steps=steps)

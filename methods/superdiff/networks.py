@@ -152,10 +152,11 @@ def _per_sample(t: float | Tensor, x: Tensor) -> Tensor:
 class ScheduleMatched(nn.Module):
     """An ε-network of the zoo as a model of this paper: (x (B, C, H, W), t) -> minus the noise.
 
-    t: a number or (B,), on the CPU. label: fixes the class of a conditional network.
+    t: a number or (B,), on the CPU. label: (B,) long, the classes that a conditional network is to
+    draw.
     """
 
-    def __init__(self, network: UNet, label: int | None = None) -> None:
+    def __init__(self, network: UNet, label: Tensor | None = None) -> None:
         super().__init__()
         self.network, self.label = network, label
 
@@ -163,10 +164,7 @@ class ScheduleMatched(nn.Module):
         t = _per_sample(t, x)
         scale = torch.rsqrt(torch.exp(2 * sd.log_alpha(t)) + sd.sigma(t) ** 2).to(x)
         step = torch.from_numpy(matched_step(t.numpy())).to(x)
-        y = None
-        if self.label is not None:
-            y = torch.full((len(x),), self.label, dtype=torch.long, device=x.device)
-        return -self.network(x * scale[:, None, None, None], step, y)
+        return -self.network(x * scale[:, None, None, None], step, self.label)
 
 
 class ResidualMLP(nn.Module):
