@@ -286,7 +286,7 @@ def exact(job: Job) -> None:
         for item, value in identities.ito_errors(steps, p.samples, job.rng("ito", steps)).items():
             job.measure("value", value, item=item, steps=steps)
     for steps in (100, 400):
-        error = identities.ode_error(steps, p.samples, job.rng("ode", steps))
+        error = identities.ode_error(steps, 1024, job.rng("ode", steps))
         job.measure("value", error, item="ode", steps=steps)
     for steps in p.and_steps:
         found = identities.and_errors(steps, p.samples, job.rng("and", steps))

@@ -122,7 +122,7 @@ def cost(job: Job) -> None:
         "hutchinson": step("plain", ode=True, fused=False),
         "hutchinson-lean": step("lean", ode=True, fused=False),
     }
-    rounds = interleaved(steps, p.repeats)
+    rounds = interleaved(steps, p.repeats, p.warmup)
     reference = peak_memory(steps["ito"], job.device)
     for name, run in steps.items():
         job.measure("seconds", rounds[name].median / p.batch, estimator=name)
