@@ -302,7 +302,7 @@ def exact(job: Job) -> None:
     for probe in ("gaussian", "rademacher"):
         value = identities.hutchinson_variance(probe, p.draws, job.rng("probe"))
         job.measure("value", value, item="hutchinson-variance", probe=probe)
-    for name in ("theorem-1", "released-or"):
-        found = identities.or_errors(1600, p.samples, job.rng("or"), INCREMENTS[name])
+    for name, steps in (("theorem-1", 1600), ("released-or", 400)):
+        found = identities.or_errors(steps, p.samples, job.rng("or"), INCREMENTS[name])
         for item, value in found.items():
             job.measure("value", value, item=f"or-{item}", increments=name)

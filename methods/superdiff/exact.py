@@ -113,7 +113,13 @@ def ode_error(steps: int, samples: int, generator: Generator) -> float:
     """
     pair, x = models(), start(samples, generator)
     out = sd.superdiff_ode(
-        pair, x, steps, sd.Averaging(), generator=generator, follow=True, L=log_densities(pair, x, 1)
+        pair,
+        x,
+        steps,
+        sd.Averaging(),
+        generator=generator,
+        follow=True,
+        L=log_densities(pair, x, 1),
     )
     return difference_error(out.L, log_densities(pair, out.x, 0.0))
 
@@ -240,13 +246,11 @@ def or_errors(
     samples: int,
     generator: Generator,
     increments: Callable[..., Tensor] = sd.ito,
-    temperature: float = 1.0,
 ) -> Errors:
     """Where samples of OR end: frequency of mode 1, mean squared distance to the nearest mean."""
     pair, x = models(), start(samples, generator)
     L = log_densities(pair, x, 1.0)
-    rule = sd.Or(temperature)
-    out = sd.superdiff(pair, x, steps, rule, generator=generator, increments=increments, L=L)
+    out = sd.superdiff(pair, x, steps, sd.Or(), generator=generator, increments=increments, L=L)
     m = torch.tensor(MEANS, dtype=torch.float64)
     distance = (out.x[:, None] - m).square().sum(-1)
     truth = log_densities(pair, out.x, 0.0)
@@ -299,9 +303,7 @@ def schedule_error() -> float:
     t = torch.linspace(0.05, 1, 200, dtype=torch.float64, requires_grad=True)
     (rate,) = torch.autograd.grad((torch.log(sd.sigma(t)) - sd.log_alpha(t)).sum(), t)
     t = t.detach()
-    return float(
-        max((sd.b(t) - t * rate).abs().max(), (sd.g2(t) - 2 * t**2 * rate).abs().max())
-    )
+    return float(max((sd.b(t) - t * rate).abs().max(), (sd.g2(t) - 2 * t**2 * rate).abs().max()))
 
 
 def discrepancy_error(n: int = 1000) -> float:

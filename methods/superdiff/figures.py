@@ -37,12 +37,8 @@ def _best(results: Results, arm: str, path: str, row: str | None) -> np.ndarray 
 def distances(results: Results) -> Figure:
     """Frechet distance of every row, for both datasets, by SDE and by ODE."""
     figure, axes = style.subplots(1, 2, width="full", height=2.8)
-    for ax, prefix, title in zip(
-        axes, ("", "digits-"), ("Fashion-MNIST", "digits"), strict=True
-    ):
-        rows = [
-            row for row in ROWS if _best(results, prefix + row[1], "sde", row[2]) is not None
-        ]
+    for ax, prefix, title in zip(axes, ("", "digits-"), ("Fashion-MNIST", "digits"), strict=True):
+        rows = [row for row in ROWS if _best(results, prefix + row[1], "sde", row[2]) is not None]
         for place, (_, arm, row) in enumerate(rows):
             for path, shift, face in (("sde", -0.12, "full"), ("ode", 0.12, "none")):
                 values = _best(results, prefix + arm, path, row)
@@ -66,7 +62,9 @@ def quality(results: Results) -> Figure:
     """Frechet distance against network evaluations a sample, digits by SDE."""
     figure, ax = style.subplots(width="half")
     for index, (label, arm, row) in enumerate(
-        row for row in ROWS if row[1] in ("union", "or-1", "or-100", "averaging") or row[2] == "coin-flip"
+        row
+        for row in ROWS
+        if row[1] in ("union", "or-1", "or-100", "averaging") or row[2] == "coin-flip"
     ):
         at = {"path": "sde"} | ({"row": row} if row else {})
         if not results.has("frechet", f"digits-{arm}", **at):
@@ -88,9 +86,7 @@ def histograms(results: Results) -> Figure:
     """What the classifier takes the samples for, by class, mean over seeds."""
     figure, axes = style.subplots(1, 2, width="full", height=2.6, sharey=True)
     wanted = {"halves-a", "halves-b", "or-1", "or-100", "averaging"}
-    for ax, prefix, title in zip(
-        axes, ("", "digits-"), ("Fashion-MNIST", "digits"), strict=True
-    ):
+    for ax, prefix, title in zip(axes, ("", "digits-"), ("Fashion-MNIST", "digits"), strict=True):
         index = 0
         for label, arm, row in ROWS:
             if (f"{arm}-{row}" if row else arm) not in wanted:
@@ -138,9 +134,7 @@ def log_densities(results: Results) -> Figure:
 
 def plane(results: Results) -> Figure:
     """Where points of the plane end, with learned models and with true scores."""
-    figure, axes = style.subplots(
-        2, len(RULES), width="full", height=4.6, sharex=True, sharey=True
-    )
+    figure, axes = style.subplots(2, len(RULES), width="full", height=4.6, sharex=True, sharey=True)
     seed = results.seeds("plane")[0]
     for line, (scores, title) in enumerate((("learned", "learned"), ("true", "true scores"))):
         for ax, (rule, name) in zip(axes[line], RULES.items(), strict=True):

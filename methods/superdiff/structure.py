@@ -93,14 +93,17 @@ def cost(job: Job) -> None:
 
     `ito` follows log-densities by Theorem 1, `hutchinson` by Proposition 5, with PyTorch's
     forward-mode product and with a lean one. Forward mode rules out fused attention, so `ito` is
-    also timed without it.
+    also timed without it. channels: 128 is the paper's network.
     """
     p = job.params
     pairs = {}
     for kind in ("plain", "lean"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.rng("network").initial_seed())
-            nets = [cifar_network().eval().requires_grad_(False).to(job.device) for _ in range(2)]
+            nets = [
+                ScoreUNet(channels=p.channels).eval().requires_grad_(False).to(job.device)
+                for _ in range(2)
+            ]
         pairs[kind] = [as_model(lean(n) if kind == "lean" else n) for n in nets]
     x = torch.randn(p.batch, 3, 32, 32, generator=job.rng("x")).to(job.device)
 
