@@ -5,10 +5,10 @@ r"""Networks that predict $\sigma_t \nabla \log q_t(x)$, minus the noise, at the
 `ResidualMLP`     a small network for 8 x 8 digits and for points of the plane
 
 The zoo's networks were trained on $x = \sqrt{\bar\alpha_n} x_0 + \sqrt{1 - \bar\alpha_n}
-\varepsilon$ with n = 0..999. The paper's state divided by $\sqrt{\alpha_t^2 + \sigma_t^2}$ is such a
-state, with the real-valued n at which both have the same ratio of noise to signal. That ratio goes
-from 0 to 152 in the paper and from 0.01 to 157 in the zoo, so only t < 0.01 lies outside; there n
-is held at 0.
+\varepsilon$ with n = 0..999. The paper's state divided by $\sqrt{\alpha_t^2 + \sigma_t^2}$ is such
+a state, with the real-valued n at which both have the same ratio of noise to signal. That ratio
+goes from 0 to 152 in the paper and from 0.01 to 157 in the zoo, so only t < 0.01 lies outside;
+there n is held at 0.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def load_checkpoint(path: str | Path, network: ScoreUNet | None = None) -> Score
     if missing or foreign:
         first = f"it lacks {missing[0]}" if missing else f"it holds {foreign[0]}"
         raise ReproError(
-            f"{path.name} is not this network's checkpoint: {first} ({len(missing)} arrays missing, "
+            f"{path.name} is not this network's checkpoint: {first} ({len(missing)} missing, "
             f"{len(foreign)} foreign); take the CIFAR-10 model with as many classes"
         )
     expected = network.state_dict()
