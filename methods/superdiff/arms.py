@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.superdiff import exact as identities
 from methods.superdiff import learning
@@ -77,7 +78,8 @@ def generate(
     for number, x in enumerate(noise.double().split(job.params.batch)):
         generator = job.rng("path", steps, number)
         if path == "ode":
-            with torch.no_grad():
+            # Fused attention has no forward derivative on a GPU.
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
                 out = sd.superdiff_ode(models, x, steps, rule, generator=generator, offset=1e-3)
         else:
             follow = trace and number == 0
