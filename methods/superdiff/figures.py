@@ -52,9 +52,11 @@ def distances(results: Results) -> Figure:
                 )  # fmt: skip
                 ax.plot(np.median(values), place + shift, "|", color=colour, markersize=9)
         ax.set_yticks(range(len(rows)), [label for label, *_ in rows])
-        ax.set(xscale="log", xlabel="Frechet distance of classifier features", title=title)
+        ax.set(xlabel="Frechet distance of classifier features", title=title)
+        ax.set_xlim(left=0)
         ax.invert_yaxis()
-    axes[1].legend(loc="lower right")
+    handles = axes[1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -75,7 +77,7 @@ def quality(results: Results) -> Figure:
             marker=style.MARKERS[index],
         )  # fmt: skip
     ax.set(
-        xscale="log", yscale="log", xlabel="network evaluations a sample",
+        xscale="log", xlabel="network evaluations a sample",
         ylabel="Frechet distance",
     )  # fmt: skip
     style.legend(ax)
