@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from methods.q_diffusion import arms, deployed, figures
+from methods.q_diffusion.drift import common_error
 from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.quant import deploy, rounded
+from repro.quant.calibration import Trajectory
 from repro.report.results import Results
 
 TOY = {
@@ -240,3 +242,28 @@ def test_figures_draw_what_was_measured(card, results, name):
         assert [len(ax.get_yticklabels()) for ax in drawn.axes] == [5, 3, 5]
     if name == "shortcuts":
         assert len(drawn.axes[0].patches) == 8
+
+
+def test_common_error_is_that_of_a_constant_shift(card, models):
+    params = card.arm_params("smoke", "drift")
+    params |= {k: v for k, v in TOY.items() if k in params}
+    protocol = arms.Protocol(Job.for_test("q-diffusion", "x", 0, params, models))
+    run = rounded.chains(protocol)
+    shift = torch.linspace(-1, 1, run.eps[0, 0].numel()).view(run.eps[0, 0].shape)
+    common, share = common_error(lambda x, t: protocol.network(x, t) + shift, run)
+    assert torch.allclose(common, shift.expand_as(common), atol=1e-5)
+    assert torch.allclose(share, torch.ones(len(share)), atol=1e-5)
+    noise = torch.randn(len(run.t), 400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = Trajectory(noise, torch.zeros_like(noise), run.t, noise[0])
+    _, share = common_error(lambda x, t: x, noisy)
+    assert share.abs().max() < 0.02
+
+
+def test_without_the_common_error_samples_are_nearer(run):
+    job = run("drift", samples=16, batch=16, per_step=16)
+    for rounding in ("nearest", "learned", "squant"):
+        assert value(job, "common_share", rounding=rounding, half="noisy") <= 1
+    before, after = (
+        value(job, "trajectory_mse", rounding="nearest", corrected=name) for name in ("no", "yes")
+    )
+    assert after < before
