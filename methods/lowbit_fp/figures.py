@@ -51,7 +51,8 @@ def rounding(results: Results) -> Figure:
     figure, axes = style.subplots(1, 2, width="full", height=2.6, sharey=True)
     families = (("E2M1", "E2M1", "FP8"), ("INT4", "INT4-asym", "INT8-asym"))
     for ax, (granularity, label) in zip(axes, GRANULARITIES.items(), strict=True):
-        for index, (family, weights, inputs) in enumerate(families):
+        found = []
+        for index, (_, weights, inputs) in enumerate(families):
             alone = {"format": weights, "granularity": granularity}
             both = {"weights": weights, "activations": inputs, "granularity": granularity}
             rows = [
@@ -62,18 +63,18 @@ def rounding(results: Results) -> Figure:
                 ("nearest, A8", "w4a8-nearest", both),
                 ("learned, A8", "w4a8", both),
             ]
-            places = ["nearest", "learned", "scale-aware", "nearest, A8", "learned, A8"]
-            for where, arm, at in rows:
-                if not results.has("eps_mse", arm, **at):
-                    continue
-                values = results.values("eps_mse", arm, **at)
-                x = np.full(len(values), places.index(where) + 0.2 * (index - 0.5))
-                colour, mark = style.PALETTE[index], style.MARKERS[index]
-                ax.plot(x, values, mark, color=colour, markersize=4, alpha=0.7,
-                        label=family if where == "nearest" else None)  # fmt: skip
-                ax.plot(x[:1], np.mean(values), "_", color=colour, markersize=12)
-            ax.set_xticks(range(len(places)), places, rotation=25, ha="right")
-        ax.set(yscale="log", title=label)
+            found += [(index, *row) for row in rows if results.has("eps_mse", row[1], **row[2])]
+        order = list(dict.fromkeys(where for _, where, _, _ in found))
+        for index, where, arm, at in found:
+            values = results.values("eps_mse", arm, **at)
+            x = np.full(len(values), order.index(where) + 0.2 * (index - 0.5))
+            colour, mark = style.PALETTE[index], style.MARKERS[index]
+            ax.plot(x, values, mark, color=colour, markersize=4, alpha=0.7,
+                    label=families[index][0] if where == "nearest" else None)  # fmt: skip
+            ax.plot(x[:1], np.mean(values), "_", color=colour, markersize=12)
+        ax.set_xticks(range(len(order)), order, rotation=25, ha="right")
+        ax.set_title(label)
+        style.plain_log(ax)
         ax.grid(axis="x", visible=False)
     axes[0].set_ylabel("error of ε")
     axes[1].legend()

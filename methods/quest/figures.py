@@ -78,7 +78,7 @@ def causes(results: Results) -> Figure:
         medians = [np.median(seeds) for seeds in values]
         ax.plot(x, medians, line, color=colour, linewidth=1, marker=None, label=label)
     ax.set_xticks(x, [GRIDS[g] for g in cells], fontsize=6)
-    ax.set(yscale="log", ylabel="error of eps")
+    ax.set(ylim=(0, None), ylabel="error of eps")
     style.legend(ax, title="fine-tuning")
     return figure
 

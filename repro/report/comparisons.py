@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
@@ -267,12 +266,9 @@ def _curves(
                 label=f"{label} ({by_slug[method].paper.short})",
             )  # fmt: skip
             ax.vlines(x, low, high, color=colour, linewidth=1)
-        ax.set(xscale="log", yscale="log", xlabel=card.along.upper(),
-               ylabel=_heading(name, reports, rows))  # fmt: skip
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-            axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        ax.set(xlabel=card.along.upper(), ylabel=_heading(name, reports, rows))
+        style.plain_log(ax, axis="x")
+        style.plain_log(ax)
     pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
     entries = {label: handle for pair in pairs for handle, label in pair}
     parts[0].legend(
@@ -323,8 +319,8 @@ def _dots(
             )  # fmt: skip
             ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
         heading = _heading(name, reports, rows)
-        ax.set(xscale="log", xlabel=heading)
-        ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        ax.set_xlabel(heading)
+        style.plain_log(ax, axis="x")
     axes[0, 0].set_yticks(
         [places[id(row)] for row, _ in rows], [row.label for row, _ in rows], fontsize=6
     )

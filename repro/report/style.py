@@ -28,6 +28,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 PALETTE = (
     "#0072B2",  # blue
@@ -241,6 +242,15 @@ def ticks(ax: Axes, values: Sequence[float] | np.ndarray, *, axis: Literal["x", 
     (ax.set_xticks if axis == "x" else ax.set_yticks)(
         list(values), [f"{value:g}" for value in values]
     )
+
+
+def plain_log(ax: Axes, *, axis: Literal["x", "y"] = "y") -> None:
+    """Logarithmic axis with plain numbers at 1, 2 and 5 of every decade, for short spans."""
+    (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
+    lines = ax.xaxis if axis == "x" else ax.yaxis
+    lines.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    lines.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    lines.set_minor_formatter(NullFormatter())
 
 
 def reference(ax: Axes, value: float, label: str, *, axis: Literal["x", "y"] = "y") -> None:
