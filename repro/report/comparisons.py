@@ -296,6 +296,7 @@ def _dots(
     rows: Sequence[tuple[Row, dict[str, Any]]],
     names: Sequence[str],
 ) -> Figure:
+    rows = [(row, values) for row, values in rows if any(name in values for name in names)]
     by_slug = {report.paper.slug: report for report in reports}
     papers = list(dict.fromkeys(row.method for row, _ in rows))
     groups = list(dict.fromkeys(row.group for row, _ in rows))

@@ -245,10 +245,14 @@ def ticks(ax: Axes, values: Sequence[float] | np.ndarray, *, axis: Literal["x", 
 
 
 def plain_log(ax: Axes, *, axis: Literal["x", "y"] = "y") -> None:
-    """Logarithmic axis with plain numbers at 1, 2 and 5 of every decade, for short spans."""
+    """Logarithmic axis with plain numbers: at 1, 2 and 5 of every decade where there are few.
+
+    Call it when the data are drawn.
+    """
     (ax.set_xscale if axis == "x" else ax.set_yscale)("log")
     lines = ax.xaxis if axis == "x" else ax.yaxis
-    lines.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ax.get_xlim() if axis == "x" else ax.get_ylim()
+    lines.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     lines.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     lines.set_minor_formatter(NullFormatter())
 
