@@ -94,7 +94,8 @@ def errors(results: Results) -> Figure:
             ax.plot(values, np.full(len(values), place), style.marker(arm), color=colour,
                     markersize=3.5, alpha=0.6)  # fmt: skip
             ax.plot(np.median(values), place, "|", color=colour, markersize=10)
-        ax.set(xscale="log", xlabel=title)
+        ax.set_xlabel(title)
+        style.plain_log(ax, axis="x")
     variance = float(np.median(results.values("sample_variance", "full-precision")))
     style.reference(axes[1], variance, "variance of samples", axis="x")
     axes[0].set_yticks(range(len(settings)), [label for label, *_ in settings])
