@@ -57,7 +57,9 @@ def publish(options: job.Options, results: Path) -> Path:
             if (source / name).is_file():
                 shutil.copyfile(source / name, temporary / name)
         for kind in ("tables", "figures"):
-            shutil.copytree(source / kind, temporary / kind)
+            # Snakemake marks the folders it made by a file that says nothing to a reader.
+            ignored = shutil.ignore_patterns(".snakemake_timestamp")
+            shutil.copytree(source / kind, temporary / kind, ignore=ignored)
         with (temporary / "records.csv").open("w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(RECORD_COLUMNS)
