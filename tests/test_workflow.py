@@ -51,7 +51,7 @@ def tables(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.dag
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_smoke_of_every_method(tmp_path):
     """Every method goes from data to verdict, and its exact and structural checks hold.
 
