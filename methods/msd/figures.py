@@ -136,7 +136,8 @@ def quality(results: Results) -> Figure:
         nfe, values = results.sweep("frechet", "teacher", "nfe")
         ax.plot(nfe, values[:, 0], color=style.INK, marker="x", label="teacher, DDIM")
         shown += [int(n) for n in nfe]
-    ax.set(xscale="log", yscale="log", xlabel="evaluations per image", ylabel="Frechet distance")
+    ax.set(xscale="log", xlabel="evaluations per image", ylabel="Frechet distance")
+    style.plain_log(ax)
     style.ticks(ax, shown)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
     return figure

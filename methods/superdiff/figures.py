@@ -76,10 +76,8 @@ def quality(results: Results) -> Figure:
             ax, nfe, values, f"digits-{arm}", label=label, color=style.PALETTE[index],
             marker=style.MARKERS[index],
         )  # fmt: skip
-    ax.set(
-        xscale="log", xlabel="network evaluations a sample",
-        ylabel="Frechet distance",
-    )  # fmt: skip
+    ax.set(xlabel="network evaluations a sample", ylabel="Frechet distance")
+    style.plain_log(ax, axis="x")
     style.legend(ax)
     return figure
 
