@@ -271,6 +271,16 @@ def node_arm(scale: str, method: str, arm: str, retrain: bool = False) -> None:
     job.run_arm(cards.load(method), arm, job.Options(scale, retrain=retrain))
 
 
+@node.command("models")
+def node_models(scale: str, owner: str, retrain: bool = False) -> None:
+    job.run_models(owner, job.Options(scale, retrain=retrain))
+
+
+@node.command("arms")
+def node_arms(scale: str, method: str, retrain: bool = False) -> None:
+    job.run_arms(cards.load(method), job.Options(scale, retrain=retrain))
+
+
 @node.command("verdict")
 def node_verdict(scale: str, method: str, retrain: bool = False) -> None:
     job.judge(cards.load(method), job.Options(scale, retrain=retrain))

@@ -267,6 +267,35 @@ def scale_config(scale: str) -> dict[str, Any]:
     return validate(config, "config", path)
 
 
+def methods_at(scale: str) -> list[Method]:
+    """The methods of a scale: those that its YAML names and that have a preset for it.
+
+    Raises:
+        ReproError: the YAML names a method that is not there.
+    """
+    wanted = scale_config(scale)["methods"]
+    known = {method.slug: method for method in cards.load_all()}
+    for slug in [] if wanted == "all" else wanted:
+        if slug not in known:
+            raise ReproError(
+                f"workflow/config/{scale}.yaml names `{slug}`{nearest(slug, known)}, "
+                "which is not under methods/"
+            )
+    return [
+        method
+        for slug, method in known.items()
+        if scale in method.experiment.scales and (wanted == "all" or slug in wanted)
+    ]
+
+
+def models_of(owner: str, scale: str, retrain: bool = False) -> list[ModelRef]:
+    """The models of an owner that the methods of a scale need, each after those it needs."""
+    found: dict[ModelRef, None] = {}
+    for method in methods_at(scale):
+        found.update(dict.fromkeys(method.in_order(scale, method.models(scale), retrain)))
+    return [ref for ref in found if ref.owner == owner]
+
+
 def validate(content: Any, schema: str, path: Path) -> Any:
     """Validate a hand-written YAML against ``workflow/schemas/<schema>.schema.yaml``."""
     import jsonschema
@@ -345,6 +374,7 @@ def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
             ),
         )
         code = commit(card.train)
+        _restart_peak_memory(job.device_name)
         started = time.perf_counter()
         if load:
             from repro import zoo
@@ -396,6 +426,44 @@ def run_arm(
     return folders
 
 
+def run_models(owner: str, options: Options) -> None:
+    """All models of an owner that a scale needs, in this process, and a summary of them."""
+    method = cards.owner(owner)
+    refs = models_of(owner, options.scale, options.retrain)
+    for ref in refs:
+        run_model(method, ref, options)
+    summary = {
+        f"{ref.name}/{ref.seed}": method.model_fingerprint(options.scale, ref, options.retrain)
+        for ref in refs
+    }
+    store.write_json(options.base / "models" / f"{owner}.json", summary)
+
+
+def run_arms(method: Method, options: Options) -> None:
+    """All arms of a method but those that want the machine for themselves, in this process.
+
+    An arm that fails does not keep the others from running.
+
+    Raises:
+        ReproError: the first failure, and how many there are.
+    """
+    failures, summary = [], {}
+    for name, card in method.arms(options.scale).items():
+        if card.machine:
+            continue
+        try:
+            folders = run_arm(method, name, options)
+        except ReproError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failures.append(error)
+        else:
+            summary[name] = [store.read_json(f / "record.json")["fingerprint"] for f in folders]
+    if failures:
+        more = f" (and {len(failures) - 1} more, above)" if len(failures) > 1 else ""
+        raise ReproError(f"{failures[0]}{more}")
+    store.write_json(options.base / "runs" / f"{method.slug}.json", summary)
+
+
 def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> None:
     params = method.arm_params(options.scale, arm_name)
     refs = method.arm_models(options.scale, arm_name, seed)
@@ -417,6 +485,7 @@ def _run_seed(method, arm_name, card, seed, folder, fingerprint, options) -> Non
         )
         arm = function(card.run, card.threads)
         code = commit(card.run)
+        _restart_peak_memory(job.device_name)
         started = time.perf_counter()
         arm(job)
         wall = time.perf_counter() - started
@@ -481,7 +550,22 @@ def _peak_memory_mb(device: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def _restart_peak_memory(device: str) -> None:
+    """Let the peak begin at what is resident now: several jobs may share a process."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    # Linux alone has this; elsewhere the peak is that of the process.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 @cache

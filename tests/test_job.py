@@ -112,6 +112,61 @@ def test_a_crash_is_one_line_that_names_the_log(options, toy):
     }
 
 
+def test_batches_make_what_single_jobs_make(options, tmp_path):
+    run_all(options)
+    batched = job.Options("smoke", work=tmp_path / "batched")
+    job.run_models("toy", batched)
+    job.run_arms(cards.load("toy"), batched)
+    assert records(batched) == records(options)
+    assert store.read_json(batched.base / "models/toy.json").keys() == {"net/0", "net/1", "net/2"}
+    assert store.read_json(batched.base / "runs/toy.json").keys() == {"ours", "base", "exact"}
+
+
+def test_an_arm_that_fails_in_a_batch_does_not_keep_the_others_from_running(options, toy):
+    source = toy / "methods/toy/arms.py"
+    source.write_text(
+        source.read_text()
+        + "\n\nplain = run\n\n\ndef run(job):\n    plain(job)\n    1 / (job.name != 'ours')\n"
+    )
+    job.run_models("toy", options)
+    with pytest.raises(ReproError, match="runs/toy/ours/0 failed: ZeroDivisionError"):
+        job.run_arms(cards.load("toy"), options)
+    assert records(options).keys() == {
+        *(f"runs/toy/base/{seed}/record.json" for seed in range(3)),
+        "runs/toy/exact/0/record.json",
+    }
+    assert not (options.base / "runs/toy.json").exists()
+
+
+def test_models_of_a_scale_come_after_those_they_need(toy):
+    path = toy / "methods" / "toy" / "experiment.yaml"
+    path.write_text(
+        path.read_text()
+        .replace(
+            "\narms:",
+            '\n  student: {train: "methods.toy.arms:distil", models: [net], per_seed: true}\narms:',
+        )
+        .replace('run", models: [net]', 'run", models: [student]', 1)
+    )
+    cards.load.cache_clear()
+    names = [(ref.name, ref.seed) for ref in job.models_of("toy", "smoke")]
+    assert sorted(names) == [(name, seed) for name in ("net", "student") for seed in range(3)]
+    assert all(names.index(("net", k)) < names.index(("student", k)) for k in range(3))
+    assert job.models_of("zoo", "smoke") == []
+
+
+def test_peak_memory_is_that_of_the_job(options):
+    big = torch.ones(100_000_000)
+    del big
+    run_all(options)
+    grown = torch.ones(100_000_000)
+    record = store.read_json(options.base / "runs/toy/ours/1/record.json")
+    job._restart_peak_memory("cpu")
+    now = job._peak_memory_mb("cpu")
+    assert record["peak_memory_mb"] < now - 200
+    del grown
+
+
 def test_truncated_artefacts_are_named(options):
     method = run_all(options)
     path = options.base / "models/toy/net/0/model.safetensors"

@@ -121,7 +121,7 @@ def test_same_artefacts_with_and_without_snakemake(tmp_path):
 def test_killed_at_random_instants(tmp_path):
     """SIGKILL to the process group, then the same command again: bit-identical tables.
 
-    Three kills in the suite; KILLS=20 (``make kill-test``) for the long form.
+    Every other folder runs one job an arm, as the larger scales do, instead of one for all. Three kills in the suite; KILLS=20 (``make kill-test``) for the long form.
     """
     kills = int(os.environ.get("KILLS", "3"))
     whole = tmp_path / "whole"
@@ -137,10 +137,11 @@ def test_killed_at_random_instants(tmp_path):
     while killed < kills:
         folder = tmp_path / f"killed-{attempt}"
         folder.mkdir()
+        target = (FAST, "--config", f"batch={attempt % 2 == 0}")
         # several kills in a row on one folder, each later than the last resume began
         for _ in range(int(rng.integers(1, 4))):
             process = subprocess.Popen(
-                command(FAST),
+                command(*target),
                 cwd=folder,
                 env=environment(),
                 stdout=subprocess.DEVNULL,
@@ -153,7 +154,7 @@ def test_killed_at_random_instants(tmp_path):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 killed += 1
-        resumed = snakemake(folder, FAST)
+        resumed = snakemake(folder, *target)
         assert resumed.returncode == 0, resumed.stdout[-2000:] + resumed.stderr[-2000:]
         assert tables(folder) == expected
         left = list((folder / "work" / "smoke" / "report").rglob("*.partial"))

@@ -15,24 +15,14 @@ METHODS_ROOT = os.environ.get("REPRO_METHODS")
 try:
     METHODS = {method.slug: method for method in cards.load_all()}
     SCALES = {scale: job.scale_config(scale) for scale in cards.SCALES}
+    METHODS_AT = {scale: [method.slug for method in job.methods_at(scale)] for scale in SCALES}
 except ReproError as error:
     raise WorkflowError(str(error)) from None
 
 
-def methods_at(scale):
-    """The methods of a scale: those of its config that have a preset for it."""
-    wanted = SCALES[scale]["methods"]
-    for slug in [] if wanted == "all" else wanted:
-        if slug not in METHODS:
-            raise WorkflowError(
-                f"workflow/config/{scale}.yaml names `{slug}`{cards.nearest(slug, METHODS)}, "
-                "which is not under methods/"
-            )
-    return [
-        slug
-        for slug, method in METHODS.items()
-        if scale in method.experiment.scales and (wanted == "all" or slug in wanted)
-    ]
+def in_batches(scale):
+    """Whether a scale runs the models of a method in one job, and its arms in another."""
+    return str(config.get("batch", SCALES[scale].get("batch", False))).lower() == "true"
 
 
 def repro(kind, *arguments):
@@ -43,6 +33,17 @@ def repro(kind, *arguments):
 
 def folder(ref, scale):
     return f"{WORK}/{scale}/models/{ref.owner}/{ref.name}/{ref.seed}"
+
+
+def model_files(refs, scale):
+    """What a job that needs these models waits for."""
+    if in_batches(scale):
+        return sorted({f"{WORK}/{scale}/models/{ref.owner}.json" for ref in refs})
+    return sorted({f"{folder(ref, scale)}/record.json" for ref in refs})
+
+
+def data_files(names):
+    return sorted({f"{WORK}/data/{name}.json" for name in names})
 
 
 def is_loaded(card):

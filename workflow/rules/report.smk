@@ -31,7 +31,7 @@ rule tables:
 def page_inputs(slugs):
     return lambda w: [
         f"{WORK}/{w.scale}/report/{kind}/{slug}"
-        for slug in (methods_at(w.scale) if slugs is None else slugs)
+        for slug in (METHODS_AT[w.scale] if slugs is None else slugs)
         for kind in ("tables", "figures")
     ]
 
@@ -49,7 +49,7 @@ rule page:
         f"{WORK}/{{scale}}/report/runs.csv",
     params:
         command=lambda w: repro("page", w.scale),
-        card=lambda w: [cards.reporting_fingerprint(METHODS[slug]) for slug in methods_at(w.scale)],
+        card=lambda w: [cards.reporting_fingerprint(METHODS[slug]) for slug in METHODS_AT[w.scale]],
         comparisons=cards.comparisons_fingerprint(),
     message:
         "page and ledger ({wildcards.scale})"
@@ -65,7 +65,7 @@ for _scale in cards.SCALES:
         input:
             f"{WORK}/{_scale}/report/index.html",
 
-    for _slug in methods_at(_scale):
+    for _slug in METHODS_AT[_scale]:
 
         rule:
             name:

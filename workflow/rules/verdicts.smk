@@ -3,9 +3,7 @@
 
 rule verdict:
     input:
-        lambda w: [
-            f"{WORK}/{w.scale}/runs/{w.method}/{arm}.json" for arm in METHODS[w.method].arms(w.scale)
-        ],
+        lambda w: run_files(METHODS[w.method], w.scale),
     output:
         f"{WORK}/{{scale}}/verdicts/{{method}}.json",
     params:
