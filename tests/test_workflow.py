@@ -121,7 +121,8 @@ def test_same_artefacts_with_and_without_snakemake(tmp_path):
 def test_killed_at_random_instants(tmp_path):
     """SIGKILL to the process group, then the same command again: bit-identical tables.
 
-    Every other folder runs one job an arm, as the larger scales do, instead of one for all. Three kills in the suite; KILLS=20 (``make kill-test``) for the long form.
+    Every other folder runs one job an arm, as the larger scales do, instead of one for all. Three
+    kills in the suite; KILLS=20 (``make kill-test``) for the long form.
     """
     kills = int(os.environ.get("KILLS", "3"))
     whole = tmp_path / "whole"
