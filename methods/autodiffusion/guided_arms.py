@@ -12,7 +12,7 @@ from methods.autodiffusion import method as ad
 from methods.autodiffusion import searches
 from methods.autodiffusion.arms import _judge, _report_search
 from methods.autodiffusion.guided import Guided, guided, log_gradient
-from methods.autodiffusion.problems import Images, Mixture, abar, grid
+from methods.autodiffusion.problems import Images, Mixture, grid
 from repro.errors import ReproError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def bayes_errors(rng: Callable[..., Generator]) -> dict[str, float]:
     r"""Guidance where the classifier is that of a mixture of Gaussians, in closed form, float64.
 
     $\log p(y | x_t)$ is the log-softmax of $-|x_t - \sqrt{\bar\alpha} \mu_m|^2 / 2v$, so its
-    gradient is $\sqrt{\bar\alpha} (\mu_y - \sum_m r_m \mu_m) / v$; at s = 1 the guided noise is that
-    of the one Gaussian, $\sqrt{1 - \bar\alpha} (x_t - \sqrt{\bar\alpha} \mu_y) / v$, along which
+    gradient is $\sqrt{\bar\alpha} (\mu_y - \sum_m r_m \mu_m) / v$. At s = 1 the guided noise is
+    that of one Gaussian, $\sqrt{1 - \bar\alpha} (x_t - \sqrt{\bar\alpha} \mu_y) / v$, along which
     DDIM multiplies $x_t - \sqrt{\bar\alpha} \mu_y$ by the factors of `exact.factors`.
     """
     mixture = Mixture(rng, schedule="cosine", d=4, components=6, std=identities.S2**0.5, real=100)

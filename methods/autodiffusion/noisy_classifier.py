@@ -56,7 +56,9 @@ class NoisyClassifier(nn.Module):
             level = nn.Module()
             level.block = nn.ModuleList()
             for _ in range(blocks):
-                level.block.append(ResidualBlock(width, channels * factor, embedding, groups=groups))
+                level.block.append(
+                    ResidualBlock(width, channels * factor, embedding, groups=groups)
+                )
                 width = channels * factor
             if i < len(mult) - 1:
                 level.downsample = Downsample(width)
