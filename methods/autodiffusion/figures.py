@@ -195,7 +195,7 @@ def guidance(results: Results) -> Figure:
     t, accuracy = results.sweep("accuracy", "classifier-accuracy", "t")
     axes[1].plot(t, accuracy.mean(1), "o-", color=style.INK)
     axes[1].axhline(0.1, color=style.MUTED, linestyle="--", linewidth=1)
-    axes[1].annotate("chance", (1000, 0.1), xytext=(0, 3), textcoords="offset points", ha="right",
+    axes[1].annotate("chance", (0, 0.1), xytext=(0, -10), textcoords="offset points",
                      fontsize=7.5)  # fmt: skip
     axes[1].set(xlabel="time step", ylabel="accuracy of the noisy classifier", ylim=(0, 1))
     return figure
