@@ -154,6 +154,53 @@ def mixture(results: Results) -> Figure:
     return figure
 
 
+GUIDED = (  # (label, arm, coordinates); a tuple of both halves of the panel, with and without
+    (
+        ("uniform stride", "ddim-guided", {}),
+        ("uniform, both ends", "grids-guided", {"grid": "inclusive"}),
+        ("quadratic", "grids-guided", {"grid": "quadratic"}),
+        ("random search with guidance", "random-search-guided", {}),
+        ("searched with guidance", "searched-guided", {}),
+        ("searched without", "transfer-guidance", {"found": "unguided", "used": "guided"}),
+    ),
+    (
+        ("uniform stride", "ddim-conditional", {}),
+        ("searched with guidance", "transfer-guidance", {"found": "guided", "used": "unguided"}),
+        ("searched without", "transfer-guidance", {"found": "unguided", "used": "unguided"}),
+    ),
+)
+
+
+def guidance(results: Results) -> Figure:
+    """Distance at four steps with and without guidance, and what the noisy classifier knows."""
+    figure, axes = style.subplots(1, 2, width="full", height=3.0, width_ratios=[1.7, 1])
+    place, names = 0, []
+    for half, rows in enumerate(GUIDED):
+        for label, arm, at in rows:
+            if not (arm in results.arms() and results.has("frechet", arm, nfe=4, **at)):
+                continue
+            values = results.values("frechet", arm, nfe=4, **at)
+            axes[0].plot(values, np.full(len(values), place), style.MARKERS[half], alpha=0.6,
+                         color=style.PALETTE[half], markersize=5)  # fmt: skip
+            axes[0].plot(np.median(values), place, "|", color=style.PALETTE[half], markersize=13)
+            names.append(label)
+            place += 1
+        if half == 0:
+            axes[0].axhline(place - 0.5, color=style.MUTED, linewidth=0.8)
+        axes[0].plot([], [], style.MARKERS[half], color=style.PALETTE[half],
+                     label=("used with guidance", "used without")[half])  # fmt: skip
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set(ylim=(len(names) - 0.5, -0.5), xlabel="Fréchet distance")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=2)
+    t, accuracy = results.sweep("accuracy", "classifier-accuracy", "t")
+    axes[1].plot(t, accuracy.mean(1), "o-", color=style.INK)
+    axes[1].axhline(0.1, color=style.MUTED, linestyle="--", linewidth=1)
+    axes[1].annotate("chance", (0, 0.1), xytext=(0, -10), textcoords="offset points",
+                     fontsize=7.5)  # fmt: skip
+    axes[1].set(xlabel="time step", ylabel="accuracy of the noisy classifier", ylim=(0, 1))
+    return figure
+
+
 def blocks(results: Results) -> Figure:
     """What each block of the true ImageNet network costs."""
     kinds = [str(k) for k in results.array("structure", 0, "kinds-imagenet-64")]
@@ -181,6 +228,8 @@ def samples(results: Results) -> Figure:
         ("random blocks", "random-blocks", "pictures-stride"),
         ("PLMS, searched", "searched", "pictures-plms"),
         ("DPM++, searched", "searched", "pictures-dpm++"),
+        ("guided, uniform", "ddim-guided", "pictures-4"),
+        ("guided, searched", "searched-guided", "pictures"),
         ("20 uniform", "ddim", "pictures-20"),
         ("100 uniform", "ddim-long", "pictures-100"),
     ]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from methods.autodiffusion import exact, figures, official, problems, searches
 from methods.autodiffusion import method as ad
+from methods.autodiffusion.noisy_classifier import NAME
 from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
@@ -338,8 +339,9 @@ def execute(card, name, models, scratch, kind="arms"):
     params |= {k: v for k, v in TOY.items() if k in params and params[k] != 2}
     params |= {k: smoke[k] for k in ("network", "dataset", "classifier") if k in params}
     job = Job.for_test(
-        "autodiffusion", name, 0, params, models, card.experiment.measurements, scratch / name
-    )
+        "autodiffusion", name, 0, params, models, card.experiment.measurements, scratch / name,
+        model_params={NAME: card.model_params("smoke", "autodiffusion", NAME)},
+    )  # fmt: skip
     entry = getattr(card.experiment, kind)[name]
     module, function = (entry.run if kind == "arms" else entry.train).split(":")
     return job, getattr(importlib.import_module(module), function)(job)
@@ -349,8 +351,9 @@ def execute(card, name, models, scratch, kind="arms"):
 def models(card, weights, tmp_path_factory):
     scratch = tmp_path_factory.mktemp("models")
     found = {}
-    for name in card.experiment.models:
-        found[name] = execute(card, name, weights, scratch, "models")[1]
+    for name, entry in card.experiment.models.items():
+        own = {earlier: found[earlier] for earlier in entry.models if earlier in found}
+        found[name] = execute(card, name, weights | own, scratch, "models")[1]
     return found
 
 
@@ -407,6 +410,15 @@ def test_evaluations_are_counted(jobs):
     assert values["ddim", "blocks", (("nfe", "4"),)] == 4 * 9
     assert values["random-search", "evaluations", (("of", "candidates"),)] == 8
     assert values["random-search", "evaluations", (("of", "network"),)] == 8 * 4 * 16
+    assert values["searched-guided", "evaluations", (("of", "network"),)] == 8 * 4 * 16
+    assert values["searched-guided", "evaluations", (("of", "gradients"),)] == 8 * 4 * 16
+    for arm in ("ddim-guided", "searched-guided", "transfer-guided"):
+        assert values[arm, "gradients", (("nfe", "4"),)] == 4
+    crossed = {
+        dict(at)["used"]: v for (arm, n, at), v in values.items()
+        if arm == "transfer-guidance" and n == "gradients"
+    }  # fmt: skip
+    assert crossed == {"guided": 4, "unguided": 0}
 
 
 def test_joint_search_stays_in_its_budget(jobs):
