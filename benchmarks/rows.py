@@ -220,6 +220,46 @@ def training_loop(clock: str) -> list[Row]:
     ]
 
 
+def generation(clock: str) -> list[Row]:
+    """What the samplers at scale small use, over what they could do without."""
+    network = seeded(lambda: UNet(
+        resolution=32, in_channels=1, channels=32, mult=(1, 2, 4), blocks=1, attention=(8,),
+        groups=8, patch=2,
+    ))  # fmt: skip
+    x, t = randn(256, 1, 32, 32), torch.arange(256)
+
+    @torch.inference_mode()
+    def forward(batch: int = 256, half: bool = True) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            parts = zip(x.split(batch), t.split(batch), strict=True)
+            return torch.cat([network(*part).float() for part in parts])
+
+    exact = forward(half=False)
+    size = exact.abs().max().item()
+    same(forward(), exact, 0.05 * size, "a forward pass in bfloat16")
+    same(forward(32), forward(), 0.05 * size, "a forward pass in small batches")
+    return [
+        compare(
+            "U-Net, 256 images, bfloat16 over float32",
+            forward,
+            lambda: forward(half=False),
+            clock=clock,
+            goal=1.0,
+            why="half of the bytes; images of the scale small are sampled so",
+            rounds=15,
+        ),
+        compare(
+            "U-Net, 256 images, as one batch over batches of 32",
+            forward,
+            lambda: forward(32),
+            clock=clock,
+            goal=1.0,
+            why="fewer calls; 256 is the batch of the searches and samplers",
+            rounds=15,
+        ),
+    ]
+
+
 def radd_cache(clock: str) -> list[Row]:
     """Sampling with and without the cache of conditionals, with n = L and n = 4 L steps."""
     from methods.radd import method as radd
@@ -386,6 +426,7 @@ ALL: dict[str, Callable[[str], list[Row]]] = {
     "sampler": sampler_loop,
     "diffusers": diffusers_loop,
     "training": training_loop,
+    "generation": generation,
     "radd": radd_cache,
     "quant": quantised_forward,
     "deploy": deployed_int8,
