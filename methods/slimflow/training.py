@@ -71,6 +71,16 @@ def teacher_network(job: Job, state: dict[str, Tensor] | None = None) -> nn.Modu
     return network.to(job.device).eval()
 
 
+def teacher_velocity(job: Job) -> flow.Velocity:
+    """The velocity of the trained teacher, its ODE read as a flow."""
+    network = teacher_network(job, job.model("teacher")).requires_grad_(False)
+
+    def eps_model(x: Tensor, t: Tensor) -> Tensor:
+        return network(x, t).float()
+
+    return flow.eps_velocity(eps_model, alphas_cumprod(linear_betas()).to(job.device))
+
+
 def teacher(job: Job) -> dict[str, Tensor]:
     """The zoo's ε-network, trained on with mirrored images: flips of pairs need such a teacher."""
     p = job.params
