@@ -226,11 +226,12 @@ def distil(job: Job) -> dict[str, Tensor]:
 
     def loss(net: nn.Module, d: Draw, generator: Generator) -> Tensor:
         v = velocity(net, p)
-        value = slim.distil_loss(v, d.z, d.x, D)
         if v_phi is None:
-            return value
+            return slim.distil_loss(v, d.z, d.x, D)
         # The draw holds times spread over [ε, 1], here spread over the range of s.
         s = low + (high - low) * d.t
-        return value + slim.two_step_loss(v, v_phi, d.fresh, s, D, own_first_step=p.own_first_step)
+        return slim.flow_guided_loss(
+            v, v_phi, d.z, d.x, d.fresh, s, D, own_first_step=p.own_first_step
+        )
 
     return fitted(job, initialised(job, start), loss, batch)
