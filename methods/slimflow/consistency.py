@@ -158,10 +158,13 @@ def train(job: Job) -> dict[str, Tensor]:
 
 
 def load(job: Job, name: str) -> flow.Velocity:
-    """f(x, t_0) − x of a trained student in eval mode: one full Euler step from noise is f."""
+    """What one full Euler step from noise z adds to arrive at f((1 − t_0) z, t_0).
+
+    The student of a model of the card, in eval mode; noise is scaled to the first time t_0.
+    """
     p = job.model_params(name)
     network = UNet(**p.unet)
     network.load_state_dict(job.model(name))
     f = consistency(network.to(job.device).eval().requires_grad_(False), p.sigma_data)
     first = float(times(p.levels, p.spacing)[0])
-    return lambda x, t: f(x, torch.full_like(t, first)) - x
+    return lambda z, t: f((1 - first) * z, torch.full_like(t, first)) - z

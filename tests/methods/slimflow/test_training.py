@@ -176,9 +176,11 @@ def test_consistency_distillation_learns_and_is_measured_by_its_own_function(car
     f = consistency.consistency(network, 0.5)
     with torch.no_grad():
         end = z + consistency.load(arm, "consistency-l2")(z, t)
-        assert torch.allclose(end, f(z, torch.full((3,), slim.EPS)), atol=1e-6)
+        first = torch.full((3,), 1 / 81)
+        x = z * 80 / 81
+        assert torch.allclose(end, f(x, first), atol=1e-6)
         # Almost the image that the network predicts.
-        assert torch.allclose(end, network(z, torch.full((3,), 0.999)), atol=2e-3)
+        assert torch.allclose(end, network(x, 999 * first), atol=0.02)
 
 
 def test_consistency_distillation_starts_as_the_naive_student_and_ends_the_same_resumed(
@@ -206,6 +208,25 @@ def test_consistency_distillation_starts_as_the_naive_student_and_ends_the_same_
     _, resumed = run(card, "consistency-l2", models, steps=4)
     assert len(seen) == 6
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "gpu"])
+def test_presets_do_not_reach_where_one_value_is_meant(card, scale):
+    assert isinstance(card.model_params(scale, "slimflow", "own-pairs")["nfe"], int)
+    assert card.model_params(scale, "slimflow", "digits-flows")["batch"] == 128
+    arm = card.arm_params(scale, "digits")
+    assert (arm["dataset"], arm["classifier"]) == ("digits", "zoo/digits-classifier")
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_baselines_have_the_updates_of_both_stages(card, scale):
+    def steps(name):
+        return card.model_params(scale, "slimflow", name)["steps"]
+
+    both = steps("reflow-both") + steps("guided-l2")
+    for name in ("direct", "naive", "consistency-l2", "consistency-feature"):
+        assert steps(name) == both
+    assert steps("guided-feature") == steps("distil-feature") == steps("guided-l2")
 
 
 def test_digits_in_five_networks(card, models):
