@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from methods.slimflow import consistency, official
 from methods.slimflow import exact as identities
 from methods.slimflow import method as slim
-from methods.slimflow import official
 from methods.slimflow import structure as sizes
 from methods.slimflow.networks import NETWORKS
-from methods.slimflow.training import autocast, load_flow, teacher_network
+from methods.slimflow.training import autocast, load_flow, teacher_network, teacher_velocity
 from repro.diffusion import flow
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.errors import ReproError
 from repro.metrics import count_macs, count_parameters
 from repro.metrics.cost import interleaved
@@ -83,12 +82,7 @@ def _measure(
 
 def teacher(job: Job) -> None:
     """The teacher's ODE read as a flow: Euler in t, which is DDIM."""
-    network = teacher_network(job, job.model("teacher"))
-
-    def eps_model(x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t).float()
-
-    v = flow.eps_velocity(eps_model, alphas_cumprod(linear_betas()).to(job.device))
+    network, v = teacher_network(job, job.model("teacher")), teacher_velocity(job)
     # The first step divides the rounding of the noise by t = 0.006, and few steps keep it.
     _measure(job, v, network, eps=0.0, in_float32_up_to=4)
 
@@ -112,7 +106,9 @@ def small_flow(job: Job) -> None:
 
 def student(job: Job) -> None:
     """A one-step student of the card."""
-    judge, v = Judge(job), load_flow(job, _trained(job))
+    judge, name = Judge(job), _trained(job)
+    load = consistency.load if "levels" in job.model_params(name) else load_flow
+    v = load(job, name)
     with autocast(job):
         x = flow.euler(v, judge.noise, 1, eps=slim.EPS, batch=job.params.sample_batch)
     judge.measure(x, nfe=1)

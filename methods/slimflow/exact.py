@@ -78,7 +78,7 @@ def targets(generator: Generator) -> dict[str, float]:
     straight, mu = _to_point(0.7), 0.7
     q = slim.two_step_target(straight, n, straight(n, torch.zeros(100, dtype=F64)), s)
     p = normal(generator, 100, 1)
-    student = slim.two_step_loss(lambda x, t: p, straight, n, s, slim.squared)
+    student = slim.two_step_loss(p, straight, n, s, slim.squared, p)
 
     def curved(x: Tensor, t: Tensor) -> Tensor:
         return -x
@@ -105,7 +105,7 @@ def _gradient_gap(v_phi: flow.Velocity) -> float:
         p = torch.tensor([[-0.9]], dtype=F64, requires_grad=True)
         one, half = torch.ones(1, 1, dtype=F64), torch.full((1,), 0.5, dtype=F64)
 
-        slim.two_step_loss(lambda x, t: p, v_phi, one, half, slim.squared).backward()
+        slim.two_step_loss(p, v_phi, one, half, slim.squared, p).backward()
     return gap(p.grad, -0.35)
 
 

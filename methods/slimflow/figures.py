@@ -22,6 +22,8 @@ STUDENTS = {
     "guided-l2": "+ two-step, l2",
     "distil-feature": "from 2-RF, feature",
     "guided-feature": "+ two-step, feature",
+    "consistency-l2": "consistency, l2",
+    "consistency-feature": "consistency, feature",
 }
 PAPER = {
     "reflow-flip": 5.06 / 5.84,
@@ -98,7 +100,8 @@ def ablations(results: Results) -> Figure:
             ratio = results.values("frechet", arm, nfe=nfe) / reference
             ax.plot(ratio, np.full(len(ratio), place), linestyle="none", alpha=0.6, **look(arm))
             ax.plot(ratio.mean(), place, "|", color=look(arm)["color"], markersize=12)
-            ax.plot(PAPER[arm], place, "x", color=style.MUTED)
+            if arm in PAPER:
+                ax.plot(PAPER[arm], place, "x", color=style.MUTED)
         labels = FLOWS | STUDENTS
         ax.set_yticks(range(len(arms)), [labels[arm] for arm in arms])
         ax.set(ylim=(len(arms) - 0.5, -0.5), title=title, xlabel=f"over {labels[baseline]}")

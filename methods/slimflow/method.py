@@ -134,26 +134,42 @@ def two_step_target(v_phi: Velocity, n: Tensor, first: Tensor, s: Tensor) -> Ten
 def distil_loss(v: Velocity, z: Tensor, x: Tensor, distance: Distance) -> Tensor:
     """D(z + v_φ'(x_ε, ε), x) for pairs (z, x) (B, ...), with x_ε = ε x + (1 − ε) z."""
     t = z.new_full((len(z),), EPS)
-    return distance(z + v(interpolate(x, z, t), t).to(z.dtype), x)
+    return distance(z + first_velocity(v, interpolate(x, z, t)), x)
 
 
 def two_step_loss(
+    p: Tensor, v_phi: Velocity, n: Tensor, s: Tensor, distance: Distance, first: Tensor
+) -> Tensor:
+    """D(n + p, sg(q)) for fresh noise n (B, ...), p = v_φ'(n, ε), s (B,) ~ U[0.2, 0.8].
+
+    first: the velocity that leads to the second step, see `two_step_target`.
+    """
+    return distance(n + p, two_step_target(v_phi, n, first, s))
+
+
+def flow_guided_loss(
     v: Velocity,
     v_phi: Velocity,
+    z: Tensor,
+    x: Tensor,
     n: Tensor,
     s: Tensor,
     distance: Distance,
     *,
     own_first_step: bool = True,
 ) -> Tensor:
-    """D(n + p, sg(q)) for fresh noise n (B, ...), p = v_φ'(n, ε), s (B,) ~ U[0.2, 0.8]."""
-    p = first_velocity(v, n)
+    """`distil_loss` of pairs (z, x) plus `two_step_loss` of fresh noise n, all (B, ...); s (B,).
+
+    The student meets both batches in one call, which takes two thirds of the time of two.
+    """
+    x_eps = interpolate(x, z, z.new_full((len(z),), EPS))
+    of_pairs, p = first_velocity(v, torch.cat([x_eps, n])).chunk(2)
     if own_first_step:
         first = p
     else:
         with torch.no_grad():
             first = first_velocity(v_phi, n)
-    return distance(n + p, two_step_target(v_phi, n, first, s))
+    return distance(z + of_pairs, x) + two_step_loss(p, v_phi, n, s, distance, first)
 
 
 def squared(a: Tensor, b: Tensor) -> Tensor:
@@ -168,6 +184,8 @@ def feature_distance(stages: nn.Sequential, taps: tuple[int, ...]) -> Distance:
     squared differences are summed over channels and averaged over positions and images, and the
     stages are summed. There are no learned weights of channels, unlike in LPIPS.
     """
+    # Two thirds of the time on a CPU, for pooling and sums over channels.
+    stages = stages.to(memory_format=torch.channels_last)
 
     def activations(x: Tensor) -> list[Tensor]:
         kept = []

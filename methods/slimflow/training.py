@@ -71,6 +71,16 @@ def teacher_network(job: Job, state: dict[str, Tensor] | None = None) -> nn.Modu
     return network.to(job.device).eval()
 
 
+def teacher_velocity(job: Job) -> flow.Velocity:
+    """The velocity of the trained teacher, its ODE read as a flow."""
+    network = teacher_network(job, job.model("teacher")).requires_grad_(False)
+
+    def eps_model(x: Tensor, t: Tensor) -> Tensor:
+        return network(x, t).float()
+
+    return flow.eps_velocity(eps_model, alphas_cumprod(linear_betas()).to(job.device))
+
+
 def teacher(job: Job) -> dict[str, Tensor]:
     """The zoo's ε-network, trained on with mirrored images: flips of pairs need such a teacher."""
     p = job.params
@@ -216,11 +226,12 @@ def distil(job: Job) -> dict[str, Tensor]:
 
     def loss(net: nn.Module, d: Draw, generator: Generator) -> Tensor:
         v = velocity(net, p)
-        value = slim.distil_loss(v, d.z, d.x, D)
         if v_phi is None:
-            return value
+            return slim.distil_loss(v, d.z, d.x, D)
         # The draw holds times spread over [ε, 1], here spread over the range of s.
         s = low + (high - low) * d.t
-        return value + slim.two_step_loss(v, v_phi, d.fresh, s, D, own_first_step=p.own_first_step)
+        return slim.flow_guided_loss(
+            v, v_phi, d.z, d.x, d.fresh, s, D, own_first_step=p.own_first_step
+        )
 
     return fitted(job, initialised(job, start), loss, batch)

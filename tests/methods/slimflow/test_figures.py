@@ -93,7 +93,7 @@ def test_samples_name_network_and_evaluations(results):
     figure = figures.samples(results)
     texts = [t.get_text() for ax in figure.axes for t in ax.texts]
     assert texts[:3] == ["teacher, 1", "teacher, 50", "small 1-RF, 1"]
-    assert texts[-1] == "+ two-step, feature, 1"
+    assert texts[-1] == "consistency, feature, 1"
     assert len(figure.axes) == 10 * len(texts)
 
 

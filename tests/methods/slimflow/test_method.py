@@ -104,18 +104,24 @@ def test_first_step_is_the_students_or_the_flows():
     def student(x, t):
         return 2 * x
 
-    slim.two_step_loss(student, v_phi, n, s, slim.squared)
+    z, x = normal(5, 2, seed=1), normal(5, 2, seed=2)
+    arguments = student, v_phi, z, x, n, s, slim.squared
+    own = slim.flow_guided_loss(*arguments)
+    pairs = slim.distil_loss(student, z, x, slim.squared)
+    # From n with 2 n: m = 2 n, q = n; the student ends at 3 n.
+    assert float(own - pairs) == pytest.approx(float((2 * n).square().mean()))
     assert len(seen) == 1 and torch.equal(seen[0], s)
-    found = slim.two_step_loss(student, v_phi, n, s, slim.squared, own_first_step=False)
+    found = slim.flow_guided_loss(*arguments, own_first_step=False)
     assert seen[1].tolist() == pytest.approx([slim.EPS] * 5)
     # From n with -n: m = n / 2, q = n / 4; the student ends at 3 n.
-    assert float(found) == pytest.approx(float((2.75 * n).square().mean()))
+    assert float(found - pairs) == pytest.approx(float((2.75 * n).square().mean()))
 
 
 def test_no_gradient_passes_through_the_target():
     n, s = normal(4, 3), torch.full((4,), 0.5, dtype=F64)
     w, u = (torch.ones(3, dtype=F64, requires_grad=True) for _ in range(2))
-    slim.two_step_loss(lambda x, t: w * x, lambda x, t: u * x, n, s, slim.squared).backward()
+    p = w * n
+    slim.two_step_loss(p, lambda x, t: u * x, n, s, slim.squared, p).backward()
     assert w.grad is not None and u.grad is None
     # m = 1.5 n, q = 2.25 n, n + p = 2 n: the derivative is 2 (2 - 2.25) n^2 / 3 per element.
     assert torch.allclose(w.grad, -0.5 * n.square().mean(0) / 3)

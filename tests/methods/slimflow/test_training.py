@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from methods.slimflow import digits, structure, training
+from methods.slimflow import consistency, digits, structure, training
 from methods.slimflow import method as slim
 from repro import cards, zoo
 from repro.errors import ReproError
@@ -48,7 +48,8 @@ def models(card, tmp_path_factory):
     found = {n: (zoo.shipped(n)[0], zoo.params(n)) for n in SHIPPED}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REPRO_WORK", str(tmp_path_factory.mktemp("work")))
-        for name in ("teacher", "pairs", "reflow-both", "own-pairs", "guided-l2", "naive"):
+        for name in ("teacher", "pairs", "reflow-both", "own-pairs", "guided-l2", "naive",
+                     "consistency-l2"):  # fmt: skip
             job, state = run(card, name, found)
             found[name] = state, job.params.as_dict()
     return found
@@ -159,6 +160,75 @@ def test_teacher_and_students_are_measured_from_the_same_noise(card, models):
     assert {n for n, *_ in job.measured} == {"frechet", "precision", "recall"}
 
 
+def test_consistency_distillation_learns_and_is_measured_by_its_own_function(card, models):
+    job, state = at_gpu(
+        card, "consistency-feature", models, steps=40, warmup=5, lr=3e-3, network=SHIPPED[0]
+    )
+    curve = job.arrays["curve"]
+    assert curve[-5:].mean() < 0.8 * curve[:5].mean()
+    assert set(state) == set(models["naive"][0])
+    given = dict(models) | {"consistency-l2": (state, job.params.as_dict())}
+    arm, _ = run(card, "consistency-l2", given, "arms")
+    assert {n for n, *_ in arm.measured} == {"frechet", "precision", "recall"}
+    z, t = torch.randn(3, 1, 8, 8), torch.zeros(3)
+    network = UNet(**job.params.unet).eval()
+    network.load_state_dict(state)
+    f = consistency.consistency(network, 0.5)
+    with torch.no_grad():
+        end = z + consistency.load(arm, "consistency-l2")(z, t)
+        first = torch.full((3,), 1 / 81)
+        x = z * 80 / 81
+        assert torch.allclose(end, f(x, first), atol=1e-6)
+        # Almost the image that the network predicts.
+        assert torch.allclose(end, network(x, 999 * first), atol=0.02)
+
+
+def test_consistency_distillation_starts_as_the_naive_student_and_ends_the_same_resumed(
+    card, models, tmp_path, monkeypatch
+):
+    _, fresh = run(card, "naive", models, steps=1, lr=0.0)
+    _, state = run(card, "consistency-l2", models, steps=1, lr=0.0)
+    assert all(torch.equal(state[k], fresh[k]) for k in fresh)
+
+    plain = training.fit
+    monkeypatch.setattr(training, "fit", lambda *a, **k: plain(*a, checkpoint_steps=2, **k))
+    _, whole = run(card, "consistency-l2", models, steps=4)
+    monkeypatch.setenv("REPRO_WORK", str(tmp_path / "other"))
+    seen, loss = [], consistency.consistency_loss
+
+    def dies(*arguments):
+        seen.append(0)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    monkeypatch.setattr(consistency, "consistency_loss", dies)
+    with pytest.raises((KeyboardInterrupt, SystemExit, ReproError)):
+        run(card, "consistency-l2", models, steps=4)
+    _, resumed = run(card, "consistency-l2", models, steps=4)
+    assert len(seen) == 6
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+@pytest.mark.parametrize("scale", ["smoke", "small", "gpu"])
+def test_presets_do_not_reach_where_one_value_is_meant(card, scale):
+    assert isinstance(card.model_params(scale, "slimflow", "own-pairs")["nfe"], int)
+    assert card.model_params(scale, "slimflow", "digits-flows")["batch"] == 128
+    arm = card.arm_params(scale, "digits")
+    assert (arm["dataset"], arm["classifier"]) == ("digits", "zoo/digits-classifier")
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_baselines_have_the_updates_of_both_stages(card, scale):
+    def steps(name):
+        return card.model_params(scale, "slimflow", name)["steps"]
+
+    both = steps("reflow-both") + steps("guided-l2")
+    for name in ("direct", "naive", "consistency-l2", "consistency-feature"):
+        assert steps(name) == both
+    assert steps("guided-feature") == steps("distil-feature") == steps("guided-l2")
+
+
 def test_digits_in_five_networks(card, models):
     job, state = run(card, "digits-flows", models)
     names = {key.split("/")[0] for key in state}
@@ -183,6 +253,8 @@ def test_mirrored_digits_hold_both_sides(card):
 def test_bad_cards_are_named(card, models):
     with pytest.raises(ReproError, match="no distance `lpips`; choose l2 or feature"):
         run(card, "guided-l2", models, distance="lpips")
+    with pytest.raises(ReproError, match="no solver `rk4`; choose euler or heun"):
+        run(card, "consistency-l2", models, solver="rk4")
     with pytest.raises(ReproError, match="no schedule `quick`"):
         run(card, "reflow-both", models, schedule="quick")
 
