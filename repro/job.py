@@ -5,11 +5,13 @@ This module is the only reader and writer of artefacts. Everything lies under ``
     models/<owner>/<model>/<seed>/{model.safetensors, record.json, arrays.npz}
     runs/<method>/<arm>/<seed>/{record.json, arrays.npz}     one folder a seed, whole on its own
     runs/<method>/<arm>.json                                 the seeds of the arm, with hashes
+    models/<owner>.json, runs/<method>.json                  those of a batch, with hashes
     verdicts/<method>.json
     report/                                                  tables, figures, page, ledger
 
 A record carries the fingerprint of all that it depends on (parameters, code, data, models). A job
-whose record has the right fingerprint does nothing, so a killed run goes on where it was.
+whose record has the right fingerprint does nothing, so a killed run goes on where it was. A scale
+whose YAML says ``batch: true`` has one process for the models of a method and one for its arms.
 """
 
 from __future__ import annotations
