@@ -29,6 +29,20 @@ def records(options):
     }
 
 
+def add_student(root):
+    """One more model in the toy's card, trained from its other one, for its first arm."""
+    path = root / "methods" / "toy" / "experiment.yaml"
+    path.write_text(
+        path.read_text()
+        .replace(
+            "\narms:",
+            '\n  student: {train: "methods.toy.arms:distil", models: [net], per_seed: true}\narms:',
+        )
+        .replace('run", models: [net]', 'run", models: [student]', 1)
+    )
+    cards.load.cache_clear()
+
+
 def test_a_whole_method(options):
     run_all(options)
     judged = store.read_json(options.base / "verdicts" / "toy.json")
@@ -40,16 +54,7 @@ def test_a_whole_method(options):
 
 
 def test_a_model_is_trained_from_another(options, toy):
-    path = toy / "methods" / "toy" / "experiment.yaml"
-    path.write_text(
-        path.read_text()
-        .replace(
-            "\narms:",
-            '\n  student: {train: "methods.toy.arms:distil", models: [net], per_seed: true}\narms:',
-        )
-        .replace('run", models: [net]', 'run", models: [student]', 1)
-    )
-    cards.load.cache_clear()
+    add_student(toy)
     run_all(options)
     net, student = (
         store.read_tensors(options.base / f"models/toy/{name}/1/model.safetensors")["w"]
@@ -139,16 +144,7 @@ def test_an_arm_that_fails_in_a_batch_does_not_keep_the_others_from_running(opti
 
 
 def test_models_of_a_scale_come_after_those_they_need(toy):
-    path = toy / "methods" / "toy" / "experiment.yaml"
-    path.write_text(
-        path.read_text()
-        .replace(
-            "\narms:",
-            '\n  student: {train: "methods.toy.arms:distil", models: [net], per_seed: true}\narms:',
-        )
-        .replace('run", models: [net]', 'run", models: [student]', 1)
-    )
-    cards.load.cache_clear()
+    add_student(toy)
     names = [(ref.name, ref.seed) for ref in job.models_of("toy", "smoke")]
     assert sorted(names) == [(name, seed) for name in ("net", "student") for seed in range(3)]
     assert all(names.index(("net", k)) < names.index(("student", k)) for k in range(3))
