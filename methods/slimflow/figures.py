@@ -22,6 +22,9 @@ STUDENTS = {
     "guided-l2": "+ two-step, l2",
     "distil-feature": "from 2-RF, feature",
     "guided-feature": "+ two-step, feature",
+    "distil-scratch": "random start, l2",
+    "distil-teacher-pairs": "teacher pairs, l2",
+    "guided-teacher-pairs": "teacher pairs, + two-step",
     "consistency-l2": "consistency, l2",
     "consistency-feature": "consistency, feature",
 }
@@ -92,7 +95,7 @@ def ablations(results: Results) -> Figure:
         ("2-RF, 10 steps", "reflow-plain", ("reflow-flip", "reflow-anneal", "reflow-both"), MANY),
         ("students, one step", "naive", tuple(STUDENTS)[1:], 1),
     )
-    figure, axes = style.subplots(1, 2, width="full", height=2.4)
+    figure, axes = style.subplots(1, 2, width="full", height=3.0)
     for ax, (title, baseline, arms, nfe) in zip(axes, groups, strict=True):
         arms = [arm for arm in arms if results.has("frechet", arm, nfe=nfe)]
         reference = results.values("frechet", baseline, nfe=nfe)
