@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,7 +35,8 @@ class Row(_Strict):
     """One place to look: what stands in the table, and where it was measured.
 
     models: those that the method trained for it; the table gives their time. pictures: array of the
-    arm's first seed, images as uint8 (N, C, H, W) or (N, H, W).
+    arm's first seed, images as uint8 (N, C, H, W) or (N, H, W); a coordinate of the row may stand
+    in its name, as in "pictures-{nfe}".
     """
 
     group: str
@@ -214,7 +216,8 @@ def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
     """What the card says to draw, or None where nothing of it ran.
 
     A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean; or, with
-    ``along``, curves over that coordinate, and below them samples of the rows that have pictures.
+    ``along``, a panel a group with its curves over that coordinate and all others in grey, and
+    below them samples of the rows that have pictures.
     """
     rows = found(card, reports)
     names = [name for name in card.figure if name in _measured(card, rows)]
@@ -240,50 +243,82 @@ def _curves(
     shown = [points[0][0] for points in lines.values() if points[0][0].pictures]
     strips = [
         (row, by_slug[row.method].results.array(row.arm, _first(by_slug[row.method], row.arm),
-                                                row.pictures))
+                                                row.pictures.format(**row.at)))
         for row in shown
     ]  # fmt: skip
-    upper, strip = 3.1 + 0.16 * (len(lines) / 3), 0.52
+    groups = list(dict.fromkeys(group for group, *_ in lines))
+    columns = min(3, len(groups))
+    depth = -(-len(groups) // columns)
+    longest = max(sum(key[0] == group for key in lines) for group in groups)
+    upper, strip = depth * len(names) * (1.8 + 0.13 * longest), 0.52
     figure = style.figure("full", upper + strip * len(strips))
     parts = (
         figure.subfigures(2, 1, height_ratios=[upper, strip * len(strips)], hspace=0.02)
         if strips
         else [figure]
     )
-    axes = parts[0].subplots(1, len(names), squeeze=False)[0]
-    for ax, name in zip(axes, names, strict=True):
-        for index, ((_, label, method, _, _), points) in enumerate(lines.items()):
-            have = [(r.at[card.along], values[name]) for r, values in points if name in values]
-            if not have:
-                continue
-            x = [place for place, _ in have]
-            mean = np.array([np.mean(values) for _, values in have])
-            low, high = (np.array([f(values) for _, values in have]) for f in (np.min, np.max))
-            colour = style.PALETTE[index % len(style.PALETTE)]
-            ax.plot(
-                x, mean, style.MARKERS[index % len(style.MARKERS)], color=colour, markersize=4,
-                linestyle="-" if index < len(style.PALETTE) else "--", linewidth=1,
-                label=f"{label} ({by_slug[method].paper.short})",
-            )  # fmt: skip
-            ax.vlines(x, low, high, color=colour, linewidth=1)
-        ax.set(xlabel=card.along.upper(), ylabel=_heading(name, reports, rows))
-        style.plain_log(ax, axis="x")
-        style.plain_log(ax)
-    pairs = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
-    entries = {label: handle for pair in pairs for handle, label in pair}
-    parts[0].legend(
-        entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize=6
-    )
+    grid = parts[0].subplots(depth * len(names), columns, squeeze=False, sharex=True)
+    for ax in grid.flat:
+        ax.set_visible(False)
+    for place, name in enumerate(names):
+        cells = grid[place * depth : (place + 1) * depth].flatten()[: len(groups)]
+        for cell, (ax, group) in enumerate(zip(cells, groups, strict=True)):
+            ax.set_visible(True)
+            _one_group(ax, card, by_slug, lines, name, group)
+            ax.set_title(group, fontsize=8)
+            ax.set_xlabel(card.along.upper(), fontsize=7)
+            ax.tick_params(labelbottom=True, labelsize=7)
+            if cell % columns == 0:
+                ax.set_ylabel(_heading(name, reports, rows), fontsize=6)
+        for ax in cells:
+            ax.set_yscale("log")
+        limits = np.array([ax.get_ylim() for ax in cells])
+        for ax in cells:
+            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+            style.plain_log(ax, axis="x")
+            style.plain_log(ax)
     if strips:
         columns = min(len(pictures) for _, pictures in strips)
-        grid = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
-        for ax, (row, pictures) in zip(grid, strips, strict=True):
+        cells = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
+        for ax, (row, pictures) in zip(cells, strips, strict=True):
             pictures = np.asarray(pictures)[:columns].squeeze()
             ax.imshow(np.concatenate(list(pictures), 1), cmap="gray", vmin=0, vmax=255)
             ax.set_axis_off()
             ax.text(-0.01, 0.5, f"{row.label}, {card.along.upper()} {row.at[card.along]:g}",
                     transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
     return figure
+
+
+def _one_group(
+    ax: Axes,
+    card: Comparison,
+    by_slug: Mapping[str, inputs.Report],
+    lines: Mapping[tuple, list[tuple[Row, dict[str, Any]]]],
+    name: str,
+    group: str,
+) -> None:
+    """Curves of one group in colour over those of all others in grey."""
+    index = 0
+    for (own, label, method, *_), points in lines.items():
+        have = [(r.at[card.along], values[name]) for r, values in points if name in values]
+        if not have:
+            continue
+        x = [place for place, _ in have]
+        mean = np.array([np.mean(values) for _, values in have])
+        if own != group:
+            ax.plot(x, mean, ".-", color=style.GRID, markersize=3, linewidth=1, zorder=1)
+            continue
+        low, high = (np.array([f(values) for _, values in have]) for f in (np.min, np.max))
+        colour = style.PALETTE[index % len(style.PALETTE)]
+        ax.plot(
+            x, mean, style.MARKERS[index % len(style.MARKERS)], color=colour, markersize=4,
+            linestyle="-", linewidth=1, label=f"{label} ({by_slug[method].paper.short})",
+        )  # fmt: skip
+        ax.vlines(x, low, high, color=colour, linewidth=1)
+        index += 1
+    ax.grid(visible=False)
+    if index:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), fontsize=5.5)
 
 
 def _first(report: inputs.Report, arm: str) -> int:
