@@ -47,13 +47,15 @@ def test_a_new_folder_runs_and_passes_its_tests(clone):
 
 
 @pytest.mark.dag
-def test_a_changed_preset_reruns_just_what_depends_on_it(clone):
+@pytest.mark.parametrize(("batch", "rule"), [(True, "run_batch"), (False, "run")])
+def test_a_changed_preset_reruns_just_what_depends_on_it(clone, batch, rule):
     def counted(plan):
-        return dict(re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", plan, re.MULTILINE))
+        rules = r"^(run|run_batch|verdict|tables|page)\s+(\d+)$"
+        return dict(re.findall(rules, plan, re.MULTILINE))
 
     def snakemake(*arguments):
         profile = ("--profile", "workflow/profiles/local", "--cores", "2")
-        done = run(clone, "snakemake", *profile, *arguments)
+        done = run(clone, "snakemake", *profile, *arguments, "--config", f"batch={batch}")
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         return done.stdout + done.stderr
 
@@ -65,14 +67,12 @@ def test_a_changed_preset_reruns_just_what_depends_on_it(clone):
     card = clone / "methods" / "first" / "experiment.yaml"
     card.write_text(card.read_text().replace("points: 101", "points: 51"))
     planned = counted(snakemake("-n", "smoke"))
-    assert planned == {"run": "1", "verdict": "1", "tables": "1", "page": "1"}
+    assert planned == {rule: "1", "verdict": "1", "tables": "1", "page": "1"}
     snakemake("smoke")
 
     # a threshold is judged anew, nothing is run anew
     card.write_text(card.read_text().replace("<= 1e-12", "<= 1e-11"))
-    counts = dict(
-        re.findall(r"^(run|verdict|tables|page)\s+(\d+)$", snakemake("-n", "smoke"), re.M)
-    )
+    counts = counted(snakemake("-n", "smoke"))
     assert counts == {"verdict": "1", "tables": "1", "page": "1"}
     snakemake("smoke")
 
