@@ -16,11 +16,11 @@ env: $(VENV)/.ready ## the environment (locked versions, verified hashes)
 $(VENV)/.ready: requirements.lock tools/make_env.py
 	$(PYTHON) tools/make_env.py $(VENV)
 
-smoke: env ## real data, every method at smoke scale, tables and page (about a minute a method)
+smoke: env ## real data, every method at smoke scale, tables and page (about twenty seconds a method)
 	$(SNAKE) smoke
 	@$(BIN)/python -m repro ledger smoke
 
-small: env ## the committed results: 10 to 20 CPU minutes a method
+small: env ## the committed results: a quarter of an hour to an hour of CPU a method
 	$(SNAKE) small
 	@$(BIN)/python -m repro publish small
 	@$(BIN)/python -m repro ledger small
