@@ -30,7 +30,7 @@ from repro.report.inputs import (
 
 SCALE_MEANINGS = {
     "smoke": "minimal sizes that exercise the code",
-    "small": "small models and small real data, minutes of a processor per method",
+    "small": "small models and small real data, up to an hour of a processor per method",
     "gpu": "larger models and data, minutes of one GPU per method",
     "paper": "official weights and data",
 }
