@@ -753,14 +753,12 @@ def report_scale(options: Options, require_all: bool) -> Path:
     judged = {path.stem for path in (options.base / "verdicts").glob("*.json")}
     if not judged:
         raise ReproError(f"no verdicts at scale {options.scale}; run a method first")
-    for method in cards.load_all():
-        if require_all and options.scale in method.experiment.scales:
-            wanted = scale_config(options.scale)["methods"]
-            if (wanted == "all" or method.slug in wanted) and method.slug not in judged:
-                raise ReproError(
-                    f"{options.base / 'verdicts' / method.slug}.json is missing; run "
-                    f"`make {options.scale}` to make it"
-                )
+    for method in methods_at(options.scale) if require_all else ():
+        if method.slug not in judged:
+            raise ReproError(
+                f"{options.base / 'verdicts' / method.slug}.json is missing; run "
+                f"`make {options.scale}` to make it"
+            )
     report.write_ledger(options.scale, options.base, out)
     _swept(out / "tables" / "comparisons", out / "figures" / "comparisons")
     report.write_comparisons(options.scale, options.base, out)

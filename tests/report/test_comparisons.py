@@ -128,6 +128,24 @@ def test_curves_samples_and_the_cost_of_training(compared):
     assert (compared.out / "figures/comparisons/bits.png").stat().st_size > 10_000
 
 
+def test_pictures_are_those_of_the_coordinate_that_the_strip_names(compared, monkeypatch):
+    for path in (compared.work / "runs" / "eight-bit" / "uniform").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        record["measurements"].append({"name": "fid", "at": {"steps": 7}, "value": 9.0})
+        path.write_text(json.dumps(record))
+    asked = []
+    array = inputs.Results.array
+
+    def seen(self, arm, seed, name):
+        asked.append(name)
+        return array(self, arm, seed, "samples")
+
+    monkeypatch.setattr(inputs.Results, "array", seen)
+    image = {**ALONG["rows"][-1], "at": {}, "pictures": "samples-{steps}"}
+    compared.write(ALONG | {"figure": ["nfe", "fid"], "rows": [*ALONG["rows"][:2], image]})
+    assert asked == ["samples-7"]
+
+
 def test_a_model_that_was_not_made_is_named(compared):
     wrong = {**ALONG["rows"][0], "models": ["denoisr"]}
     image = {**CARD["rows"][0]}
