@@ -16,7 +16,7 @@ import torch
 from benchmarks import rows
 from benchmarks.measure import CLOCKS
 from repro.errors import ReproError
-from repro.job import work_root
+from repro.places import work_root
 
 
 def machine() -> str:

@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import CLOCKS
-from repro import store, zoo
+from repro import store
 from repro.diffusion import samplers, schedules
 from repro.errors import ReproError
-from repro.job import work_root
 from repro.metrics.cost import interleaved
+from repro.places import work_root
 from repro.quant import deploy
 from repro.quant.calibration import Trajectory, record, uniform_grid
 from repro.quant.layers import Recipe, calibrate, quantise
 from repro.quant.ranges import RunningRange, minmax_grid
+from repro.suite import zoo
 
 NAME = "fashion-mnist-unconditional"
 FLOAT, HALF = "PyTorch float32", "PyTorch bfloat16"

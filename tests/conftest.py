@@ -1,10 +1,12 @@
 import os
 import shutil
-from pathlib import Path
+import sys
 
 import pytest
 
-from repro import cards
+from repro import places
+from repro.suite import definitions, fingerprint, plan, provenance
+from repro.suite.cards import library
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -20,21 +22,31 @@ def toy(tmp_path, monkeypatch):
     (folder / "arms.py").write_text(TOY_ARMS)
     (folder / "__init__.py").write_text("")
     (root / "methods" / "__init__.py").write_text("")
-    shutil.copytree(Path(cards.ROOT) / "workflow", root / "workflow")
-    monkeypatch.setattr(cards, "ROOT", root)
+    shutil.copytree(places.ROOT / "workflow", root / "workflow")
+    for module in (places, definitions, fingerprint, library, plan, provenance):
+        monkeypatch.setattr(module, "ROOT", root, raising=False)
     monkeypatch.syspath_prepend(str(root))
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
-    import sys
-
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         monkeypatch.delitem(sys.modules, name)
-    for cached in (cards.load, cards.zoo, cards.code_version, cards._source):
-        cached.cache_clear()
+    forget()
     yield root
-    for cached in (cards.load, cards.zoo, cards.code_version, cards._source):
-        cached.cache_clear()
+    forget()
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         del sys.modules[name]
+
+
+def forget():
+    """Let cards and sources be read again."""
+    for cached in (
+        library.load,
+        library.zoo,
+        plan.scale_config,
+        definitions._module,
+        fingerprint.code,
+        provenance.commit,
+    ):
+        cached.cache_clear()
 
 
 TOY_PAPER = """

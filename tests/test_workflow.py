@@ -12,22 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repro import cards
+from repro.places import ROOT
+from repro.suite.cards import library
+from repro.suite.words import SCALES
 
 FAST = "smoke/diffusion-couple"
 
 
 def command(*targets: str, cores: int = 2) -> list[str]:
-    profile = cards.ROOT / "workflow" / "profiles" / "local"
+    profile = ROOT / "workflow" / "profiles" / "local"
     return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(cards.ROOT / "Snakefile")),
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
         *("--profile", str(profile), "--cores", str(cores)),
         *targets,
     ]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(cards.ROOT), "REPRO_WORK": "work"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "REPRO_WORK": "work"}
 
 
 def snakemake(folder: Path, *targets: str, cores: int = 2) -> subprocess.CompletedProcess:
@@ -62,7 +64,7 @@ def test_smoke_of_every_method(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     page = tmp_path / "work" / "smoke" / "report" / "index.html"
     assert page.stat().st_size > 10_000
-    for method in cards.load_all():
+    for method in library.load_all():
         path = tmp_path / "work" / "smoke" / "verdicts" / f"{method.slug}.json"
         judged = json.loads(path.read_text())
         explained = {f.claim for f in method.experiment.findings if f.scale is None}
@@ -84,11 +86,11 @@ def test_smoke_of_every_method(tmp_path):
 
 @pytest.mark.dag
 def test_listing_is_quick_and_names_every_target():
-    done = snakemake(cards.ROOT, "--list")
+    done = snakemake(ROOT, "--list")
     assert done.returncode == 0, done.stderr
     names = set(done.stdout.split())
-    slugs = {method.slug for method in cards.load_all()}
-    assert {*cards.SCALES} <= names and {f"smoke/{slug}" for slug in slugs} <= names
+    slugs = {method.slug for method in library.load_all()}
+    assert {*SCALES} <= names and {f"smoke/{slug}" for slug in slugs} <= names
 
 
 @pytest.mark.dag

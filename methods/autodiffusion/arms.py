@@ -18,9 +18,9 @@ from methods.autodiffusion import exact as identities
 from methods.autodiffusion import method as ad
 from methods.autodiffusion import searches
 from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
-from repro import zoo
 from repro.metrics import count_macs, count_parameters, interleaved
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
+from repro.zoo import pretrained
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -30,7 +30,7 @@ def exact(job: Job) -> None:
     """Closed forms, printed values, identities, bookkeeping, and weights before and after."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = zoo.build("digits-unconditional")
+        fresh = pretrained.build(job.model_params("zoo/digits-unconditional").as_dict())
     found = [
         identities.respacing_errors(),
         identities.gaussian_errors(),

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 BASELINES = ("ddim", "plms", "dpm-solver")
 SEARCHES = ("searched", "random-search", "joint")

@@ -22,7 +22,6 @@ import torch
 from torch import Generator, Tensor
 
 from methods.autodiffusion.method import Candidate, SkippableUNet, Skips, ddim_chains
-from repro import zoo
 from repro.diffusion.multistep import (
     alpha_at,
     dpm_solver_pp_2m_times,
@@ -36,6 +35,7 @@ from repro.diffusion.schedules import alphas_cumprod, cosine_betas, linear_betas
 from repro.errors import ReproError
 from repro.metrics import frechet_distance
 from repro.metrics.fid import gaussian_statistics
+from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Images:
         self.precision = precision or job.params.precision
         if self.precision not in ("bf16", "float32"):
             raise ReproError(f"unknown precision '{self.precision}'; use bf16 or float32")
-        self.network = SkippableUNet(zoo.network(job, job.params.network))
+        self.network = SkippableUNet(pretrained.network(job, job.params.network))
         self.alphas_cumprod = abar("linear")
         self.name = job.name
         self.network_evaluations = 0

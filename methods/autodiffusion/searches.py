@@ -24,8 +24,7 @@ from torch import Tensor
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.problems import Images, grid
 from repro import store
-from repro.cards import nearest
-from repro.errors import ReproError
+from repro.errors import ReproError, nearest
 
 if TYPE_CHECKING:
     from repro.job import Job

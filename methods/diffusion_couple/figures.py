@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from methods.diffusion_couple.arms import Y_GRID
 from methods.diffusion_couple.systems import cu_sn_like, ni_al_like
-from repro.report import style
-from repro.report.results import Results
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 Array = NDArray[np.float64]
 UM = 1e6

@@ -46,8 +46,8 @@ from methods.diffusion_couple.method import (
     van_loo,
     wagner,
 )
-from repro import cards
 from repro.errors import ReproError
+from repro.suite.cards.loading import read
 
 Array = NDArray[np.float64]
 CM3, UM = 1e-6, 1e-6
@@ -139,7 +139,7 @@ def read_config(path: Path) -> Config:
             f"{path} is missing; write it beside the profile with t_s, T_C, N_left, N_right, V_A, "
             "V_B (and V_m, x_K_um, layers if known), or name it with --config"
         )
-    return cards.read(path, Config)
+    return read(path, Config)
 
 
 def read_points(path: Path) -> tuple[Array, Array]:
@@ -497,7 +497,7 @@ def _in_um(e: Estimate) -> str:
 
 def _plot(found: Analysis, path: Path) -> None:
     from methods.diffusion_couple.figures import draw_diffusivities, draw_profile
-    from repro.report import style
+    from repro.suite.report import style
 
     c = found.config
     with style.context():

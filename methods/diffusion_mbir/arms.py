@@ -23,14 +23,13 @@ from methods.diffusion_mbir.problems import (
     training_stack,
 )
 from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
-from repro import zoo
 from repro.data import cache
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
 from repro.inverse import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 from repro.nets.unet import UNet
-from repro.zoo import slices
+from repro.zoo import pretrained, slices
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -273,7 +272,7 @@ def _prior(job: Job, problem: Problem) -> CountedScore:
 
 
 def _learned_prior(job: Job) -> Callable[[Tensor, Tensor], Tensor]:
-    return zoo.network(job, "zoo/mni152-score").score
+    return pretrained.network(job, "zoo/mni152-score").score
 
 
 def _tuned(job: Job, problem: Problem, name: str) -> list[float]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro.report import style
+from repro.suite.report import style
 
 if TYPE_CHECKING:
-    from repro.report import Results
+    from repro.suite.report.results import Results
 
 PLANES = ("axial", "coronal", "sagittal")
 SHOWN = ("floor", "admm-tv", "fbpconvnet", "slice-wise", "mcg", "fast", "slice-wise-learned",

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from methods.lowbit_fp.exact import FORMATS, SQNR
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 GRANULARITIES = {"tensor": "one range per tensor", "channel": "a range per channel"}
 WIDTHS = {

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repro.report import style
+from repro.suite.report import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from repro.report import Results
+    from repro.suite.report.results import Results
 
 KINDS = (
     ("toy-wide", "plain", "DM, width 32"),

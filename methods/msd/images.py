@@ -17,13 +17,13 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import EpsDenoiser, Head
-from repro import zoo
 from repro.alternating import Turn, fit_alternating
 from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.training import fit
+from repro.zoo import pretrained
 from repro.zoo.train import images, scaled
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Pictures:
 
     def __init__(self, job: Job) -> None:
         self.job, self.p = job, job.params
-        self.eps = zoo.network(job, self.p.network)
+        self.eps = pretrained.network(job, self.p.network)
         self.alphas_cumprod = alphas_cumprod(linear_betas())
         self.teacher = EpsDenoiser(self.eps, self.alphas_cumprod).to(job.device)
         self.sigmas = self.teacher.sigmas.cpu()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 Setting = tuple[str, str, str, dict]
 """Label, arm, name of its arrays, coordinates of its measurements."""

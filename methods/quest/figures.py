@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 WIDTHS = {"w8a8": "W8A8", "w4a8": "W4A8", "w4a4": "W4A4"}
 CONFIGS = {

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repro.report import style
+from repro.suite.report import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from repro.report import Results
+    from repro.suite.report.results import Results
 
 SCORED = ("radd-dse", "radd-t-dce", "radd-lambda-dce", "radd-ao", "sedd-scale", "sedd-unscale")
 SAMPLED = ("samples-radd", "samples-radd-fine", "samples-radd-float32", "samples-sedd")

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from methods.slimflow.method import SCHEDULES
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 FLOWS = {
     "teacher": "teacher",

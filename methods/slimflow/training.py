@@ -14,7 +14,6 @@ import torch
 from torch import Generator, Tensor, nn
 
 from methods.slimflow import method as slim
-from repro import zoo
 from repro.diffusion import flow
 from repro.diffusion.parameterise import q_sample
 from repro.diffusion.samplers import dpm_solver_pp_2m
@@ -22,6 +21,7 @@ from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_un
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.training import fit
+from repro.zoo import pretrained
 from repro.zoo.judge import enlarged
 from repro.zoo.train import images, scaled
 
@@ -63,11 +63,11 @@ def fitted(job: Job, network: nn.Module, loss: Callable, batch: Callable) -> dic
 
 def teacher_network(job: Job, state: dict[str, Tensor] | None = None) -> nn.Module:
     """The ε-network of the card's zoo model, with other weights of the same shapes if given."""
-    network = zoo.network(job, job.params.network) if state is None else zoo.build(
-        job.params.network
-    )  # fmt: skip
-    if state is not None:
-        network.load_state_dict(state)
+    name = job.params.network
+    if state is None:
+        return pretrained.network(job, name).eval()
+    network = pretrained.build(job.model_params(name).as_dict())
+    network.load_state_dict(state)
     return network.to(job.device).eval()
 
 
@@ -202,7 +202,7 @@ def distance(job: Job) -> slim.Distance:
         return slim.squared
     if name != "feature":
         raise ReproError(f"no distance `{name}`; choose l2 or feature")
-    early = slim.feature_distance(zoo.network(job, job.params.classifier).stages, TAPS)
+    early = slim.feature_distance(pretrained.network(job, job.params.classifier).stages, TAPS)
     return lambda a, b: early(enlarged(a), enlarged(b))
 
 

@@ -20,8 +20,8 @@ from methods.superdiff import exact as identities
 from methods.superdiff import learning
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ScheduleMatched
-from repro import zoo
 from repro.errors import ReproError
+from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def pairs(job: Job) -> None:
     much of either class it sees.
     """
     p, judge = job.params, Judge(job)
-    network = zoo.network(job, p.network)
+    network = pretrained.network(job, p.network)
     noise = torch.randn(
         p.samples, network.in_channels, *[network.resolution] * 2, generator=job.rng("evaluation")
     ).to(job.device)

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from methods.superdiff.learning import MODES
-from repro.report import Results, style
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 Row = tuple[str, str, str | None]
 """Label, arm without its prefix, row of the arm `halves`."""

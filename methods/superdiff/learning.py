@@ -19,9 +19,9 @@ from torch import Generator, Tensor, nn
 
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ResidualMLP, ScheduleMatched
-from repro import zoo
 from repro.errors import ReproError
 from repro.training import fit
+from repro.zoo import pretrained
 from repro.zoo.train import images, scaled
 
 if TYPE_CHECKING:
@@ -34,16 +34,19 @@ MODES = ((-1.5, 1.5), (1.5, 1.5), (-1.5, -1.5), (1.5, -1.5))
 DEVIATION = 0.4
 
 
-def build(p: Any, dim: int) -> nn.Module:
-    """The untrained network of a card's parameters, for samples of `dim` numbers."""
+def build(job: Job, p: Any, dim: int) -> nn.Module:
+    """The untrained network of a model's parameters, for samples of `dim` numbers.
+
+    job: its card lists the zoo model whose architecture `p.start` names.
+    """
     if p.start:
-        return ScheduleMatched(zoo.build(p.start))
+        return ScheduleMatched(pretrained.build(job.model_params(p.start).as_dict()))
     return ResidualMLP(dim, p.width, p.blocks)
 
 
 def load(job: Job, name: str, dim: int) -> nn.Module:
     """A model that `train` or `train_planar` made, in eval mode on the job's device."""
-    network = build(job.model_params(name), dim)
+    network = build(job, job.model_params(name), dim)
     network.load_state_dict(job.model(name))
     return network.to(job.device).eval().requires_grad_(False)
 

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from repro import zoo
 from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
 from repro.errors import ReproError
 from repro.quant.calibration import Trajectory, record
+from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Study:
 
     def __init__(self, job: Job):
         self.job, self.p = job, job.params
-        self.network = zoo.network(job, self.p.network)
+        self.network = pretrained.network(job, self.p.network)
         self.alphas_cumprod = alphas_cumprod(linear_betas(T))
         self.timesteps = timesteps_quad(T, self.p.steps)
         self.shape = (self.network.in_channels, *[self.network.resolution] * 2)

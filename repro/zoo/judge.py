@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro import zoo
 from repro.errors import ReproError
 from repro.metrics import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
 from repro.training import fit
+from repro.zoo import pretrained
 from repro.zoo.train import images, scaled
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Judge:
 
     @cached_property
     def _network(self) -> Classifier:
-        return zoo.network(self.job, self.p.classifier)
+        return pretrained.network(self.job, self.p.classifier)
 
     @torch.inference_mode()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def classifier(job: Job) -> dict[str, Tensor]:
     x, labels = images(split, p.dataset), torch.from_numpy(np.array(split.labels))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.rng("initialise").initial_seed())
-        network = zoo.build(job.name, p.as_dict())
+        network = pretrained.build(p.as_dict())
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(x), (p.batch,), generator=generator)

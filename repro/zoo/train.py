@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro import zoo
 from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.errors import ReproError
 from repro.training import fit
-from repro.zoo import slices
+from repro.zoo import pretrained, slices
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -55,7 +54,7 @@ def _initialised(job: Job) -> nn.Module:
     """The network with weights drawn for the job's seed; the global generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.rng("initialise").initial_seed())
-        return zoo.build(job.name, job.params.as_dict())
+        return pretrained.build(job.params.as_dict())
 
 
 def _options(job: Job) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from repro import zoo
 from repro.diffusion import samplers, schedules
 from repro.errors import ReproError
 from repro.nets.unet import UNet
@@ -25,6 +24,7 @@ from repro.quant.layers import (
     use,
 )
 from repro.quant.ranges import RunningRange, minmax_grid
+from repro.suite import zoo
 
 needs_packages = pytest.mark.skipif(
     bool(deploy.missing()),

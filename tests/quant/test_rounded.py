@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from repro import zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.ldm import LatentUNet, LDMConfig
@@ -11,6 +10,7 @@ from repro.quant import rounded
 from repro.quant.layers import activation_quantisers, calibrate, quantise, quantised_layers
 from repro.quant.reconstruction import reconstruct_weights
 from repro.quant.study import Study
+from repro.suite import zoo
 
 DIGITS = "zoo/digits-unconditional"
 PARAMS = {

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from repro import cards, data, zoo
+from repro import data
 from repro.errors import ReproError
 from repro.job import Job
 from repro.metrics import frechet_from_features
+from repro.suite import zoo
+from repro.suite.cards import library
 from repro.zoo import judge, train
 
 NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-classifier"}
@@ -84,7 +86,7 @@ def test_a_grid_is_kept_as_bytes():
 
 
 def test_the_classifier_trains_from_its_card(tmp_path):
-    card = cards.zoo().models["digits-classifier"]
+    card = library.zoo().models["digits-classifier"]
     params = dict(card.params) | {"steps": 60, "warmup": 5}
     job = Job.for_test(name="digits-classifier", params=params, scratch=tmp_path)
     state = judge.classifier(job)

@@ -8,15 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from repro.zoo.ship import grid_image
 
-from repro import cards, data, store, zoo
+from repro import data, store
 from repro.diffusion import samplers
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_uniform
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.preconditioned import PreconditionedDenoiser
-from repro.zoo import slices, train
-from repro.zoo.ship import grid_image
+from repro.suite import fingerprint, zoo
+from repro.suite.cards import library
+from repro.zoo import pretrained, slices, train
 
 NAMES = zoo.names()
 EPS = [n for n in NAMES if n.endswith("conditional")]
@@ -37,8 +39,8 @@ def test_shipped_weights_are_what_their_provenance_says(name):
     state, provenance = zoo.shipped(f"zoo/{name}")
     module = zoo.build(name)
     module.load_state_dict(state)
-    card = cards.zoo().models[name]
-    path = cards.shipped_path(card.shipped)
+    card = library.zoo().models[name]
+    path = fingerprint.shipped_path(card.shipped)
     assert path.stat().st_size <= LIMIT_BYTES
     assert provenance["model"] == name
     assert provenance["parameters"] == sum(p.numel() for p in module.parameters())
@@ -55,7 +57,7 @@ def test_shipped_weights_are_what_their_provenance_says(name):
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "no provenance"])
 def test_damaged_weights_are_refused(tmp_path, damage):
-    source = cards.shipped_path(cards.zoo().models["digits-unconditional"].shipped)
+    source = fingerprint.shipped_path(library.zoo().models["digits-unconditional"].shipped)
     path = tmp_path / source.name
     shutil.copy(source, path)
     shutil.copy(source.with_suffix(".json"), path.with_suffix(".json"))
@@ -80,13 +82,13 @@ def test_weights_of_another_network_are_refused():
     state = zoo.shipped("digits-unconditional")[0]
     job = Job.for_test(models={"zoo/fashion-mnist-unconditional": state})
     with pytest.raises(ReproError, match="do not fit its network.*one commit"):
-        zoo.network(job, "zoo/fashion-mnist-unconditional")
+        pretrained.network(job, "zoo/fashion-mnist-unconditional")
 
 
 @pytest.mark.parametrize("name", EPS)
 def test_epsilon_networks_predict_noise(name):
     """On real test images at t = 300 the error is far below 1, that of predicting zero."""
-    net = zoo.network(job_with(name), f"zoo/{name}")
+    net = pretrained.network(job_with(name), f"zoo/{name}")
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     dataset = zoo.params(name)["dataset"]
     test = data.load(dataset).test
@@ -105,7 +107,7 @@ def test_epsilon_networks_predict_noise(name):
 @pytest.mark.parametrize("name", [n for n in EPS if not n.endswith("unconditional")])
 def test_conditional_networks_use_their_labels(name):
     """The true label explains noisy test images better than a false one does, on average."""
-    net = zoo.network(job_with(name), name)
+    net = pretrained.network(job_with(name), name)
     dataset = zoo.params(name)["dataset"]
     test = data.load(dataset).test
     x0 = train.scaled(train.images(test, dataset)[:64], dataset)
@@ -121,7 +123,7 @@ def test_conditional_networks_use_their_labels(name):
 
 
 def test_samples_of_digits_are_in_the_range_of_the_data():
-    net = zoo.network(job_with("digits-unconditional"), "digits-unconditional")
+    net = pretrained.network(job_with("digits-unconditional"), "digits-unconditional")
     x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     y = samplers.ddim(net, x, timesteps_uniform(1000, 20), alphas_cumprod(linear_betas()))
     split = data.load("digits").train
@@ -137,7 +139,7 @@ def test_classifier_features_separate_the_classes():
     f = zoo.features(state)(x)
     assert f.shape == (300, zoo.params("fashion-mnist-classifier")["classifier"]["features"])
     assert torch.equal(f, zoo.features(job_with("fashion-mnist-classifier"))(x))
-    net = zoo.network(job_with("fashion-mnist-classifier"), "fashion-mnist-classifier")
+    net = pretrained.network(job_with("fashion-mnist-classifier"), "fashion-mnist-classifier")
     y = torch.from_numpy(np.array(test.labels[:300]))
     assert (net(x).argmax(1) == y).float().mean() > 0.85
 
@@ -147,7 +149,7 @@ def test_colour_features_name_an_unreadable_file(tmp_path, monkeypatch):
     broken.write_bytes(b"nothing")
     monkeypatch.setattr(data, "load", lambda name: broken)
     with pytest.raises(ReproError, match=r"net\.pth cannot be read.*delete it"):
-        zoo.colour_features(Job.for_test())
+        pretrained.colour_features(Job.for_test())
 
 
 def test_colour_features_are_those_of_torchvision():
@@ -157,7 +159,7 @@ def test_colour_features_are_those_of_torchvision():
     from torchvision.transforms.v2 import functional as transforms
 
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    f = zoo.colour_features(Job.for_test())(x)
+    f = pretrained.colour_features(Job.for_test())(x)
     assert f.shape == (2, 1280)
     reference = mobilenet_v2()
     path = data.load("mobilenetv2-imagenet")

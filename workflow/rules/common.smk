@@ -1,34 +1,53 @@
-"""What every rule needs: the cards, the targets, the command line of a job."""
+"""What every rule needs: the plan, the targets, the command line and the log of a job."""
 
 import os
+import shlex
 from pathlib import Path
 
-from repro import cards, job
 from repro.errors import ReproError
+from repro.suite import fingerprint
+from repro.suite.cards import library
+from repro.suite.cards.method import ModelRef
+from repro.suite.plan import Plan, mark, methods_at, scale_config
+from repro.suite.words import SCALES
 
 report: "../report/workflow.rst"
 
 WORK = os.environ.get("REPRO_WORK", "work")
 RETRAIN = str(config.get("retrain", "false")).lower() == "true"
-METHODS_ROOT = os.environ.get("REPRO_METHODS")
 
 try:
-    METHODS = {method.slug: method for method in cards.load_all()}
-    SCALES = {scale: job.scale_config(scale) for scale in cards.SCALES}
-    METHODS_AT = {scale: [method.slug for method in job.methods_at(scale)] for scale in SCALES}
+    METHODS = {method.slug: method for method in library.load_all()}
+    METHODS_AT = {scale: [method.slug for method in methods_at(scale)] for scale in SCALES}
 except ReproError as error:
     raise WorkflowError(str(error)) from None
 
 
+def plan(scale):
+    return Plan(scale, RETRAIN)
+
+
 def in_batches(scale):
     """Whether a scale runs the models of a method in one job, and its arms in another."""
-    return str(config.get("batch", SCALES[scale].get("batch", False))).lower() == "true"
+    return str(config.get("batch", scale_config(scale).get("batch", False))).lower() == "true"
 
 
 def repro(kind, *arguments):
     """The command of one job."""
-    flags = " --retrain" if RETRAIN else ""
-    return f"{sys.executable} -m repro job {kind} {' '.join(arguments)}{flags}"
+    flags = ["--retrain"] if RETRAIN else []
+    return shlex.join([sys.executable, "-m", "repro", "job", kind, *arguments, *flags])
+
+
+def depends_on(scale, name, content):
+    """A file whose change makes a job run again: what its output depends on besides its inputs."""
+    try:
+        return mark(Path(WORK) / "plan" / scale / f"{name}.json", content)
+    except ReproError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def log_of(name):
+    return f"{WORK}/{{scale}}/logs/jobs/{name}.log"
 
 
 def folder(ref, scale):
@@ -46,17 +65,13 @@ def data_files(names):
     return sorted({f"{WORK}/data/{name}.json" for name in names})
 
 
-def is_loaded(card):
-    """Whether a model comes with the suite and is not trained."""
-    return bool(card.shipped) and not RETRAIN
-
-
 def gpu_of(card, scale):
-    return int(card.gpu and SCALES[scale]["device"].startswith("cuda"))
+    return int(card.gpu and scale_config(scale)["device"].startswith("cuda"))
 
 
 wildcard_constraints:
-    scale="|".join(cards.SCALES),
+    scale="|".join(SCALES),
+    name="[a-z0-9][a-z0-9.-]*",
     method="[a-z0-9][a-z0-9.-]*",
     owner="[a-z0-9][a-z0-9.-]*",
     model="[a-z0-9][a-z0-9.-]*",

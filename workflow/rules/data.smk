@@ -2,15 +2,18 @@
 
 
 rule data:
+    input:
+        lambda w: depends_on("data", w.name, fingerprint.of_data(w.name)),
     output:
         f"{WORK}/data/{{name}}.json",
+    log:
+        f"{WORK}/data/logs/{{name}}.log",
     params:
         command=lambda w: repro("data", w.name),
-        fingerprint=lambda w: cards.data_fingerprint(w.name),
     threads: 1
     resources:
         network=1,
     message:
         "data {wildcards.name}"
     shell:
-        "{params.command}"
+        "{params.command} 2>&1 | tee {log:q}"

@@ -3,6 +3,9 @@
 
 rule tables:
     input:
+        lambda w: depends_on(
+            w.scale, f"report/{w.method}", fingerprint.of_report([METHODS[w.method]])
+        ),
         f"{WORK}/{{scale}}/verdicts/{{method}}.json",
     output:
         report(
@@ -19,26 +22,35 @@ rule tables:
             category="{method}",
             subcategory="figures",
         ),
+    log:
+        log_of("report/{method}"),
     params:
         command=lambda w: repro("report", w.scale, w.method),
-        card=lambda w: cards.reporting_fingerprint(METHODS[w.method]),
     message:
         "tables and figures of {wildcards.method} ({wildcards.scale})"
     shell:
-        "{params.command}"
+        "{params.command} 2>&1 | tee {log:q}"
 
 
-def page_inputs(slugs):
-    return lambda w: [
-        f"{WORK}/{w.scale}/report/{kind}/{slug}"
-        for slug in (METHODS_AT[w.scale] if slugs is None else slugs)
-        for kind in ("tables", "figures")
+def page_inputs(w):
+    methods = METHODS_AT[w.scale]
+    content = [
+        fingerprint.of_report([METHODS[slug] for slug in methods]),
+        fingerprint.of_comparisons(),
+    ]
+    return [
+        depends_on(w.scale, "report/page", content),
+        *(
+            f"{WORK}/{w.scale}/report/{kind}/{slug}"
+            for slug in methods
+            for kind in ("tables", "figures")
+        ),
     ]
 
 
 rule page:
     input:
-        page_inputs(None),
+        page_inputs,
     output:
         report(
             f"{WORK}/{{scale}}/report/index.html",
@@ -47,17 +59,17 @@ rule page:
         ),
         f"{WORK}/{{scale}}/report/claims.csv",
         f"{WORK}/{{scale}}/report/runs.csv",
+    log:
+        log_of("report/page"),
     params:
         command=lambda w: repro("page", w.scale),
-        card=lambda w: [cards.reporting_fingerprint(METHODS[slug]) for slug in METHODS_AT[w.scale]],
-        comparisons=cards.comparisons_fingerprint(),
     message:
         "page and ledger ({wildcards.scale})"
     shell:
-        "{params.command}"
+        "{params.command} 2>&1 | tee {log:q}"
 
 
-for _scale in cards.SCALES:
+for _scale in SCALES:
 
     rule:
         name:

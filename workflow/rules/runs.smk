@@ -1,53 +1,45 @@
 """models -> runs: an arm with all its seeds; a seed that is already whole is kept."""
 
 
-def inputs_of_arms(method, scale, arms):
-    data, refs = set(), set()
-    for arm in arms:
-        data.update(method.arm(scale, arm).data)
-        for seed in method.seeds(scale, arm):
-            refs.update(method.arm_models(scale, arm, seed))
-    return data_files(data) + model_files(refs, scale)
-
-
-def run_fingerprints(method, scale, arms):
-    return [
-        method.run_fingerprint(scale, arm, seed, RETRAIN)
+def inputs_of_arms(name, method, scale, arms):
+    refs = plan(scale).models_of_arms(method, arms)
+    identities = [
+        fingerprint.of_run(method, scale, arm, seed, RETRAIN)
         for arm in arms
         for seed in method.seeds(scale, arm)
     ]
+    return [
+        depends_on(scale, name, identities),
+        *data_files(plan(scale).data_of_arms(method, arms)),
+        *model_files(refs, scale),
+    ]
 
 
-def run_threads(w):
-    card = METHODS[w.method].arm(w.scale, w.arm)
-    return workflow.cores if card.machine else card.threads
+def arm_of(w):
+    return METHODS[w.method].arm(w.scale, w.arm)
 
 
 rule run:
     input:
-        lambda w: inputs_of_arms(METHODS[w.method], w.scale, [w.arm]),
+        lambda w: inputs_of_arms(
+            f"runs/{w.method}/{w.arm}", METHODS[w.method], w.scale, [w.arm]
+        ),
     output:
         f"{WORK}/{{scale}}/runs/{{method}}/{{arm}}.json",
+    log:
+        log_of("runs/{method}/{arm}"),
     params:
         command=lambda w: repro("arm", w.scale, w.method, w.arm),
-        fingerprint=lambda w: run_fingerprints(METHODS[w.method], w.scale, [w.arm]),
-    threads: run_threads
+    threads: lambda w: workflow.cores if arm_of(w).machine else arm_of(w).threads
     resources:
-        machine=lambda w: int(METHODS[w.method].arm(w.scale, w.arm).machine),
-        gpu=lambda w: gpu_of(METHODS[w.method].arm(w.scale, w.arm), w.scale),
+        machine=lambda w: int(arm_of(w).machine),
+        gpu=lambda w: gpu_of(arm_of(w), w.scale),
         # on a cluster a latency job gets its node for itself
-        slurm_extra=lambda w: (
-            "'--exclusive'" if METHODS[w.method].arm(w.scale, w.arm).machine else ""
-        ),
+        slurm_extra=lambda w: "'--exclusive'" if arm_of(w).machine else "",
     message:
         "run {wildcards.method}/{wildcards.arm} ({wildcards.scale})"
     shell:
-        "{params.command}"
-
-
-def shared_arms(method, scale):
-    """The arms that may run beside other work."""
-    return [name for name, card in method.arms(scale).items() if not card.machine]
+        "{params.command} 2>&1 | tee {log:q}"
 
 
 def run_files(method, scale):
@@ -55,29 +47,33 @@ def run_files(method, scale):
     arms, base = list(method.arms(scale)), f"{WORK}/{scale}/runs"
     if not in_batches(scale):
         return [f"{base}/{method.slug}/{arm}.json" for arm in arms]
-    alone = [arm for arm in arms if arm not in shared_arms(method, scale)]
-    return [f"{base}/{method.slug}.json"] + [f"{base}/{method.slug}/{arm}.json" for arm in alone]
+    shared = plan(scale).shared_arms(method)
+    alone = [f"{base}/{method.slug}/{arm}.json" for arm in arms if arm not in shared]
+    return [f"{base}/{method.slug}.json", *alone]
 
 
-def batch_of(w):
-    method = METHODS[w.method]
-    return method, w.scale, shared_arms(method, w.scale)
+def cards_of_arms(w):
+    return METHODS[w.method].arms(w.scale).values()
 
 
 rule run_batch:
     input:
-        lambda w: inputs_of_arms(*batch_of(w)),
+        lambda w: inputs_of_arms(
+            f"runs/{w.method}",
+            METHODS[w.method],
+            w.scale,
+            plan(w.scale).shared_arms(METHODS[w.method]),
+        ),
     output:
         f"{WORK}/{{scale}}/runs/{{method}}.json",
+    log:
+        log_of("runs/{method}"),
     params:
         command=lambda w: repro("arms", w.scale, w.method),
-        fingerprint=lambda w: run_fingerprints(*batch_of(w)),
-    threads: lambda w: max(card.threads for card in METHODS[w.method].arms(w.scale).values())
+    threads: lambda w: max(card.threads for card in cards_of_arms(w))
     resources:
-        gpu=lambda w: max(
-            gpu_of(card, w.scale) for card in METHODS[w.method].arms(w.scale).values()
-        ),
+        gpu=lambda w: max(gpu_of(card, w.scale) for card in cards_of_arms(w)),
     message:
         "arms of {wildcards.method} ({wildcards.scale})"
     shell:
-        "{params.command}"
+        "{params.command} 2>&1 | tee {log:q}"

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from methods.autodiffusion import exact, figures, official, problems, searches
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.noisy_classifier import NAME
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.metrics import count_macs
-from repro.report import style
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 STEPS = ad.Settings(K=4, E=4, P=12, k=3, N_m=6, N_c=3, m_prob=0.25)
 JOINT = ad.Settings(
@@ -315,7 +316,7 @@ def test_uniform_dropping_meets_the_budget(n, budget):
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("autodiffusion")
+    return library.load("autodiffusion")
 
 
 @pytest.fixture(scope="module")

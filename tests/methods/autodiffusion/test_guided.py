@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from methods.autodiffusion import exact, guided, guided_arms, noisy_classifier, problems, searches
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.noisy_classifier import NAME, NoisyClassifier, noised
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
+from repro.suite import zoo
+from repro.suite.cards import library
 
 ENCODER = {"resolution": 8, "channels": 8, "mult": [1, 2], "patch": 1, "groups": 4}
 CHAIN = ad.Candidate((120, 480, 870))
@@ -33,7 +34,7 @@ def weights():
 
 @pytest.fixture
 def job(weights, tmp_path):
-    card = cards.load("autodiffusion")
+    card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", "steps-guided")
     params |= {"samples": 12, "real": 40, "n": 10, "batch": 16, "precision": "float32"}
     return Job.for_test(
@@ -197,7 +198,7 @@ def test_noised_images_have_the_variance_of_their_time():
 
 
 def test_classifier_learns_and_noise_hides_the_class(tmp_path):
-    card = cards.load("autodiffusion")
+    card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", NAME)
     job = Job.for_test("autodiffusion", NAME, 0, params, scratch=tmp_path)
     state = noisy_classifier.train(job)

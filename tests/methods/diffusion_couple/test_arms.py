@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from methods.diffusion_couple import arms
-from repro import cards, job
-from repro.job import Job, Options
-from repro.report.results import Results
+from repro.job import Job
+from repro.suite import run as runner
+from repro.suite.cards import library
+from repro.suite.report.results import Results
+from repro.suite.run import Options
 
 SMALL = {
     "points": 41,
@@ -19,7 +21,7 @@ SMALL = {
 
 
 def run(function, seed=0, **params):
-    declared = cards.load("diffusion-couple").experiment.measurements
+    declared = library.load("diffusion-couple").experiment.measurements
     made = Job.for_test(
         "diffusion-couple", function.__name__, seed=seed, params={**SMALL, **params},
         measurements=declared,
@@ -95,20 +97,20 @@ def test_unknown_relation_is_refused():
 
 
 def test_figures_draw_what_the_runs_saved(tmp_path):
-    method = cards.load("diffusion-couple")
+    method = library.load("diffusion-couple")
     options = Options("smoke", work=tmp_path)
     for arm in method.arms("smoke"):
         if arm != "exact":
-            job.run_arm(method, arm, options, seeds=[0])
+            runner.run_arm(method, arm, options, seeds=[0])
     results = Results.load(method.paper, method.experiment, "smoke", options.base)
-    from repro.report import style
+    from repro.suite.report import style
 
     for card in method.experiment.figures:
         with style.context():
-            figure = job.function(card.run)(results)
+            figure = runner.function(card.run)(results)
             figure.savefig(tmp_path / f"{card.id}.png")
         assert figure.axes and all(ax.get_xlabel() or ax.get_xticklabels() for ax in figure.axes)
-    lines = job.function("methods.diffusion_couple.figures:excess")(results).axes[0].lines
+    lines = runner.function("methods.diffusion_couple.figures:excess")(results).axes[0].lines
     drawn = np.max([np.max(np.abs(line.get_ydata())) for line in lines])
     known = [np.max(np.abs(100 * (results.array("concentration-cb", 0, "D/ni-pd_0.8_0")
                                   / results.array("wagner", 0, "D/ni-pd_0.8_0") - 1)))]  # fmt: skip

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from methods.diffusion_couple import arms, exact, forward, method
-from repro import cards
 from repro.job import Job
-from repro.verdict import Measurements, judge_check
+from repro.suite.cards import library
+from repro.suite.verdict import Measurements, judge_check
 
 TOLERANCES = {
     exact.constant_molar_volume: 3e-6,
@@ -152,7 +152,7 @@ def test_line_compounds_need_a_solution():
 
 
 def test_exact_arm_satisfies_every_exact_check_of_the_card():
-    card = cards.load("diffusion-couple")
+    card = library.load("diffusion-couple")
     job = Job.for_test("diffusion-couple", "exact", measurements=card.experiment.measurements)
     arms.exact(job)
     record = {

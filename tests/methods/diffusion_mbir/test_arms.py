@@ -16,11 +16,12 @@ from methods.diffusion_mbir.problems import (
     volume,
 )
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.inverse import MaskedFourier, ParallelBeam
 from repro.job import Job
 from repro.nets.ncsnpp import NCSNppConfig
+from repro.suite import zoo
+from repro.suite.cards import library
 
 SIZES = {"problems": ["ellipsoids-ct8", "ellipsoids-mri4"], "slices": 12, "width": 24}
 SIGMAS = {"sigma_min": 0.01, "sigma_max": 20.0}
@@ -51,22 +52,22 @@ def measured(of, name, **at):
 
 
 def run(function, name, calibration, **extra):
-    card = cards.load("diffusion-mbir").experiment.arms[name].params
+    card = library.load("diffusion-mbir").experiment.arms[name].params
     params = {k: v for k, v in card.items() if v is not None} | SIZES | SIGMAS
     params |= {"levels": 40} if "levels" in card else {}
     of = job(name, params | extra, {"calibration": calibration[1]},
-             measurements=cards.load("diffusion-mbir").experiment.measurements)  # fmt: skip
+             measurements=library.load("diffusion-mbir").experiment.measurements)  # fmt: skip
     function(of)
     return of
 
 
 def test_every_grid_of_the_card_has_equally_many_points():
-    models = cards.load("diffusion-mbir").experiment.models
+    models = library.load("diffusion-mbir").experiment.models
     for name in ("calibration", "calibration-learned"):
         grids = models[name].params["grids"]
         assert {len(arms.grid_points(grid)) for grid in grids.values()} == {8}
     for scale in ("smoke", "small", "gpu"):
-        method = cards.load("diffusion-mbir")
+        method = library.load("diffusion-mbir")
         grids = method.model_params(scale, "diffusion-mbir", "calibration")["grids"]
         assert len({len(arms.grid_points(grid)) for grid in grids.values()}) == 1
 
@@ -179,7 +180,7 @@ def test_trained_score_is_a_prior(calibration, tmp_path):
     state = arms.train_score(trainer)
     assert trainer.arrays["curve"].shape == (3,)
     assert len(set(trainer.arrays["curve"].tolist())) == 3
-    card = cards.load("diffusion-mbir").experiment.arms["fast-ncsnpp"].params
+    card = library.load("diffusion-mbir").experiment.arms["fast-ncsnpp"].params
     extra = SIZES | SIGMAS | {"levels": 4, "problems": ["ellipsoids-ct8"]}
     of = Job.for_test(
         "diffusion-mbir", "fast-ncsnpp", 0, card | extra,
@@ -197,7 +198,7 @@ def test_released_setting_on_stand_in_files(name, monkeypatch):
     asked = []
     monkeypatch.setattr(arms.official, "load_volume", lambda volume: truth)
     monkeypatch.setattr(arms.official, "load_score", lambda *given: asked.append(given) or prior)
-    card = cards.load("diffusion-mbir").experiment.arms[f"released-{name}"].params
+    card = library.load("diffusion-mbir").experiment.arms[f"released-{name}"].params
     of = job(f"released-{name}", card | {"levels": 30, "rho": 1.0})
     arms.released(of)
     assert 5 < measured(of, "psnr", problem="aapm-l067-ct8", plane="sagittal") < 60
@@ -258,7 +259,7 @@ def test_learned_arms_run_the_network_of_the_zoo(function, name, calibration):
         f"{problem}.fast": [max_point(tuner, problem, "fast"), 0.1],
         f"{problem}.mcg": [max_point(tuner, problem, "mcg")],
     }
-    card = cards.load("diffusion-mbir").experiment.arms[name].params
+    card = library.load("diffusion-mbir").experiment.arms[name].params
     of = job(name, card | sizes, {"calibration-learned": tuned, **learned})
     function(of)
     assert measured(of, "nfe", problem=problem) == 4

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from methods.diffusion_mbir import arms, figures
-from repro import cards
 from repro.job import Job
-from repro.report import Results, style
+from repro.suite.cards import library
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
 SIZES = {
     "problems": ["ellipsoids-ct8", "ellipsoids-mri4"], "slices": 12, "width": 16, "levels": 12,
@@ -33,7 +34,7 @@ RUN = {
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
-    method = cards.load("diffusion-mbir")
+    method = library.load("diffusion-mbir")
     tuner = Job.for_test("diffusion-mbir", "calibration", 0,
                          SIZES | {"volumes": 2, "grids": GRIDS, "slow": []})  # fmt: skip
     state = arms.calibrate(tuner)
@@ -83,7 +84,7 @@ def test_arms_drawn_together_look_different():
 
 
 def test_every_figure_of_the_card_exists_and_smoke_has_four():
-    method = cards.load("diffusion-mbir")
+    method = library.load("diffusion-mbir")
     named = [figure.run.split(":")[1] for figure in method.experiment.figures]
     assert all(hasattr(figures, name) for name in named)
     at_smoke = {f.run.split(":")[1] for f in method.experiment.figures if "smoke" in f.scales}

@@ -11,12 +11,13 @@ import torch
 
 from methods.lowbit_fp import exact, figures
 from methods.lowbit_fp import method as lowbit
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import quantise, quantised_layers
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report.results import Results
 from repro.zoo.judge import Judge
 
 TOY = {"steps": 4, "samples": 12, "eps_samples": 4, "calibration_steps": 4, "per_step": 4,
@@ -30,7 +31,7 @@ JUDGED = {
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("lowbit-fp")
+    return library.load("lowbit-fp")
 
 
 @pytest.fixture(scope="module")

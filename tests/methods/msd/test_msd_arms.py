@@ -11,14 +11,15 @@ import torch
 
 from methods.msd import arms, figures, images, official, toy
 from methods.msd.networks import Head, imagenet
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.edm import DhariwalUNet, EDMPrecond
-from repro.report import style
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
-METHOD = cards.load("msd")
+METHOD = library.load("msd")
 PLANE = dict(
     classes=4, modes=2, sigma_min=0.02, sigma_max=10.0, pairs=32, heun_steps=4, width=4,
     fake_width=8, batch=8, lr=2e-3, regression=0.25, iterations=3, tsm_iterations=2,

@@ -9,10 +9,11 @@ import torch
 
 from methods.ptq4dm import arms, figures
 from methods.ptq4dm import method as ptq
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report.results import Results
 from repro.zoo.judge import Judge
 
 TOY = {
@@ -30,7 +31,7 @@ TOY = {
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("ptq4dm")
+    return library.load("ptq4dm")
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ import torch
 
 from methods.q_diffusion import arms, deployed, figures
 from methods.q_diffusion.drift import common_error
-from repro import cards, zoo
+from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.job import Job
 from repro.quant import deploy, rounded
 from repro.quant.calibration import Trajectory
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report.results import Results
 
 TOY = {
     "steps": 4, "samples": 6, "eps_samples": 4, "batch": 8, "calibration_steps": 4, "per_step": 4,
@@ -26,7 +28,7 @@ JUDGED = {"frechet", "precision", "recall"}
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("q-diffusion")
+    return library.load("q-diffusion")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_every_arm_of_a_check_is_measured_at_its_coordinates(card, jobs):
         for reference in check.parsed.references():
             if reference.arm == "deployed" or reference.name in JUDGED:
                 continue
-            places = {cards.expression.at_key(a) for n, a, _ in jobs[reference.arm].measured
+            places = {at_key(a) for n, a, _ in jobs[reference.arm].measured
                       if n == reference.name}  # fmt: skip
             assert reference.at in places | smoke, str(reference)
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from methods.quest import figures
-from repro import cards, zoo
 from repro.job import Job
 from repro.quant import rounded
 from repro.quant.layers import quantise
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report.results import Results
 
 TOY = {
     "steps": 4,
@@ -31,7 +32,7 @@ TUNED = ("tla-cma", "global-only", "local-only", "full")
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("quest")
+    return library.load("quest")
 
 
 @pytest.fixture(scope="module")

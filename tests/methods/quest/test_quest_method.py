@@ -7,12 +7,12 @@ import torch
 
 from methods.quest import exact
 from methods.quest import method as qu
-from repro import zoo
 from repro.errors import ReproError
 from repro.quant import rounded
 from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import activation_quantisers, quantised_layers, use
+from repro.suite import zoo
 
 FINE = qu.Granularity(channels=True, tables=True)
 COARSE = qu.Granularity(channels=False, tables=False)

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from methods.radd import arms, exact
-from repro import cards, data, metrics
+from repro import data, metrics
 from repro.diffusion import absorbing
 from repro.errors import ReproError
 from repro.job import Job
+from repro.suite.cards import library
 
 TEXT = ("the cat sat on the mat, and the dog lay by the door. " * 40).strip()
 SIZES = {
     "d": 16, "blocks": 1, "heads": 2, "cond": 8, "length": 8, "batch": 4, "updates": 3, "lr": 1e-3,
     "warmup": 1, "draw": "stratified", "characters": 0, "precision": "32-true",
 }  # fmt: skip
-METHOD = cards.load("radd")
+METHOD = library.load("radd")
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from methods.radd import figures
-from repro import cards
-from repro.report import style
-from repro.report.results import Results
+from repro.suite.cards import library
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
-METHOD = cards.load("radd")
+METHOD = library.load("radd")
 
 
 def record(arm, seed, *measured):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from methods.slimflow import exact
 from methods.slimflow import method as slim
-from repro import zoo
 from repro.diffusion import flow
 from repro.errors import ReproError
+from repro.suite import zoo
 
 F64 = torch.float64
 

@@ -9,11 +9,12 @@ import torch
 
 from methods.slimflow import consistency, digits, structure, training
 from methods.slimflow import method as slim
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
+from repro.suite import zoo
+from repro.suite.cards import library
 
 SHIPPED = ("zoo/digits-unconditional", "zoo/digits-classifier")
 TOY = {"steps": 2, "pairs": 24, "solver_steps": 3, "samples": 24, "real": 24, "straight": 4,
@@ -22,7 +23,7 @@ TOY = {"steps": 2, "pairs": 24, "solver_steps": 3, "samples": 24, "real": 24, "s
 
 @pytest.fixture(scope="module")
 def card():
-    return cards.load("slimflow")
+    return library.load("slimflow")
 
 
 def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):

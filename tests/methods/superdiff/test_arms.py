@@ -9,13 +9,14 @@ import torch
 from methods.superdiff import arms, learning
 from methods.superdiff import figures as drawn
 from methods.superdiff import method as sd
-from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
-from repro.report import style
-from repro.report.results import Results
+from repro.suite import zoo
+from repro.suite.cards import library
+from repro.suite.report import style
+from repro.suite.report.results import Results
 
-METHOD = cards.load("superdiff")
+METHOD = library.load("superdiff")
 CLASSIFIER = "zoo/digits-classifier"
 TRAINED = {
     "half": "a", "dataset": "digits", "start": "", "width": 16, "blocks": 1, "updates": 3,

@@ -1,0 +1,26 @@
+"""Coordinates of a measurement: what tells apart numbers of one name, as in ``steps=64``."""
+
+from __future__ import annotations
+
+import math
+
+
+def at_key(at: dict[str, object]) -> str:
+    """Canonical text of a measurement's coordinates, e.g. ``"batch=8,steps=64"``."""
+    return ",".join(f"{k}={canonical(at[k])}" for k in sorted(at))
+
+
+def canonical(value: object) -> str:
+    """One text for equal values: ``True``, ``64.0`` and ``"64"`` become true, 64 and 64."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, float):
+        return repr(value)
+    text = str(value)
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return canonical(number) if math.isfinite(number) else text

@@ -1,0 +1,25 @@
+"""What all cards share: strict, frozen models and the types of their keys."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Value = float | int | str | None
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+Params = dict[str, Any]
+
+
+class Strict(BaseModel):
+    """A card or a part of one: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def unique_ids(kind: str, ids: list[str]) -> None:
+    """Raises ValueError where an id stands twice."""
+    repeated = sorted({i for i in ids if ids.count(i) > 1})
+    if repeated:
+        raise ValueError(f"{kind} id `{repeated[0]}` stands twice")

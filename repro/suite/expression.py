@@ -1,0 +1,282 @@
+"""A small, safe language for checks: arithmetic over measurements and one comparison.
+
+Grammar (lowest to highest precedence)::
+
+    check      := sum (("<" | "<=" | ">" | ">=" | "==") sum)+
+    sum        := product (("+" | "-") product)*
+    product    := unary (("*" | "/") unary)*
+    unary      := "-" unary | power
+    power      := atom ("**" unary)?
+    atom       := number | function "(" sum ("," sum)* ")" | "(" sum ")" | reference
+    reference  := measurement "[" arm ("," key "=" value)* "]"
+
+Arm names may contain dashes (``nfe[radd-nocache, steps=64]``): inside brackets the text up to a
+comma is a name, not arithmetic. Nothing is ever handed to ``eval``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from repro.coordinates import at_key
+from repro.errors import ReproError
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
+    r"|(?P<reference>[A-Za-z_]\w*\s*\[[^\]\[]*\])"
+    r"|(?P<name>[A-Za-z_]\w*)"
+    r"|(?P<op>\*\*|<=|>=|==|<|>|[-+*/(),]))"
+)
+
+FUNCTIONS: dict[str, Callable[..., float]] = {
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "mean": lambda *xs: sum(xs) / len(xs),
+    "log": math.log,
+    "exp": math.exp,
+    "sqrt": math.sqrt,
+}
+_COMPARISONS = {"<", "<=", ">", ">=", "=="}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A measurement of one arm: ``name[arm, key=value, …]``."""
+
+    name: str
+    arm: str
+    at: str
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.arm}{', ' + self.at.replace(',', ', ') if self.at else ''}]"
+
+
+@dataclass(frozen=True)
+class Number:
+    value: float
+
+
+@dataclass(frozen=True)
+class Call:
+    function: str
+    arguments: tuple
+
+
+@dataclass(frozen=True)
+class Operation:
+    op: str
+    left: object
+    right: object
+
+
+Node = Number | Reference | Call | Operation
+Lookup = Callable[[Reference], float]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A parsed comparison chain ``terms[0] ops[0] terms[1] …``."""
+
+    text: str
+    terms: tuple[Node, ...]
+    ops: tuple[str, ...]
+
+    def references(self) -> list[Reference]:
+        """The measurements that the check needs, in reading order, without repeats."""
+        found = dict.fromkeys(r for term in self.terms for r in _walk(term))
+        return list(found)
+
+    def margin(self, lookup: Lookup) -> float:
+        """Signed distance to the threshold; ≥ 0 on the predicted side.
+
+        For ``a <= b`` this is ``b - a``; for ``a == b`` it is ``-|a - b|``; a chain takes the
+        smallest of its links.
+
+        Raises:
+            ReproError: the expression has no finite value (division by zero, log of ≤ 0, NaN).
+        """
+        values = self.sides(lookup)
+        margins = []
+        for op, a, b in zip(self.ops, values, values[1:], strict=False):
+            if op in ("<", "<="):
+                margins.append(b - a)
+            elif op in (">", ">="):
+                margins.append(a - b)
+            else:
+                margins.append(-abs(a - b))
+        return min(margins)
+
+    def sides(self, lookup: Lookup) -> list[float]:
+        """The value of every term of the chain."""
+        values = []
+        for term in self.terms:
+            try:
+                value = float(_evaluate(term, lookup))
+            except (ZeroDivisionError, ValueError, OverflowError) as error:
+                raise ReproError(f"check `{self.text}` has no value: {error}") from error
+            if not math.isfinite(value):
+                raise ReproError(f"check `{self.text}` has no finite value: a side is {value}")
+            values.append(value)
+        return values
+
+    def holds(self, lookup: Lookup) -> bool:
+        """Whether the comparison is true, strictness included."""
+        values = self.sides(lookup)
+        tests = {
+            "<": lambda a, b: a < b,
+            "<=": lambda a, b: a <= b,
+            ">": lambda a, b: a > b,
+            ">=": lambda a, b: a >= b,
+            "==": lambda a, b: a == b,
+        }
+        links = zip(self.ops, values, values[1:], strict=False)
+        return all(tests[op](a, b) for op, a, b in links)
+
+
+def parse(text: str) -> Check:
+    """Parse a check.
+
+    Raises:
+        ReproError: the text is not a comparison of this grammar.
+    """
+    return _Parser(text).check()
+
+
+def _walk(node: Node) -> Iterator[Reference]:
+    if isinstance(node, Reference):
+        yield node
+    elif isinstance(node, Call):
+        for argument in node.arguments:
+            yield from _walk(argument)
+    elif isinstance(node, Operation):
+        yield from _walk(node.left)
+        yield from _walk(node.right)
+
+
+def _evaluate(node: Node, lookup: Lookup) -> float:
+    if isinstance(node, Number):
+        return node.value
+    if isinstance(node, Reference):
+        return lookup(node)
+    if isinstance(node, Call):
+        return FUNCTIONS[node.function](*(_evaluate(a, lookup) for a in node.arguments))
+    a, b = _evaluate(node.left, lookup), _evaluate(node.right, lookup)
+    if node.op == "+":
+        return a + b
+    if node.op == "-":
+        return a - b
+    if node.op == "*":
+        return a * b
+    if node.op == "/":
+        return a / b
+    power = a**b
+    if isinstance(power, complex):
+        raise ValueError(f"{a} ** {b} is not real")
+    return power
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens: list[tuple[str, str]] = []
+        position = 0
+        while position < len(text.rstrip()):
+            match = _TOKEN.match(text, position)
+            if not match:
+                self.fail(f"unexpected `{text[position:].strip()[:12]}`")
+            self.tokens.append((str(match.lastgroup), match.group().strip()))
+            position = match.end()
+        self.index = 0
+
+    def fail(self, why: str):
+        raise ReproError(f"check `{self.text}`: {why}")
+
+    def peek(self) -> str:
+        return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
+
+    def take(self, expected: str | None = None) -> tuple[str, str]:
+        if self.index >= len(self.tokens):
+            self.fail(f"ends where {expected or 'a term'} was expected")
+        kind, value = self.tokens[self.index]
+        if expected is not None and value != expected:
+            self.fail(f"expected `{expected}`, found `{value}`")
+        self.index += 1
+        return kind, value
+
+    def check(self) -> Check:
+        terms, ops = [self.sum()], []
+        while self.peek() in _COMPARISONS:
+            ops.append(self.take()[1])
+            terms.append(self.sum())
+        if self.index < len(self.tokens):
+            self.fail(f"unexpected `{self.peek()}`")
+        if not ops:
+            self.fail("needs a comparison (<, <=, >, >= or ==)")
+        return Check(self.text, tuple(terms), tuple(ops))
+
+    def sum(self) -> Node:
+        node = self.product()
+        while self.peek() in ("+", "-"):
+            node = Operation(self.take()[1], node, self.product())
+        return node
+
+    def product(self) -> Node:
+        node = self.unary()
+        while self.peek() in ("*", "/"):
+            node = Operation(self.take()[1], node, self.unary())
+        return node
+
+    def unary(self) -> Node:
+        if self.peek() == "-":
+            self.take()
+            return Operation("-", Number(0.0), self.unary())
+        return self.power()
+
+    def power(self) -> Node:
+        node = self.atom()
+        if self.peek() == "**":
+            self.take()
+            node = Operation("**", node, self.unary())
+        return node
+
+    def atom(self) -> Node:
+        kind, value = self.take()
+        if kind == "number":
+            return Number(float(value))
+        if kind == "reference":
+            return self.reference(value)
+        if kind == "name":
+            if value not in FUNCTIONS:
+                self.fail(
+                    f"`{value}` is neither a function ({', '.join(FUNCTIONS)}) nor a measurement "
+                    f"with its arm, as in `{value}[arm]`"
+                )
+            self.take("(")
+            arguments = [self.sum()]
+            while self.peek() == ",":
+                self.take()
+                arguments.append(self.sum())
+            self.take(")")
+            return Call(value, tuple(arguments))
+        if value == "(":
+            node = self.sum()
+            self.take(")")
+            return node
+        return self.fail(f"unexpected `{value}`")
+
+    def reference(self, text: str) -> Reference:
+        name, inside = text[:-1].split("[", 1)
+        parts = [part.strip() for part in inside.split(",")]
+        at: dict[str, object] = {}
+        for part in parts[1:]:
+            if part.count("=") < 1:
+                self.fail(f"in `{text}` expected key=value, found `{part}`")
+            key, value = part.split("=", 1)
+            at[key.strip()] = value.strip()
+        if not parts[0]:
+            self.fail(f"`{text}` names no arm")
+        return Reference(name.strip(), parts[0], at_key(at))

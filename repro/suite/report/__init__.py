@@ -1,0 +1,1 @@
+"""Tables, figures, the ledger and the page: everything that is read off the runs."""

@@ -1,0 +1,431 @@
+"""Comparisons across methods: one table and one figure for what several papers measure alike.
+
+``comparisons/<id>.yaml`` names rows, each a place where a method measured (method, arm,
+coordinates). Methods are comparable where they share network, data, noises and sampler; the card
+says under which protocol. A row whose arm does not run at a scale, or measures nothing of the kind
+there, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, Field
+
+from repro import store
+from repro.coordinates import at_key
+from repro.errors import ReproError
+from repro.places import ROOT
+from repro.suite.cards.loading import read
+from repro.suite.report import inputs, style, tables
+from repro.suite.report.figures import PRESENTATION, describe
+from repro.suite.report.formatting import Summary, summarise, with_interval
+
+FOLDER = "comparisons"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Strict):
+    """One place to look: what stands in the table, and where it was measured.
+
+    models: those that the method trained for it; the table gives their time. pictures: array of the
+    arm's first seed, images as uint8 (N, C, H, W) or (N, H, W); a coordinate of the row may stand
+    in its name, as in "pictures-{nfe}".
+    """
+
+    group: str
+    label: str
+    method: str
+    arm: str
+    at: dict[str, Any] = {}
+    models: list[str] = []
+    pictures: str = ""
+
+
+class Comparison(_Strict):
+    """A card under ``comparisons/``."""
+
+    title: str
+    caption: str
+    along: str | None = None
+    scales: list[str] | None = None
+    measurements: Annotated[list[str], Field(min_length=1)]
+    figure: list[str] = []
+    rows: Annotated[list[Row], Field(min_length=1)]
+
+
+def load(root: Path | None = None) -> dict[str, Comparison]:
+    """Every comparison by its id.
+
+    Raises:
+        ReproError: a mistake in a card.
+    """
+    paths = sorted(((root or ROOT) / FOLDER).glob("*.yaml"))
+    return {path.stem: read(path, Comparison) for path in paths}
+
+
+def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row, dict[str, Any]]]:
+    """The rows that ran, each with (measurement → values over seeds); none where fewer than two
+    papers have any.
+
+    Raises:
+        ReproError: an arm measured something of the kind, but not where its row says.
+    """
+    by_slug = {report.paper.slug: report for report in reports}
+    rows = []
+    for row in card.rows:
+        report = by_slug.get(row.method)
+        if report is None or row.arm not in report.method.arms(report.scale):
+            continue
+        if card.scales is not None and report.scale not in card.scales:
+            continue
+        for point in _points(card, report, row):
+            any_place = [n for n in card.measurements if report.results.has(n, row.arm)]
+            have = [n for n in any_place if report.results.has(n, row.arm, **point.at)]
+            values = {
+                name: report.results.values(name, row.arm, **point.at)
+                for name in have or any_place[:1]  # of a wrong coordinate this says what there is
+            }
+            if values:
+                rows.append((point, values))
+    return rows if len({row.method for row, _ in rows}) > 1 else []
+
+
+def _points(card: Comparison, report: inputs.Report, row: Row) -> list[Row]:
+    """The row itself, or one for each value of the coordinate that the comparison runs along."""
+    if card.along is None or card.along in row.at:
+        return [row]
+    name = next((n for n in card.measurements if report.results.has(n, row.arm)), None)
+    if name is None:
+        return []
+    places, _ = report.results.sweep(name, row.arm, card.along, **row.at)
+    return [row.model_copy(update={"at": {**row.at, card.along: x.item()}}) for x in places]
+
+
+def _training(report: inputs.Report, row: Row) -> str:
+    """Minutes that the row's models took to make, mean over seeds; they may have run in parallel.
+
+    Raises:
+        ReproError: the method has no such model.
+    """
+    seconds = 0.0
+    for name in row.models:
+        found = [
+            record["wall_s"]
+            for record in report.results.model_records
+            if record["folder"].parent.name == name
+        ]
+        if not found:
+            raise ReproError(
+                f"{report.paper.slug}: a comparison names the model `{name}`, of which there is no "
+                "record; correct the name in the card under comparisons/"
+            )
+        seconds += float(np.mean(found))
+    return f"{seconds / 60:.1f}" if row.models else "–"
+
+
+def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:
+    """The comparison as a table, best of each group in bold; None where nothing of it ran."""
+    rows = found(card, reports)
+    if not rows:
+        return None
+    by_slug = {report.paper.slug: report for report in reports}
+    summaries = [{name: summarise(v) for name, v in values.items()} for _, values in rows]
+    marks: dict[tuple[int, str], str] = {}
+    for name in card.measurements:
+        for group in dict.fromkeys(row.group for row, _ in rows):
+            members: Mapping[Any, Summary] = {
+                (i, name): summaries[i][name]
+                for i, (row, _) in enumerate(rows)
+                if row.group == group and name in summaries[i]
+            }
+            directions = {
+                by_slug[rows[i][0].method].experiment.measurements[name].direction
+                for i, _ in members
+            }
+            if len(directions) == 1:
+                marks |= tables.marked(members, directions.pop())
+    cells, records = [], []
+    trained = any(row.models for row, _ in rows)
+    for i, (row, values) in enumerate(rows):
+        report = by_slug[row.method]
+        line = [tables.Cell(row.group), tables.Cell(row.label), tables.Cell(report.paper.short)]
+        if card.along is not None:
+            line.append(tables.Cell(f"{row.at[card.along]:g}"))
+        for name in card.measurements:
+            if name not in values:
+                line.append(tables.Cell("–"))
+                continue
+            spec = report.experiment.measurements[name].format
+            text = with_interval(summaries[i][name], spec)
+            line.append(tables.Cell(text, marks.get((i, name), "")))
+            records.append(
+                {
+                    "group": row.group,
+                    "label": row.label,
+                    "method": row.method,
+                    "arm": row.arm,
+                    "at": at_key(row.at),
+                    "measurement": name,
+                    "n_seeds": summaries[i][name].n,
+                    "mean": summaries[i][name].mean,
+                    "half_width": summaries[i][name].half,
+                }
+            )
+        if trained:
+            line.append(tables.Cell(_training(report, row)))
+        cells.append(line)
+    headings = [_heading(name, reports, rows) for name in card.measurements]
+    named = ["Setting", "What", "Paper", *([card.along.upper()] if card.along else [])]
+    cost = ["training (min)"] if trained else []
+    return tables.Table(
+        id=identity,
+        title=card.title,
+        caption=" ".join(card.caption.split()),
+        columns=[*named, *headings, *cost],
+        numeric=[*[False] * 3, *[True] * (len(named) - 3 + len(headings) + len(cost))],
+        rows=cells,
+        notes=[tables.seed_note(s for row in summaries for s in row.values())],
+        records=records,
+    )
+
+
+def _heading(
+    name: str, reports: Sequence[inputs.Report], rows: Sequence[tuple[Row, dict[str, Any]]]
+) -> str:
+    """The title of a measurement by the first paper that has it."""
+    for row, values in rows:
+        if name in values:
+            return tables.heading(
+                next(r.results for r in reports if r.paper.slug == row.method), name
+            )
+    return name
+
+
+def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
+    return [name for name in card.measurements if any(name in values for _, values in rows)]
+
+
+def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
+    """What the card says to draw, or None where nothing of it ran.
+
+    A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean; or, with
+    ``along``, a panel a group with its curves over that coordinate and all others in grey, and
+    below them samples of the rows that have pictures.
+    """
+    rows = found(card, reports)
+    names = [name for name in card.figure if name in _measured(card, rows)]
+    if not names:
+        return None
+    draw_rows = _curves if card.along is not None else _dots
+    return draw_rows(card, reports, rows, names)
+
+
+def _curves(
+    card: Comparison,
+    reports: Sequence[inputs.Report],
+    rows: Sequence[tuple[Row, dict[str, Any]]],
+    names: Sequence[str],
+) -> Figure:
+    by_slug = {report.paper.slug: report for report in reports}
+    lines: dict[tuple, list[tuple[Row, dict[str, Any]]]] = {}
+    for row, values in rows:
+        fixed = at_key({k: v for k, v in row.at.items() if k != card.along})
+        lines.setdefault((row.group, row.label, row.method, row.arm, fixed), []).append(
+            (row, values)
+        )
+    shown = [points[0][0] for points in lines.values() if points[0][0].pictures]
+    strips = [
+        (row, by_slug[row.method].results.array(row.arm, _first(by_slug[row.method], row.arm),
+                                                row.pictures.format(**row.at)))
+        for row in shown
+    ]  # fmt: skip
+    groups = list(dict.fromkeys(group for group, *_ in lines))
+    columns = min(3, len(groups))
+    depth = -(-len(groups) // columns)
+    longest = max(sum(key[0] == group for key in lines) for group in groups)
+    upper, strip = depth * len(names) * (1.8 + 0.13 * longest), 0.52
+    figure = style.figure("full", upper + strip * len(strips))
+    parts = (
+        figure.subfigures(2, 1, height_ratios=[upper, strip * len(strips)], hspace=0.02)
+        if strips
+        else [figure]
+    )
+    grid = parts[0].subplots(depth * len(names), columns, squeeze=False, sharex=True)
+    for ax in grid.flat:
+        ax.set_visible(False)
+    for place, name in enumerate(names):
+        cells = grid[place * depth : (place + 1) * depth].flatten()[: len(groups)]
+        for cell, (ax, group) in enumerate(zip(cells, groups, strict=True)):
+            ax.set_visible(True)
+            _one_group(ax, card, by_slug, lines, name, group)
+            ax.set_title(group, fontsize=8)
+            ax.set_xlabel(card.along.upper(), fontsize=7)
+            ax.tick_params(labelbottom=True, labelsize=7)
+            if cell % columns == 0:
+                ax.set_ylabel(_heading(name, reports, rows), fontsize=6)
+        for ax in cells:
+            ax.set_yscale("log")
+        limits = np.array([ax.get_ylim() for ax in cells])
+        for ax in cells:
+            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+            style.plain_log(ax, axis="x")
+            style.plain_log(ax)
+    if strips:
+        columns = min(len(pictures) for _, pictures in strips)
+        cells = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
+        for ax, (row, pictures) in zip(cells, strips, strict=True):
+            pictures = np.asarray(pictures)[:columns].squeeze()
+            ax.imshow(np.concatenate(list(pictures), 1), cmap="gray", vmin=0, vmax=255)
+            ax.set_axis_off()
+            ax.text(-0.01, 0.5, f"{row.label}, {card.along.upper()} {row.at[card.along]:g}",
+                    transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
+    return figure
+
+
+def _one_group(
+    ax: Axes,
+    card: Comparison,
+    by_slug: Mapping[str, inputs.Report],
+    lines: Mapping[tuple, list[tuple[Row, dict[str, Any]]]],
+    name: str,
+    group: str,
+) -> None:
+    """Curves of one group in colour over those of all others in grey."""
+    index = 0
+    for (own, label, method, *_), points in lines.items():
+        have = [(r.at[card.along], values[name]) for r, values in points if name in values]
+        if not have:
+            continue
+        x = [place for place, _ in have]
+        mean = np.array([np.mean(values) for _, values in have])
+        if own != group:
+            ax.plot(x, mean, ".-", color=style.GRID, markersize=3, linewidth=1, zorder=1)
+            continue
+        low, high = (np.array([f(values) for _, values in have]) for f in (np.min, np.max))
+        colour = style.PALETTE[index % len(style.PALETTE)]
+        ax.plot(
+            x, mean, style.MARKERS[index % len(style.MARKERS)], color=colour, markersize=4,
+            linestyle="-", linewidth=1, label=f"{label} ({by_slug[method].paper.short})",
+        )  # fmt: skip
+        ax.vlines(x, low, high, color=colour, linewidth=1)
+        index += 1
+    ax.grid(visible=False)
+    if index:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), fontsize=5.5)
+
+
+def _first(report: inputs.Report, arm: str) -> int:
+    return min(report.results.seeds(arm))
+
+
+def _dots(
+    card: Comparison,
+    reports: Sequence[inputs.Report],
+    rows: Sequence[tuple[Row, dict[str, Any]]],
+    names: Sequence[str],
+) -> Figure:
+    rows = [(row, values) for row, values in rows if any(name in values for name in names)]
+    by_slug = {report.paper.slug: report for report in reports}
+    papers = list(dict.fromkeys(row.method for row, _ in rows))
+    groups = list(dict.fromkeys(row.group for row, _ in rows))
+    places = {id(row): i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)}
+    figure, axes = style.subplots(
+        1, len(names), width="full", height=0.17 * len(rows) + 0.3 * len(groups) + 0.9, sharey=True,
+        squeeze=False,
+    )  # fmt: skip
+    for ax, name in zip(axes[0], names, strict=True):
+        for row, values in rows:
+            if name not in values:
+                continue
+            colour = style.PALETTE[papers.index(row.method) % len(style.PALETTE)]
+            marker = style.MARKERS[papers.index(row.method) % len(style.MARKERS)]
+            place = places[id(row)]
+            seen = ax.get_legend_handles_labels()[1]
+            label = by_slug[row.method].paper.short
+            ax.plot(
+                values[name], np.full(len(values[name]), place), marker, color=colour,
+                markersize=3.2, alpha=0.6, label=None if label in seen else label,
+            )  # fmt: skip
+            ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
+        heading = _heading(name, reports, rows)
+        ax.set_xlabel(heading)
+        style.plain_log(ax, axis="x")
+    axes[0, 0].set_yticks(
+        [places[id(row)] for row, _ in rows], [row.label for row, _ in rows], fontsize=6
+    )
+    for group in groups:
+        first = min(places[id(row)] for row, _ in rows if row.group == group)
+        axes[0, 0].annotate(
+            group, (0, first - 0.85), xycoords=("axes fraction", "data"), xytext=(2, 0),
+            textcoords="offset points", va="center", fontsize=7, fontweight="bold",
+        )  # fmt: skip
+    low = min(places.values()) - 1.6
+    axes[0, 0].set_ylim(max(places.values()) + 0.8, low)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
+    return figure
+
+
+COLUMNS = [
+    "group",
+    "label",
+    "method",
+    "arm",
+    "at",
+    "measurement",
+    "n_seeds",
+    "mean",
+    "half_width",
+]
+
+
+def write_comparisons(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
+    """Write every comparison of a scale to ``out/tables/comparisons`` and ``out/figures/…``.
+
+    Raises:
+        ReproError: a mistake in a card, or records that cannot be read.
+    """
+    reports = inputs.load_all(scale, work, root)
+    written = []
+    for identity, card in load(root).items():
+        made = table(identity, card, reports)
+        if made is None:
+            continue
+        for suffix, text in (
+            ("md", made.markdown()),
+            ("csv", tables.to_csv(made.records, COLUMNS)),
+        ):
+            path = Path(out) / "tables" / FOLDER / f"{identity}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            store.write_text(path, text)
+            written.append(path)
+        with style.context():
+            figure = draw(card, reports)
+            if figure is None:
+                continue
+            folder = Path(out) / "figures" / FOLDER
+            folder.mkdir(parents=True, exist_ok=True)
+            for suffix in ("png", "svg"):
+                path = folder / f"{identity}.{suffix}"
+                with store.atomic(path) as temporary:
+                    figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
+                written.append(path)
+        about = {
+            "id": identity,
+            "title": card.title,
+            "caption": made.caption,
+            "alt": describe(figure),
+            "inches": round(float(figure.get_figwidth()), 2),
+        }
+        store.write_json(folder / f"{identity}.json", about)
+        written.append(folder / f"{identity}.json")
+    return written

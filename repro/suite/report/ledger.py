@@ -1,0 +1,311 @@
+"""The ledger: every claim with its verdict, for one scale and over all committed scales."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from repro import store
+from repro.errors import ReproError
+from repro.suite.cards import library
+from repro.suite.report import inputs
+from repro.suite.report.inputs import MEANINGS, SYMBOLS, Report
+from repro.suite.report.tables import CLAIM_COLUMNS, claim_records, to_csv
+from repro.suite.words import ORDER, SCALES, VERDICTS
+
+RUN_COLUMNS = ["method", "arm", "seed", "measurement", "at", "value", "unit", "timing"]
+
+
+def run_records(report: Report) -> list[dict[str, Any]]:
+    """Every number that was measured, one row each, in full precision."""
+    rows = []
+    for row in report.results.frame.itertuples(index=False):
+        card = report.results.measurement(row.measurement)
+        rows.append(
+            {
+                "method": report.paper.slug,
+                "arm": row.arm,
+                "seed": int(row.seed),
+                "measurement": row.measurement,
+                "at": row.at_key,
+                "value": float(row.value),
+                "unit": card.unit,
+                "timing": card.timing,
+            }
+        )
+    return rows
+
+
+def environment(reports: Iterable[Report]) -> dict[str, Any]:
+    """Where the runs of a scale were made: commits, devices, versions, first and last start."""
+    records = [
+        record
+        for report in reports
+        for record in [*report.results.records, *report.results.model_records]
+    ]
+    versions: dict[str, set[str]] = {}
+    for record in records:
+        for package, version in (record.get("versions") or {}).items():
+            versions.setdefault(package, set()).add(str(version))
+    started = sorted(str(record["started"]) for record in records if record.get("started"))
+    return {
+        "commits": _distinct(records, "commit"),
+        "devices": _distinct(records, "device"),
+        "threads": _distinct(records, "threads"),
+        "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
+        "first_start": started[0] if started else None,
+        "last_start": started[-1] if started else None,
+        "runs": len(records),
+        "wall_s": round(sum(float(record.get("wall_s") or 0) for record in records), 1),
+    }
+
+
+def _distinct(records: list[dict[str, Any]], key: str) -> list[str]:
+    return sorted({str(record[key]) for record in records if record.get(key) not in (None, "")})
+
+
+def write_ledger(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
+    """Write `claims.csv`, `runs.csv`, `environment.json` and `ledger.md` of a scale.
+
+    Args:
+        scale: name of the scale.
+        work: folder of the scale.
+        out: folder to write to; made if absent.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ReproError: no method has verdicts at this scale, or inputs cannot be read.
+    """
+    reports = inputs.load_all(scale, work, root)
+    if not reports:
+        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
+    out = Path(out)
+    files = {
+        "claims.csv": to_csv(
+            [r for report in reports for r in claim_records(report)], CLAIM_COLUMNS
+        ),
+        "runs.csv": to_csv([r for report in reports for r in run_records(report)], RUN_COLUMNS),
+        "ledger.md": scale_ledger(scale, reports),
+    }
+    written = []
+    for name, text in files.items():
+        store.write_text(out / name, text)
+        written.append(out / name)
+    store.write_json(out / "environment.json", environment(reports))
+    return [*written, out / "environment.json"]
+
+
+def scale_ledger(scale: str, reports: list[Report]) -> str:
+    """Markdown of one scale: counts per paper, then one line per claim."""
+    counts = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
+    counts.append(["**all**", *(sum(row[1 + i] for row in counts) for i in range(len(VERDICTS)))])
+    parts = [
+        f"# Ledger at scale {scale}",
+        _pipe(counts, ["Paper", *VERDICTS], numeric_from=1),
+    ]
+    for report in reports:
+        rows = [
+            [
+                claim.statement,
+                f"{SYMBOLS[report.claim_verdict(claim.id)]} {report.claim_verdict(claim.id)}",
+                report.claims.get(claim.id, {}).get("tier") or f"needs {claim.best_tier}",
+            ]
+            for claim in report.paper.claims
+        ]
+        parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Verdict", "Tier"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = None) -> str:
+    align = [
+        "right" if numeric_from is not None and i >= numeric_from else "left"
+        for i in range(len(headers))
+    ]
+    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+# Over all scales --------------------------------------------------------------------------------
+
+Ledger = dict[tuple[str, str], list[dict[str, str]]]
+"""(method, claim) → the rows of its checks."""
+
+
+def read_claims(folder: Path) -> Ledger:
+    """(method, claim) → rows of a committed `claims.csv`.
+
+    Raises:
+        ReproError: the file lacks a column.
+    """
+    path = folder / "claims.csv"
+    found: Ledger = {}
+    with path.open(encoding="utf-8", newline="") as handle:
+        reader = csv.DictReader(handle)
+        missing = {"method", "claim", "tier", "verdict"} - set(reader.fieldnames or ())
+        if missing:
+            raise ReproError(
+                f"{path} lacks the columns {', '.join(sorted(missing))}; write it anew"
+            )
+        for row in reader:
+            found.setdefault((row["method"], row["claim"]), []).append(row)
+    return found
+
+
+def overview(results_root: Path, root: Path | None = None, page: str = "results/README.md") -> str:
+    """Markdown table: how many claims of each paper have each verdict, scale by scale.
+
+    Args:
+        results_root: folder with `<scale>/claims.csv`.
+        root: folder that holds `methods/`, by default the repository.
+        page: where the sections of the papers are, relative to the text that shows the table.
+
+    Raises:
+        ReproError: there is no scale with a `claims.csv`.
+    """
+    ledgers, papers = _committed(Path(results_root), root)
+    rows = []
+    for paper in papers:
+        for scale, ledger in ledgers.items():
+            if _has(ledger, paper):
+                verdicts = [_verdict(ledger.get((paper.slug, claim.id))) for claim in paper.claims]
+                link = f"[{paper.short}]({page}#{_anchor(paper.short)})"
+                rows.append([link, scale, *(verdicts.count(v) for v in VERDICTS)])
+    return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
+
+
+def _committed(results_root: Path, root: Path | None) -> tuple[dict[str, Ledger], list[Any]]:
+    """Ledger of each committed scale, and the papers that occur in one."""
+    ledgers = {
+        scale: read_claims(results_root / scale)
+        for scale in SCALES
+        if (results_root / scale / "claims.csv").is_file()
+    }
+    if not ledgers:
+        raise ReproError(f"{results_root}: no <scale>/claims.csv; write a ledger first")
+    known = {method for ledger in ledgers.values() for method, _ in ledger}
+    papers = [library.load(slug, root).paper for slug in library.slugs(root) if slug in known]
+    return ledgers, papers
+
+
+def _has(ledger: Ledger, paper: Any) -> bool:
+    return any((paper.slug, claim.id) in ledger for claim in paper.claims)
+
+
+def results_readme(results_root: Path, root: Path | None = None) -> str:
+    """Write `README.md` of the committed results: the ledger over all their scales.
+
+    Args:
+        results_root: folder with `<scale>/claims.csv`, `<scale>/tables/`, `<scale>/figures/`.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The text written.
+
+    Raises:
+        ReproError: there is no scale with a `claims.csv`.
+    """
+    results_root = Path(results_root)
+    scales = [s for s in SCALES if (results_root / s / "claims.csv").is_file()]
+    if not scales:
+        raise ReproError(
+            f"{results_root}: no <scale>/claims.csv; write the ledger of a scale first"
+        )
+    ledgers = {scale: read_claims(results_root / scale) for scale in scales}
+    papers = [
+        library.load(slug, root).paper
+        for slug in library.slugs(root)
+        if any(method == slug for ledger in ledgers.values() for method, _ in ledger)
+    ]
+    parts = [
+        "# Ledger",
+        "Which claims of which papers hold, claim by claim. Derived from the committed "
+        "`claims.csv` of each scale; nothing here is edited by hand.",
+        "\n".join(f"- {SYMBOLS[v]} **{v}**: {MEANINGS[v]}" for v in VERDICTS),
+        "A verdict at a reduced scale tests the direction and the size of an effect on small "
+        "models and small real data; the paper's own numbers are then not comparable.",
+    ]
+    if "smoke" in ledgers:
+        parts.append("The scale `smoke` only exercises the code and is not evidence.")
+    parts.append(_environments(results_root, ledgers))
+    parts.append(overview(results_root, root, page=""))
+    if across := _links(results_root, ledgers, "comparisons"):
+        parts += ["## Across papers", across]
+    parts += [_paper_section(results_root, paper, ledgers) for paper in papers]
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    store.write_text(results_root / "README.md", text)
+    return text
+
+
+def _verdict(rows: list[dict[str, str]] | None) -> str:
+    have = {row["verdict"] for row in rows or ()}
+    return next((verdict for verdict in ORDER if verdict in have), "untested")
+
+
+def _environments(results_root: Path, scales: Iterable[str]) -> str:
+    rows = []
+    for scale in scales:
+        path = results_root / scale / "environment.json"
+        if not path.is_file():
+            continue
+        found = store.read_json(path)
+        rows.append(
+            [
+                scale,
+                "; ".join(found["devices"]),
+                ", ".join(f"`{commit[:10]}`" for commit in found["commits"]),
+                found["runs"],
+                f"{found['wall_s'] / 60:.1f}",
+            ]
+        )
+    headers = ["Scale", "Machine", "Commit", "Runs", "Minutes"]
+    return _pipe(rows, headers) if rows else ""
+
+
+def _paper_section(results_root: Path, paper: Any, ledgers: dict[str, Ledger]) -> str:
+    own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
+    rows = []
+    for claim in paper.claims:
+        cells = []
+        for scale in own:
+            found = ledgers[scale].get((paper.slug, claim.id))
+            verdict = _verdict(found)
+            deciding = [row for row in found or () if row["verdict"] == verdict]
+            tiers = dict.fromkeys(row["tier"] for row in deciding)
+            note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
+            seen = [row["observed"] for row in deciding if row.get("observed")]
+            note += f": `{seen[0]}`" if seen else ""
+            cells.append(f"{SYMBOLS[verdict]} {verdict}{note}")
+        rows.append([claim.statement, claim.where, *cells])
+    parts = [
+        f"## {paper.short}",
+        paper.citation(),
+        _pipe(rows, ["Claim", "Where", *own]),
+    ]
+    if links := _links(results_root, own, paper.slug):
+        parts.append(links)
+    return "\n\n".join(parts)
+
+
+def _links(results_root: Path, scales: Iterable[str], folder: str) -> str:
+    """A list of the tables and figures of a folder, by scale."""
+    links = []
+    for scale in scales:
+        for kind, pattern in (("tables", "*.md"), ("figures", "*.png")):
+            place = Path(scale) / kind / folder
+            names = sorted(p.name for p in (results_root / place).glob(pattern))
+            if names:
+                listed = ", ".join(f"[{Path(n).stem}]({(place / n).as_posix()})" for n in names)
+                links.append(f"- {kind.capitalize()}, {scale}: {listed}")
+    return "\n".join(links)
+
+
+def _anchor(text: str) -> str:
+    kept = "".join(c for c in text.lower() if c.isalnum() or c in " -_")
+    return kept.replace(" ", "-")

@@ -1,0 +1,345 @@
+"""One self-contained HTML page per scale: no network, no script or style from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from repro import store
+from repro.errors import ReproError
+from repro.suite.cards.paper import Claim, ReferenceTable
+from repro.suite.report import comparisons, inputs, ledger, tables
+from repro.suite.report.formatting import interval, number, seconds
+from repro.suite.report.inputs import (
+    EVIDENCE,
+    MEANINGS,
+    SYMBOLS,
+    TIER_MEANINGS,
+    Report,
+    paper_number,
+)
+from repro.suite.words import TIERS, VERDICTS
+
+SCALE_MEANINGS = {
+    "smoke": "minimal sizes that exercise the code",
+    "small": "small models and small real data, up to an hour of a processor per method",
+    "gpu": "larger models and data, minutes of one GPU per method",
+    "paper": "official weights and data",
+}
+LARGEST_PICTURE = 250_000
+"""Bytes above which the page embeds a picture as WebP instead of the PNG beside it."""
+
+WIDEST_PICTURE = 1200
+"""Pixels to which such a picture is reduced; the page shows at most 940 units of width."""
+
+
+def write_page(scale: str, work: Path, out: Path, root: Path | None = None) -> Path:
+    """Write the page of a scale.
+
+    Reads the verdicts and runs under `work`, and the figures that `write_figures` put under
+    `out/figures/<slug>`; a figure that was not drawn yet is left out with a remark.
+
+    Args:
+        scale: name of the scale.
+        work: folder of the scale.
+        out: the report's folder; the page is `out/index.html`.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ReproError: no method has verdicts at this scale, or inputs cannot be read.
+    """
+    reports = inputs.load_all(scale, work, root)
+    if not reports:
+        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
+    page = Path(out) / "index.html"
+    store.write_text(page, render(scale, reports, Path(out) / "figures", root))
+    return page
+
+
+def render(scale: str, reports: list[Report], drawings: Path, root: Path | None = None) -> str:
+    """HTML of the page; `drawings` is the folder with the figures of each method."""
+    counts = {v: sum(r.counts()[v] for r in reports) for v in VERDICTS}
+    return (
+        _templates()
+        .get_template("page.html.j2")
+        .render(
+            scale=scale,
+            scale_meaning=SCALE_MEANINGS.get(scale, ""),
+            counts=counts,
+            environment=ledger.environment(reports),
+            papers=[_paper(report, drawings) for report in reports],
+            comparisons=_comparisons(reports, drawings, root),
+            verdicts=VERDICTS,
+            tiers=TIERS,
+            meanings=MEANINGS,
+            tier_meanings=TIER_MEANINGS,
+            example=interval_svg(
+                {"margin": 0.6, "margin_low": 0.35, "margin_high": 0.85, "n_seeds": 3}, "reproduced"
+            ),
+        )
+    )
+
+
+@functools.cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("repro.suite.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "prose": prose,
+        "breakable": breakable,
+        "number": number,
+        "seconds": seconds,
+        "symbol": lambda verdict: SYMBOLS[verdict],
+        "evidence": lambda mark: EVIDENCE[mark],
+        "minute": lambda stamp: (stamp or "unknown")[:16].replace("T", " "),
+        "day": lambda stamp: (stamp or "")[:10] or "unknown",
+    }
+    environment.globals |= {"include_raw": _include_raw}
+    return environment
+
+
+def _include_raw(name: str) -> Markup:
+    """A style sheet or script as it stands; both are ours and hold no closing tag."""
+    source, _, _ = _templates().loader.get_source(_templates(), name)
+    return Markup(source)
+
+
+# Words and numbers ------------------------------------------------------------------------------
+
+
+def prose(text: str) -> Markup:
+    """Escaped text with `code` between backticks."""
+    parts = re.split(r"`([^`]+)`", " ".join(str(text).split()))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    )
+
+
+def breakable(text: str) -> Markup:
+    """Escaped text that may break after punctuation (long names, paths, expressions)."""
+    safe = re.sub(r"([/_,=](?=\w)|[.-](?=[a-z]))", r"\1<wbr>", str(escape(text)))
+    return Markup(re.sub(r"(\b\d[\d.]*e-\d+)", r'<span class="number">\1</span>', safe))
+
+
+# A paper ----------------------------------------------------------------------------------------
+
+
+def _paper(report: Report, drawings: Path) -> dict[str, Any]:
+    paper, experiment = report.paper, report.experiment
+    figures, missing = _figures(report, drawings / report.paper.slug)
+    everything = tables.measurement_tables(report)
+    return {
+        "card": paper,
+        "slug": paper.slug,
+        "citation": paper.citation(),
+        "bibtex": paper.bibtex(),
+        "counts": report.counts(),
+        "claims": [_claim(report, claim) for claim in paper.claims],
+        "figures": figures,
+        "missing_figures": missing,
+        "tables": [tables.card_table(report, card) for card in experiment.tables],
+        "measurements": everything,
+        "costs": [table for table in tables.cost_tables(report) if table.id != "claims"],
+        "provenance": _provenance(report),
+        "references": [_reference(table) for table in paper.tables],
+        "licences": [
+            (kind, text) for kind, text in dict(paper.licence).items() if text not in (None, "")
+        ],
+    }
+
+
+def _comparisons(reports: list[Report], drawings: Path, root: Path | None) -> list[dict[str, Any]]:
+    folder = drawings / comparisons.FOLDER
+    found = []
+    for identity, card in comparisons.load(root).items():
+        made = comparisons.table(identity, card, reports)
+        if made is None:
+            continue
+        figure = None
+        if (about := folder / f"{identity}.json").is_file():
+            figure = {**store.read_json(about), "wide": True, "uri": _data_uri(folder, identity)}
+        found.append({"id": identity, "table": made, "figure": figure})
+    return found
+
+
+def _reference(table: ReferenceTable) -> dict[str, Any]:
+    """A table of the paper, its numbers as the card gives them but for separators in large ones."""
+    columns = list(zip(*table.rows, strict=True)) or [() for _ in table.columns]
+    return {
+        "card": table,
+        "numeric": [all(v is None or isinstance(v, (int, float)) for v in c) for c in columns],
+        "rows": [[_as_given(value) for value in row] for row in table.rows],
+    }
+
+
+def _as_given(value: float | int | str | None) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (int, float)) and abs(value) >= 10_000 and float(value).is_integer():
+        return number(value)
+    return str(value)
+
+
+def _claim(report: Report, claim: Claim) -> dict[str, Any]:
+    judged = report.claims.get(claim.id, {})
+    verdict = report.claim_verdict(claim.id)
+    checks = [_check(report, check) for check in report.claim_checks(claim.id)]
+    deciding = next((check for check in checks if check["verdict"] == verdict), None)
+    return {
+        "card": claim,
+        "anchor": f"{report.paper.slug}.{claim.id}",
+        "verdict": verdict,
+        "tier": judged.get("tier") or claim.best_tier,
+        "judged": verdict != "untested",
+        "reason": judged.get("reason") if verdict == "untested" else "",
+        "paper_number": paper_number(claim),
+        "facts": [
+            text
+            for text in (
+                claim.metric if paper_number(claim) else "",
+                claim.setting,
+                claim.where,
+                EVIDENCE[claim.evidence] if claim.evidence != "unsure" else "",
+            )
+            if text
+        ],
+        "comparable": bool(checks) and all(check["comparable"] for check in checks),
+        "checks": checks,
+        "deciding": deciding,
+        "findings": report.findings(claim.id),
+    }
+
+
+def _check(report: Report, check: Mapping[str, Any]) -> dict[str, Any]:
+    own = report.paper_says(check)
+    seeds = int(check.get("n_seeds") or 0)
+    several = seeds > 1 and check["margin_low"] != check["margin_high"]
+    return {
+        **check,
+        "svg": interval_svg(check, check["verdict"]),
+        "small_svg": interval_svg(check, check["verdict"], small=True),
+        "margin_text": number(check.get("margin"), ".3g"),
+        "interval_text": interval(check["margin_low"], check["margin_high"]) if several else "",
+        "detectable_text": number(check.get("smallest_detectable"), ".2g") if several else "",
+        "runs_text": f"{seeds} seeds" if seeds > 1 else "one run",
+        "own_paper": own if own != paper_number(report.paper.claim(check["claim"])) else "",
+    }
+
+
+def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) -> Markup:
+    """Margin with its interval against the threshold (the line in the middle).
+
+    The side that the claim predicts is tinted. Thin dots are seeds. The axis is scaled to the
+    check, so lengths of different checks do not compare.
+    """
+    margin = check.get("margin")
+    if margin is None:
+        return Markup("")
+    low, high = check.get("margin_low"), check.get("margin_high")
+    low, high = (margin if v is None else float(v) for v in (low, high))
+    seeds = [float(v) for v in check.get("margins") or ()]
+    width, height = (112, 18) if small else (260, 34)
+    middle, reach, y = width / 2, width / 2 - 7, height / 2
+    extent = max(abs(v) for v in (margin, low, high, *seeds)) or 1.0
+
+    def x(value: float) -> str:
+        return f"{middle + reach * value / extent:.1f}"
+
+    spread = f", 95 % interval {number(low, '.3g')} to {number(high, '.3g')}" if low != high else ""
+    label = f"margin {number(margin, '.3g')}{spread}; the predicted side is above 0"
+    radius = 3.5 if small else 5
+    parts = [
+        f'<svg class="interval {verdict}" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" aria-label="{escape(label)}">',
+        f'<rect class="side" x="{middle}" y="0" width="{middle}" height="{height}" rx="3"/>',
+        f'<line class="axis" x1="0" x2="{width}" y1="{y}" y2="{y}"/>',
+        f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height}"/>',
+    ]
+    if low != high:
+        parts.append(f'<line class="bar" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>')
+        cap = 3 if small else 5
+        parts += [
+            f'<line class="cap" x1="{x(v)}" x2="{x(v)}" y1="{y - cap}" y2="{y + cap}"/>'
+            for v in (low, high)
+        ]
+    if not small and len(seeds) > 1:
+        parts += [f'<circle class="seed" cx="{x(v)}" cy="{y + 11}" r="1.8"/>' for v in seeds]
+    parts.append(f'<circle class="mean" cx="{x(margin)}" cy="{y}" r="{radius}"/></svg>')
+    return Markup("".join(parts))
+
+
+def _figures(report: Report, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    found, missing = [], []
+    for card in report.experiment.figures:
+        if card.scales is not None and report.scale not in card.scales:
+            continue
+        about = folder / f"{card.id}.json"
+        if not about.is_file():
+            missing.append(card.title)
+            continue
+        figure = store.read_json(about)
+        found.append({**figure, "wide": figure["inches"] > 4.5, "uri": _data_uri(folder, card.id)})
+    return found, missing
+
+
+def _data_uri(folder: Path, name: str) -> str:
+    """The drawing as a data URI: SVG if there is a small one, else PNG, or WebP if large."""
+    drawing = folder / f"{name}.svg"
+    if drawing.is_file() and drawing.stat().st_size <= LARGEST_PICTURE:
+        kind, content = "svg+xml", drawing.read_bytes()
+    else:
+        kind, content = "png", (folder / f"{name}.png").read_bytes()
+        if len(content) > LARGEST_PICTURE:
+            from PIL import Image
+
+            picture = Image.open(io.BytesIO(content)).convert("RGB")
+            picture.thumbnail((WIDEST_PICTURE, 4 * WIDEST_PICTURE))
+            squeezed = io.BytesIO()
+            picture.save(squeezed, "WEBP", quality=85)
+            if squeezed.tell() < len(content):
+                kind, content = "webp", squeezed.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _provenance(report: Report) -> dict[str, Any]:
+    found = ledger.environment([report])
+    rows = []
+    for kind, records in (
+        ("arm", report.results.records),
+        ("model", report.results.model_records),
+        ("shared model", report.zoo_records),
+    ):
+        for name in dict.fromkeys(r["folder"].parent.name for r in records):
+            own = [r for r in records if r["folder"].parent.name == name]
+            rows.append(
+                {
+                    "name": name,
+                    "kind": kind,
+                    "seeds": ", ".join(str(r["seed"]) for r in own),
+                    "params": {k: _short(v) for k, v in (own[0].get("params") or {}).items()},
+                    "fingerprints": [str(r.get("fingerprint") or "")[:10] for r in own],
+                }
+            )
+    return {**found, "rows": rows}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "…"

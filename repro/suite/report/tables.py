@@ -1,0 +1,661 @@
+"""Tables of one method: Markdown and CSV for the folder, the same rows for the page.
+
+Every table but `cost` holds only quantities that are equal, bit for bit, whenever the same seeds
+run on the same machine; wall-clock figures and checks that read them are in `cost`.
+
+In a result table the best mean of a column is bold, and means whose 95 % interval overlaps the
+interval of the best one (the seeds cannot tell them apart) are in italics.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from repro import store
+from repro.coordinates import at_key
+from repro.errors import ReproError
+from repro.suite.report import inputs
+from repro.suite.report.formatting import (
+    Summary,
+    interval,
+    number,
+    seconds,
+    summarise,
+    with_interval,
+)
+from repro.suite.report.inputs import SYMBOLS, Report, paper_number
+from repro.suite.report.results import Results, at_sort
+
+RESERVED = ("claims", "measurements", "cost")
+ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
+SEED_NOTE = "Mean ± half-width of the 95 % interval over {seeds} seeds; one that ran once has none."
+ONE_RUN_NOTE = "One run each: no intervals."
+BEST_NOTE = "Best mean in bold; means that the seeds cannot tell from it in italics."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a cell; `mark` is "best", "tie" or empty."""
+
+    text: str
+    mark: str = ""
+
+    def markdown(self) -> str:
+        text = self.text.replace("|", "\\|").replace("\n", " ")
+        if self.mark == "best":
+            return f"**{text}**"
+        return f"_{text}_" if self.mark == "tie" else text
+
+
+@dataclass
+class Table:
+    """A table ready to be written.
+
+    Attributes:
+        id: file name without suffix.
+        title: heading.
+        caption: what the reader sees, in a sentence.
+        columns: headings.
+        numeric: which columns hold numbers (right-aligned).
+        rows: cells, row by row.
+        notes: lines under the table.
+        records: long-form rows for the CSV, full precision.
+    """
+
+    id: str
+    title: str
+    caption: str
+    columns: list[str]
+    numeric: list[bool]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def markdown(self, level: int = 1) -> str:
+        """GitHub-flavoured Markdown with heading, caption, table and notes."""
+        body = tabulate(
+            [[cell.markdown() for cell in row] for row in self.rows],
+            headers=[column.replace("|", "\\|") for column in self.columns],
+            tablefmt="pipe",
+            disable_numparse=True,
+            colalign=["right" if numeric else "left" for numeric in self.numeric],
+        )
+        parts = [f"{'#' * level} {self.title}", self.caption, body, *self.notes]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_csv(records: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
+    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: _field(record.get(key)) for key in columns})
+    return out.getvalue()
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+# Claims -----------------------------------------------------------------------------------------
+
+CLAIM_COLUMNS = [
+    "method",
+    "claim",
+    "check",
+    "tier",
+    "verdict",
+    "expect",
+    "observed",
+    "margin",
+    "margin_low",
+    "margin_high",
+    "smallest_detectable",
+    "n_seeds",
+    "paper",
+    "comparable",
+    "timing",
+    "reason",
+]
+
+
+def claim_records(report: Report) -> list[dict[str, Any]]:
+    """One record per check, and one per claim that has none, in the order of the paper's card."""
+    records = []
+    for claim in report.paper.claims:
+        judged = report.claims.get(claim.id, {})
+        checks = report.claim_checks(claim.id)
+        for check in checks:
+            records.append(
+                {
+                    **{column: check.get(column) for column in CLAIM_COLUMNS},
+                    "method": report.paper.slug,
+                    "check": check["id"],
+                    "paper": report.paper_says(check),
+                    "timing": report.is_timing(check),
+                }
+            )
+        if not checks:
+            records.append(
+                {
+                    "method": report.paper.slug,
+                    "claim": claim.id,
+                    "tier": judged.get("tier") or claim.best_tier,
+                    "verdict": report.claim_verdict(claim.id),
+                    "paper": paper_number(claim),
+                    "comparable": False,
+                    "timing": False,
+                    "reason": judged.get("reason") or "",
+                }
+            )
+    return records
+
+
+def margin_text(check: Mapping[str, Any]) -> str:
+    """Margin with its 95 % interval; a single value has none."""
+    text = number(check.get("margin"), ".3g")
+    low, high = check.get("margin_low"), check.get("margin_high")
+    if low is None or high is None or (low == high and check.get("n_seeds", 1) <= 1):
+        return text
+    return f"{text} {interval(low, high)}"
+
+
+def claims_table(report: Report, *, timing: bool = False) -> Table:
+    """Claims with their checks.
+
+    Args:
+        report: the method.
+        timing: list the checks that read wall-clock figures (with their numbers) instead of all
+            others (where those have only their verdict).
+    """
+    records = claim_records(report)
+    checks = {check["id"]: check for check in report.checks}
+    statements = {claim.id: claim for claim in report.paper.claims}
+    rows = []
+    for record in records:
+        check = checks.get(record.get("check") or "", {})
+        hidden = record["timing"] and not timing
+        if timing and not record["timing"]:
+            continue
+        claim = statements[record["claim"]]
+        paper = record["paper"]
+        shown = paper and f"{paper} ({'comparable' if record['comparable'] else 'not comparable'})"
+        rows.append(
+            [
+                Cell(claim.statement),
+                Cell(record["tier"] or "–"),
+                Cell(f"{SYMBOLS[record['verdict']]} {record['verdict']}"),
+                Cell(f"`{record['expect']}`" if record.get("expect") else "–"),
+                Cell("see cost" if hidden else (record.get("observed") or "–")),
+                Cell("see cost" if hidden else (margin_text(check) if check else "–")),
+                Cell("see cost" if hidden else number(record.get("smallest_detectable"), ".2g")),
+                Cell(str(record.get("n_seeds") or "–")),
+                Cell(shown or "–"),
+                Cell("see cost" if hidden else (record.get("reason") or "")),
+            ]
+        )
+    columns = {
+        "Claim": False,
+        "Tier": False,
+        "Verdict": False,
+        "Expected": False,
+        "Observed": False,
+        "Margin [95 % interval]": True,
+        "Smallest detectable": True,
+        "Seeds": True,
+        "Paper": False,
+        "Reason": False,
+    }
+    return Table(
+        id="claims",
+        title=f"{report.paper.short}: claims that read wall-clock figures"
+        if timing
+        else f"{report.paper.short}: claims at scale {report.scale}",
+        caption="Margin: the signed distance to the threshold, positive on the predicted side.",
+        columns=list(columns),
+        numeric=list(columns.values()),
+        rows=rows,
+        records=[
+            record
+            if timing or not record["timing"]
+            else {
+                **record,
+                **dict.fromkeys(
+                    ("observed", "margin", "margin_low", "margin_high", "smallest_detectable")
+                ),
+                "reason": "wall-clock: numbers in cost",
+            }
+            for record in records
+            if record["timing"] or not timing
+        ],
+    )
+
+
+# Measurements ---------------------------------------------------------------------------------
+
+MEASUREMENT_COLUMNS = [
+    "measurement",
+    "arm",
+    "at",
+    "unit",
+    "n_seeds",
+    "mean",
+    "half_width",
+    "minimum",
+    "maximum",
+]
+
+
+def heading(results: Results, name: str, arrow: bool = True) -> str:
+    """Column heading of a measurement: title, unit and the direction that is better."""
+    card = results.measurement(name)
+    unit = f" ({card.unit})" if card.unit else ""
+    return f"{card.title or name}{unit}{ARROWS[card.direction] if arrow else ''}"
+
+
+def _grouped(results: Results, measurements: Iterable[str]) -> dict[tuple[str, str, str], Any]:
+    """(measurement, arm, at_key) → (at, values over seeds), in card order and by coordinates."""
+    frame = results.frame
+    wanted = list(measurements)
+    arms = {arm: index for index, arm in enumerate(results.arms())}
+    found: dict[tuple[str, str, str], tuple[dict, list[float]]] = {}
+    rows = frame[frame["measurement"].isin(wanted)]
+    for row in rows.itertuples(index=False):
+        found.setdefault((row.measurement, row.arm, row.at_key), (row.at, []))[1].append(row.value)
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: (
+                wanted.index(item[0][0]),
+                arms[item[0][1]],
+                at_sort(item[1][0]),
+            ),
+        )
+    )
+
+
+def marked(summaries: Mapping[Any, Summary], direction: str) -> dict[Any, str]:
+    """Which of the compared means is best and which the seeds cannot tell from it."""
+    if direction == "none" or len(summaries) < 2:
+        return {}
+    sign = 1 if direction == "higher" else -1
+    means = {key: sign * summary.mean for key, summary in summaries.items()}
+    top = max(means.values())
+    best = [key for key, mean in means.items() if mean == top]
+    if len(best) == len(summaries):
+        return {}
+    found = dict.fromkeys(best, "best")
+    first = summaries[best[0]]
+    for key, summary in summaries.items():
+        known = summary.half is not None or first.half is not None
+        if key not in found and known and summary.low <= first.high and first.low <= summary.high:
+            found[key] = "tie"
+    return found
+
+
+def _records(results: Results, grouped: Mapping[tuple[str, str, str], Any]) -> list[dict[str, Any]]:
+    records = []
+    for (name, arm, key), (_, values) in grouped.items():
+        summary = summarise(values)
+        records.append(
+            {
+                "measurement": name,
+                "arm": arm,
+                "at": key,
+                "unit": results.measurement(name).unit,
+                "n_seeds": summary.n,
+                "mean": summary.mean,
+                "half_width": summary.half,
+                "minimum": min(values),
+                "maximum": max(values),
+            }
+        )
+    return records
+
+
+def seed_note(summaries: Iterable[Summary]) -> str:
+    counts = sorted({summary.n for summary in summaries if summary.n > 1})
+    if not counts:
+        return ONE_RUN_NOTE
+    return SEED_NOTE.format(seeds=" or ".join(str(count) for count in counts))
+
+
+def _pivot(
+    results: Results,
+    measurements: list[str],
+    grouped: Mapping[tuple[str, str, str], Any],
+    *,
+    id: str,
+    title: str,
+    caption: str,
+) -> Table:
+    """Rows: arms (and coordinates where they vary); columns: measurements.
+
+    Where one arm alone has coordinates, the rows are its coordinates.
+    """
+    keys: dict[tuple[str, str], dict] = {}
+    for (_, arm, key), (at, _) in grouped.items():
+        keys.setdefault((arm, key), at)
+    arms = results.arms()
+    order = sorted(keys, key=lambda pair: (arms.index(pair[0]), at_sort(keys[pair])))
+    points = {key: at for (_, key), at in keys.items()}
+    axes, labels, numeric = _coordinates(points) if len(points) > 1 else ([], {}, [])
+    by_arm = not axes or len({arm for arm, _ in order}) > 1
+    summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
+    marks: dict[tuple[str, str, str], str] = {}
+    for name in measurements:
+        for at in {key for _, key in order}:
+            compared = {k: s for k, s in summaries.items() if k[0] == name and k[2] == at}
+            marks |= marked(compared, results.measurement(name).direction)
+    rows = []
+    for arm, at in order:
+        row = [Cell(results.title(arm))] if by_arm else []
+        row += [Cell(text) for text in labels.get(at, ())]
+        for name in measurements:
+            key = (name, arm, at)
+            spec = results.measurement(name).format
+            row.append(
+                Cell(with_interval(summaries[key], spec), marks.get(key, ""))
+                if key in summaries
+                else Cell("–")
+            )
+        rows.append(row)
+    return Table(
+        id=id,
+        title=title,
+        caption=caption,
+        columns=[*(["Arm"] if by_arm else []), *axes, *(heading(results, n) for n in measurements)],
+        numeric=[*([False] if by_arm else []), *numeric, *(True for _ in measurements)],
+        rows=rows,
+        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        records=_records(results, grouped),
+    )
+
+
+def _coordinates(
+    points: Mapping[str, Mapping],
+) -> tuple[list[str], dict[str, list[str]], list[bool]]:
+    """Columns for coordinates: headings, texts by at_key, and which are numbers.
+
+    One column per coordinate if all points have the same ones, else a single column "At".
+    """
+    axes = list(dict.fromkeys(axis for at in points.values() for axis in at))
+    if not axes or any(set(at) != set(axes) for at in points.values()):
+        return ["At"], {key: [key.replace(",", ", ") or "–"] for key in points}, [False]
+    labels = {
+        key: [at_key({"": at[axis]}).partition("=")[2] for axis in axes]
+        for key, at in points.items()
+    }
+    numeric = [all(isinstance(at[axis], (int, float)) for at in points.values()) for axis in axes]
+    return axes, labels, numeric
+
+
+def card_table(report: Report, card: Any) -> Table:
+    """A table that the experiment's card asks for.
+
+    Raises:
+        ReproError: its id is taken, or nothing it lists was measured.
+    """
+    results = report.results
+    if card.id in RESERVED:
+        raise ReproError(
+            f"{report.paper.slug}: a table may not be called {card.id!r}; choose another id"
+        )
+    arms = card.arms or results.arms()
+    grouped = {
+        key: value
+        for key, value in _grouped(results, card.measurements).items()
+        if key[1] in arms
+        and all(
+            name in value[0] and at_key({"": value[0][name]}) == at_key({"": want})
+            for name, want in (card.at or {}).items()
+        )
+    }
+    return _pivot(
+        results,
+        [n for n in card.measurements if any(key[0] == n for key in grouped)],
+        grouped,
+        id=card.id,
+        title=card.title,
+        caption=card.caption,
+    )
+
+
+def measurement_tables(report: Report) -> list[Table]:
+    """Everything that was measured, wall-clock figures apart.
+
+    First one table of the measurements without coordinates (rows: arms), then those with
+    coordinates, oriented so that they are taller than wide.
+    """
+    results = report.results
+    present = set(results.frame["measurement"])
+    names = [
+        name
+        for name, card in report.experiment.measurements.items()
+        if name in present and not card.timing
+    ]
+    return [
+        *_plain_table(results, names, "measurements", "Measurements"),
+        *_swept_tables(results, names),
+    ]
+
+
+def _plain_table(results: Results, names: list[str], identity: str, title: str) -> list[Table]:
+    """One table of the measurements without coordinates, or none where there are none."""
+    plain = {key: value for key, value in _grouped(results, names).items() if key[2] == ""}
+    shown = [name for name in names if any(key[0] == name for key in plain)]
+    if not plain:
+        return []
+    return [_pivot(results, shown, plain, id=identity, title=title, caption="")]
+
+
+def _swept_tables(results: Results, names: list[str]) -> list[Table]:
+    """Tables of the measurements that have coordinates.
+
+    Measurements that one arm alone has, at the same coordinates, share a table.
+    """
+    swept = {key: value for key, value in _grouped(results, names).items() if key[2] != ""}
+    places: dict[frozenset[tuple[str, str]], list[str]] = {}
+    for name in dict.fromkeys(key[0] for key in swept):
+        at = frozenset(key[1:] for key in swept if key[0] == name)
+        alone = len({arm for arm, _ in at}) == 1
+        places.setdefault(at if alone else at | {("", name)}, []).append(name)
+    tables = []
+    for at, together in places.items():
+        grouped = {key: value for key, value in swept.items() if key[0] in together}
+        if len(together) == 1:
+            tables.append(_sweep_table(results, together[0], grouped))
+            continue
+        arm = next(iter(at))[0]
+        title = results.title(arm)
+        tables.append(
+            _pivot(results, together, grouped, id=f"measurements-{arm}", title=title, caption="")
+        )
+    return tables
+
+
+def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, str], Any]) -> Table:
+    card = results.measurement(name)
+    arms = [arm for arm in results.arms() if any(key[1] == arm for key in grouped)]
+    points: dict[str, dict] = {}
+    for (_, _, key), (at, _) in grouped.items():
+        points.setdefault(key, at)
+    keys = sorted(points, key=lambda key: at_sort(points[key]))
+    summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
+    marks: dict[tuple[str, str, str], str] = {}
+    for at in keys:
+        marks |= marked({k: s for k, s in summaries.items() if k[2] == at}, card.direction)
+
+    def cell(arm: str, at: str) -> Cell:
+        key = (name, arm, at)
+        if key not in summaries:
+            return Cell("–")
+        return Cell(with_interval(summaries[key], card.format), marks.get(key, ""))
+
+    axes, labels, numeric = _coordinates(points)
+    if len(keys) >= len(arms):
+        columns = [*axes, *(results.title(arm) for arm in arms)]
+        rows = [[*map(Cell, labels[at]), *(cell(arm, at) for arm in arms)] for at in keys]
+    else:
+        one = len(axes) == 1 and axes != ["At"]
+        columns = ["Arm", *(f"{axes[0]} {labels[at][0]}" if one else at for at in keys)]
+        rows = [[Cell(results.title(arm)), *(cell(arm, at) for at in keys)] for arm in arms]
+        numeric = [False]
+    return Table(
+        id=f"measurements-{name}",
+        title=heading(results, name),
+        caption="",
+        columns=columns,
+        numeric=[*numeric, *([True] * (len(columns) - len(numeric)))],
+        rows=rows,
+        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        records=_records(results, grouped),
+    )
+
+
+# Cost -----------------------------------------------------------------------------------------
+
+
+def cost_tables(report: Report) -> list[Table]:
+    """Wall time and memory per run and model, wall-clock measurements, and the checks on them."""
+    results = report.results
+    tables = [_run_costs(report)]
+    timing = [name for name, card in report.experiment.measurements.items() if card.timing]
+    present = set(results.frame["measurement"])
+    names = [name for name in timing if name in present]
+    tables += _plain_table(results, names, "timing", "Wall-clock measurements")
+    tables += _swept_tables(results, names)
+    checks = claims_table(report, timing=True)
+    if checks.rows:
+        tables.append(checks)
+    return tables
+
+
+def _run_costs(report: Report) -> Table:
+    results = report.results
+    evaluations = next((n for n in ("nfe", "calls") if n in report.experiment.measurements), None)
+    rows, records = [], []
+    for arm in results.arms():
+        runs = [r for r in results.records if r["folder"].parent.name == arm]
+        count = ""
+        if evaluations and results.has(evaluations, arm):
+            values = results.frame[
+                (results.frame["arm"] == arm) & (results.frame["measurement"] == evaluations)
+            ]["value"]
+            low, high = (number(v, ".4g") for v in (values.min(), values.max()))
+            count = low if low == high else f"{low} – {high}"
+        rows.append(_cost_row(results.title(arm), "run", runs, count))
+        records += _cost_records(arm, "run", runs)
+    for kind, group in (("model", results.model_records), ("shared model", report.zoo_records)):
+        for name in dict.fromkeys(r["folder"].parent.name for r in group):
+            made = [r for r in group if r["folder"].parent.name == name]
+            card = report.experiment.models.get(name) if kind == "model" else None
+            rows.append(_cost_row((card and card.title) or name, kind, made, ""))
+            records += _cost_records(name, kind, made)
+    total = sum(
+        float(r.get("wall_s") or 0)
+        for r in [*results.records, *results.model_records, *report.zoo_records]
+    )
+    return Table(
+        id="cost",
+        title=f"{report.paper.short}: cost at scale {report.scale}",
+        caption="Mean wall time per seed, its total over seeds, and peak memory of the process.",
+        columns=["What", "Kind", "Seeds", "Time per seed", "Total", "Peak memory", "Evaluations"],
+        numeric=[False, False, True, True, True, True, True],
+        rows=rows,
+        notes=[f"Total: {seconds(total)}."],
+        records=records,
+    )
+
+
+def _cost_row(title: str, kind: str, runs: list[dict[str, Any]], count: str) -> list[Cell]:
+    walls = [float(r["wall_s"]) for r in runs if r.get("wall_s") is not None]
+    peaks = [float(r["peak_memory_mb"]) for r in runs if r.get("peak_memory_mb") is not None]
+    return [
+        Cell(title),
+        Cell(kind),
+        Cell(str(len(runs))),
+        Cell(seconds(sum(walls) / len(walls)) if walls else "–"),
+        Cell(seconds(sum(walls)) if walls else "–"),
+        Cell(f"{max(peaks):,.0f} MB" if peaks else "–"),
+        Cell(count or "–"),
+    ]
+
+
+COST_COLUMNS = ["kind", "name", "seed", "wall_s", "peak_memory_mb", "device", "threads"]
+
+
+def _cost_records(name: str, kind: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**{column: r.get(column) for column in COST_COLUMNS}, "kind": kind, "name": name}
+        for r in runs
+    ]
+
+
+# Writing --------------------------------------------------------------------------------------
+
+
+def write_tables(
+    method: str, scale: str, work: Path, out: Path, root: Path | None = None
+) -> list[Path]:
+    """Write all tables of a method as Markdown and CSV.
+
+    Files: `claims`, one per table of the card, `measurements` (all that was measured) and `cost`
+    (everything that depends on the clock).
+
+    Args:
+        method: slug.
+        scale: name of the scale.
+        work: folder of the scale.
+        out: the report's folder; tables go to `out/tables/<slug>/`.
+        root: folder that holds `methods/`, by default the repository.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ReproError: verdicts or records are missing, or a table of the card cannot be made.
+    """
+    report = inputs.load(method, scale, work, root)
+    claims = claims_table(report)
+    everything = measurement_tables(report)
+    files = {
+        "claims.md": claims.markdown(),
+        "claims.csv": to_csv(claims.records, CLAIM_COLUMNS),
+        "measurements.md": "\n".join(
+            [
+                f"# {report.paper.short}: everything measured at scale {scale}\n",
+                *(table.markdown(2) for table in everything),
+            ]
+        ),
+        "measurements.csv": to_csv(
+            [record for table in everything for record in table.records], MEASUREMENT_COLUMNS
+        ),
+    }
+    costs = cost_tables(report)
+    files["cost.md"] = "\n".join(
+        [costs[0].markdown(1), *(table.markdown(2) for table in costs[1:])]
+    )
+    files["cost.csv"] = to_csv(costs[0].records, COST_COLUMNS)
+    for card in report.experiment.tables:
+        table = card_table(report, card)
+        files[f"{card.id}.md"] = table.markdown()
+        files[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
+    written = []
+    for name, text in files.items():
+        path = Path(out) / "tables" / report.paper.slug / name
+        store.write_text(path, text)
+        written.append(path)
+    return written

@@ -1,0 +1,289 @@
+"""From measurements to verdicts.
+
+A check is evaluated for each seed, arms paired by seed, which gives one margin a seed (≥ 0 on
+the predicted side). A bootstrap over seeds gives a 95 % interval of the mean margin.
+
+* whole interval on the predicted side: ``reproduced``;
+* whole interval on the other side: ``contradicted``;
+* otherwise ``inconclusive``.
+
+Exact and structural checks are identities: every seed has to satisfy them as written. A reduced
+or paper comparison of random arms needs at least three seeds before it may say anything but
+``inconclusive``. A claim without a check at this scale is ``untested``. A check that cannot be
+evaluated is an error, never a silent ``untested``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from repro.coordinates import at_key
+from repro.errors import ReproError
+from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.method import Method
+from repro.suite.expression import Reference
+from repro.suite.words import ORDER, TIERS
+
+MINIMUM_SEEDS = 3
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The verdict of one check with everything that led to it."""
+
+    id: str
+    claim: str
+    tier: str
+    expect: str
+    why: str
+    verdict: str
+    observed: str
+    margin: float
+    margin_low: float
+    margin_high: float
+    smallest_detectable: float | None
+    n_seeds: int
+    margins: list[float]
+    paper: str
+    comparable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim's verdict: the worst of its checks."""
+
+    id: str
+    verdict: str
+    tier: str
+    reason: str
+
+
+class Measurements:
+    """Measurements of one method at one scale, addressed as checks address them."""
+
+    def __init__(self, records: Iterable[Mapping[str, Any]], deterministic: Sequence[str] = ()):
+        self._values: dict[tuple[str, str, str], dict[int, float]] = {}
+        self._deterministic = set(deterministic)
+        for record in records:
+            for item in record["measurements"]:
+                key = (record["arm"], item["name"], at_key(item["at"]))
+                self._values.setdefault(key, {})[int(record["seed"])] = float(item["value"])
+
+    def seeds(self, reference: Reference) -> dict[int, float]:
+        """Seed → value.
+
+        Raises:
+            ReproError: nothing of that name was measured; the message lists what was.
+        """
+        key = (reference.arm, reference.name, reference.at)
+        if key in self._values:
+            return self._values[key]
+        have = sorted(
+            f"{name}[{arm}{', ' + at if at else ''}]"
+            for arm, name, at in self._values
+            if arm == reference.arm and name == reference.name
+        ) or sorted({f"{name}[{arm}]" for arm, name, _ in self._values if arm == reference.arm})
+        listed = "; ".join(have[:8]) or "nothing"
+        raise ReproError(f"`{reference}` was not measured; that arm has {listed}")
+
+    def is_deterministic(self, arm: str) -> bool:
+        return arm in self._deterministic
+
+
+def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: str) -> CheckResult:
+    """Evaluate one check over all seeds.
+
+    Raises:
+        ReproError: a measurement is missing or not finite, or arms share no seeds.
+    """
+    references = check.parsed.references()
+    try:
+        values = {reference: measured.seeds(reference) for reference in references}
+        for reference, by_seed in values.items():
+            for seed, value in by_seed.items():
+                if not math.isfinite(value):
+                    raise ReproError(f"`{reference}` is {value} at seed {seed}")
+        random = [r for r in references if not measured.is_deterministic(r.arm)]
+        sets = [set(values[r]) for r in random] or [set(values[r]) for r in references]
+        seeds = sorted(set.intersection(*sets))
+        if any(s != sets[0] for s in sets) or not seeds:
+            raise ReproError("its arms were not run with the same seeds")
+        lookups = [
+            {
+                r: (next(iter(v.values())) if measured.is_deterministic(r.arm) else v[seed])
+                for r, v in values.items()
+            }
+            for seed in seeds
+        ]
+        margins = [check.parsed.margin(lookup.__getitem__) for lookup in lookups]
+        holds = [check.parsed.holds(lookup.__getitem__) for lookup in lookups]
+        sides = np.mean([check.parsed.sides(lookup.__getitem__) for lookup in lookups], axis=0)
+    except ReproError as error:
+        raise ReproError(f"check `{identity}` ({check.expect}): {error}") from error
+
+    low, high = bootstrap_interval(margins)
+    mean = float(np.mean(margins))
+    reason = ""
+    if check.tier in ("exact", "structural") or not random:
+        if all(holds):
+            verdict = "reproduced"
+        elif not any(holds):
+            verdict = "contradicted"
+        else:
+            verdict = "contradicted" if check.tier in ("exact", "structural") else "inconclusive"
+            reason = f"holds for {sum(holds)} of {len(holds)} seeds"
+    elif len(seeds) < MINIMUM_SEEDS:
+        verdict = "inconclusive"
+        reason = f"{len(seeds)} seed(s): fewer than {MINIMUM_SEEDS} cannot bound the effect"
+    elif low > 0 or (low == 0 and all(holds)):
+        verdict = "reproduced"
+    elif high < 0:
+        verdict = "contradicted"
+    else:
+        verdict = "inconclusive"
+        reason = "the interval of the margin contains 0"
+    terms = [_term(float(side)) for side in sides]
+    observed = terms[0] + "".join(
+        f" {_TURNED[op] if not ok else op} {term}"
+        for op, term, ok in zip(check.parsed.ops, terms[1:], _links(check, sides), strict=True)
+    )
+    return CheckResult(
+        id=identity,
+        claim=check.claim,
+        tier=check.tier,
+        expect=check.expect,
+        why=check.why,
+        verdict=verdict,
+        observed=observed,
+        margin=mean,
+        margin_low=low,
+        margin_high=high,
+        smallest_detectable=smallest_detectable(margins),
+        n_seeds=len(seeds),
+        margins=[float(m) for m in margins],
+        paper=check.paper or paper,
+        comparable=check.comparable,
+        reason=reason,
+    )
+
+
+def _term(value: float) -> str:
+    """Four digits, but whole numbers in full: counts are compared to the last digit."""
+    whole = value.is_integer() and abs(value) < 1e15
+    return f"{value:.0f}" if whole else f"{value:.4g}"
+
+
+_TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}
+
+
+def _links(check: CheckCard, sides: np.ndarray) -> list[bool]:
+    tests = {
+        "<": np.less,
+        "<=": np.less_equal,
+        ">": np.greater,
+        ">=": np.greater_equal,
+        "==": np.equal,
+    }
+    return [
+        bool(tests[op](a, b)) for op, a, b in zip(check.parsed.ops, sides, sides[1:], strict=False)
+    ]
+
+
+def bootstrap_interval(margins: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean; all resamples are enumerated for n ≤ 5.
+
+    Args:
+        margins: one value a seed, n ≥ 1. With n = 1 the interval is the value itself.
+    """
+    x = np.asarray(margins, dtype=float)
+    n = len(x)
+    if n <= 5:
+        index = np.array(list(itertools.product(range(n), repeat=n)))
+    else:
+        index = np.random.default_rng(20240607).integers(0, n, size=(RESAMPLES, n))
+    means = np.sort(x[index].mean(axis=1))
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)
+
+
+def smallest_detectable(margins: Sequence[float]) -> float | None:
+    """Smallest mean margin that a two-sided 5 % t-test on n seeds finds with 80 % power.
+
+    ``(t_{0.975} + t_{0.8}) · s / √n`` with n − 1 degrees of freedom; None for a single seed.
+    """
+    n = len(margins)
+    if n < 2:
+        return None
+    from scipy.stats import t
+
+    spread = float(np.std(margins, ddof=1))
+    return float((t.ppf(0.975, n - 1) + t.ppf(0.8, n - 1)) * spread / math.sqrt(n))
+
+
+def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every verdict of a method at a scale, as plain data (the content of ``verdicts/``).
+
+    Args:
+        records: run records with ``arm``, ``seed`` and ``measurements``.
+    """
+    deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
+    measured = Measurements(records, deterministic)
+    results = []
+    for identity, check in method.checks(scale).items():
+        value = method.paper.claim(check.claim).method
+        paper = "" if value is None else f"{value} {method.paper.claim(check.claim).unit}".strip()
+        try:
+            results.append(judge_check(identity, check, measured, paper))
+        except ReproError as error:
+            raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
+    return {
+        "method": method.slug,
+        "scale": scale,
+        "checks": [asdict(result) for result in results],
+        "claims": [asdict(result) for result in judge_claims(method, scale, results)],
+    }
+
+
+def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> list[ClaimResult]:
+    """One verdict a claim: contradicted if any check is, reproduced only if all are."""
+    judged = []
+    for claim in method.paper.claims:
+        own = [result for result in results if result.claim == claim.id]
+        if not own:
+            judged.append(
+                ClaimResult(claim.id, "untested", "", _why_untested(method, scale, claim))
+            )
+            continue
+        found = {result.verdict for result in own}
+        verdict = next(v for v in ORDER if v in found)
+        tier = max((result.tier for result in own), key=TIERS.index)
+        reason = "; ".join(
+            f"{result.id}: {result.reason or result.observed}"
+            for result in own
+            if result.verdict == verdict and verdict != "reproduced"
+        )
+        judged.append(ClaimResult(claim.id, verdict, tier, reason))
+    return judged
+
+
+def _why_untested(method: Method, scale: str, claim) -> str:
+    checks = [check for check in method.experiment.checks if check.claim == claim.id]
+    if checks:
+        elsewhere = [
+            s
+            for s in method.experiment.scales
+            if any(c.claim == claim.id for c in method.checks(s).values())
+        ]
+        return f"not checked at scale {scale}; checked at {', '.join(elsewhere) or 'none'}"
+    if claim.best_tier == "paper":
+        return "needs the official weights and data (tier paper)"
+    return "no check is written for this claim yet"

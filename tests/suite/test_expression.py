@@ -1,0 +1,87 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.coordinates import at_key
+from repro.errors import ReproError
+from repro.suite.expression import Reference, parse
+
+VALUES = {
+    Reference("nfe", "radd", "steps=64"): 32.0,
+    Reference("nfe", "sedd-scale", "steps=64"): 65.0,
+    Reference("error", "exact", "item=theorem-1"): -3e-9,
+    Reference("x", "a", ""): 2.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "margin"),
+    [
+        ("nfe[radd, steps=64] / nfe[sedd-scale, steps=64] <= 0.5", 0.5 - 32 / 65),
+        ("abs(error[exact, item=theorem-1]) <= 1e-9", 1e-9 - 3e-9),
+        ("x[a] ** 3 - 2 * 3 >= 2", 0.0),
+        ("-x[a] + 1 < 0", 1.0),
+        ("1.5 <= x[a] <= 2.25", 0.25),
+        ("x[a] == 2", 0.0),
+        ("x[a] == 5", -3.0),
+        ("max(x[a], 3) + min(1, 2) + mean(1, 2, 3) <= 10", 4.0),
+        ("log(exp(x[a])) * sqrt(4) > 3", 1.0),
+        ("2 ** -1 * x[a] <= (1 + 1) * 1", 1.0),
+        ("-x[a] ** 2 <= 0", 4.0),
+    ],
+)
+def test_margin(text, margin):
+    assert parse(text).margin(VALUES.__getitem__) == pytest.approx(margin, abs=1e-12)
+
+
+def test_strictness():
+    assert not parse("x[a] < 2").holds(VALUES.__getitem__)
+    assert parse("x[a] <= 2").holds(VALUES.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("nfe[radd]", "needs a comparison"),
+        ("nfe <= 3", "neither a function"),
+        ("__import__('os') <= 3", "unexpected"),
+        ("nfe[radd, 64] <= 3", "key=value"),
+        ("nfe[] <= 3", "no arm"),
+        ("1 <= ", "ends"),
+        ("(1 <= 2", "expected `)`"),
+        ("1 <= 2 3", "unexpected `3`"),
+        ("x[a].real <= 2", "unexpected"),
+    ],
+)
+def test_rejects(text, why):
+    with pytest.raises(ReproError, match=why.replace(")", r"\)")):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["x[a] / 0 < 1", "log(x[a] - 2) < 1", "(0 - x[a]) ** 0.5 < 1"])
+def test_no_value(text):
+    with pytest.raises(ReproError, match="no value"):
+        parse(text).margin(VALUES.__getitem__)
+
+
+def test_at_key_is_canonical():
+    assert at_key({"steps": 64.0, "batch": "8"}) == at_key({"batch": 8, "steps": "64"})
+    assert at_key({"x": 0.5}) == "x=0.5" == at_key({"x": "0.50"})
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_margin_sign_agrees_with_truth(a, b):
+    values = {Reference("x", "a", ""): a, Reference("y", "b", ""): b}
+    check = parse("x[a] <= y[b]")
+    assert (check.margin(values.__getitem__) >= 0) == check.holds(values.__getitem__) == (a <= b)
+    assert not math.isnan(check.margin(values.__getitem__))
+
+
+@given(st.text(max_size=40))
+def test_never_fails_otherwise(text):
+    try:
+        parse(text)
+    except ReproError as error:
+        assert text.strip() in str(error) or not text.strip()

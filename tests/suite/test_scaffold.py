@@ -1,0 +1,92 @@
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from repro.errors import ReproError
+from repro.places import ROOT
+from repro.suite import scaffold
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """The suite without its weights, so that a new folder does not land in the checkout."""
+    root = tmp_path / "clone"
+    shutil.copytree(
+        ROOT / "repro",
+        root / "repro",
+        ignore=shutil.ignore_patterns("weights", "__pycache__"),
+    )
+    shutil.copytree(ROOT / "workflow", root / "workflow")
+    for name in ("Snakefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "methods").mkdir()
+    (root / "methods" / "__init__.py").touch()
+    return root
+
+
+def run(root, *command):
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True
+    )
+
+
+def test_a_new_folder_runs_and_passes_its_tests(clone):
+    made = run(clone, "repro", "new", "my-paper")
+    assert made.returncode == 0, made.stderr
+    done = run(clone, "repro", "run", "my-paper", "--scale", "smoke")
+    assert done.returncode == 0, done.stderr
+    assert '"verdict": "reproduced"' in (clone / "work/smoke/verdicts/my-paper.json").read_text()
+    tests = run(clone, "pytest", "-q", "-p", "no:cacheprovider", "tests/methods/my_paper")
+    assert tests.returncode == 0, tests.stdout
+    lint = run(clone, "ruff", "check", "methods", "tests")
+    assert lint.returncode == 0, lint.stdout
+    targets = run(clone, "snakemake", "--list")
+    assert "small/my-paper" in targets.stdout, targets.stderr
+
+
+@pytest.mark.dag
+@pytest.mark.parametrize(("batch", "rule"), [(True, "run_batch"), (False, "run")])
+def test_a_changed_preset_reruns_just_what_depends_on_it(clone, batch, rule):
+    def counted(plan):
+        rules = r"^(run|run_batch|verdict|tables|page)\s+(\d+)$"
+        return dict(re.findall(rules, plan, re.MULTILINE))
+
+    def snakemake(*arguments):
+        profile = ("--profile", "workflow/profiles/local", "--cores", "2")
+        done = run(clone, "snakemake", *profile, *arguments, "--config", f"batch={batch}")
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout + done.stderr
+
+    for slug in ("first", "second"):
+        assert run(clone, "repro", "new", slug).returncode == 0
+    snakemake("smoke")
+    assert "Nothing to be done" in snakemake("-n", "smoke")
+
+    card = clone / "methods" / "first" / "experiment.yaml"
+    card.write_text(card.read_text().replace("points: 101", "points: 51"))
+    planned = counted(snakemake("-n", "smoke"))
+    assert planned == {rule: "1", "verdict": "1", "tables": "1", "page": "1"}
+    snakemake("smoke")
+
+    # a threshold is judged anew, nothing is run anew
+    card.write_text(card.read_text().replace("<= 1e-12", "<= 1e-11"))
+    counts = counted(snakemake("-n", "smoke"))
+    assert counts == {"verdict": "1", "tables": "1", "page": "1"}
+    snakemake("smoke")
+
+    snakemake("smoke", "--report", "report.zip")
+    assert (clone / "report.zip").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("slug", ["My Paper", "../x", "a_b", "9x"])
+def test_bad_slugs(slug, tmp_path):
+    with pytest.raises(ReproError, match="is not a slug"):
+        scaffold.create(slug, tmp_path)
+
+
+def test_existing_folder_is_kept():
+    with pytest.raises(ReproError, match="exists already"):
+        scaffold.create("radd", ROOT)
