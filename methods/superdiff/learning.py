@@ -88,7 +88,7 @@ def _initialised(job: Job, dim: int) -> nn.Module:
     """All models of a seed start alike; those of a half differ from each other by data alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.rng("initialise").initial_seed())
-        network = build(job.params, dim)
+        network = build(job, job.params, dim)
     if job.params.start:
         network.network.load_state_dict(job.model(job.params.start))
     return network

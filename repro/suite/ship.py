@@ -1,4 +1,4 @@
-"""Make shipped weights: ``python -m repro.zoo.ship NAME``.
+"""Make shipped weights: ``python -m repro.suite.ship NAME``.
 
 Trains a zoo model by the function and parameters of its card, measures it, and writes
 ``weights/NAME.safetensors``, its provenance ``weights/NAME.json`` and a sample grid
@@ -47,15 +47,7 @@ LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "safetensors"
 SAMPLES = {"fashion-mnist-unconditional": 5000, "fashion-mnist-conditional": 2000}
 FEWER = 1000
 STEPS = 50
-SOURCES = (
-    "repro/nets",
-    "repro/training.py",
-    "repro/zoo/train.py",
-    "repro/zoo/judge.py",
-    "repro/zoo/slices.py",
-    "repro/zoo/__init__.py",
-    "repro/zoo/zoo.yaml",
-)
+CRITIC = "zoo/fashion-mnist-classifier"
 
 
 def _git(*arguments: str) -> str:
@@ -64,12 +56,15 @@ def _git(*arguments: str) -> str:
     ).stdout.strip()
 
 
-def _commit() -> str:
+def _commit(train: str) -> str:
     """The commit of the code, which must be what is on disk.
+
+    train: the function of the card; with what it reaches and the card it makes the weights.
 
     Raises ReproError where the sources of the weights have uncommitted changes.
     """
-    changed = _git("status", "--porcelain", "--", *SOURCES)
+    sources = [*fingerprint.sources(train), ROOT / "repro" / "zoo" / "zoo.yaml"]
+    changed = _git("status", "--porcelain", "--", *map(str, sources))
     if changed:
         raise ReproError(
             f"{changed.split()[-1]} has uncommitted changes; commit first, so that the provenance "
@@ -89,7 +84,7 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train, or take up what an earlier call of this command trained."""
     tensors, note = job.scratch / "trained.safetensors", job.scratch / "trained.json"
     if not note.exists():
-        commit = _commit()
+        commit = _commit(card.train)
         resumed = (job.scratch / "fit.checkpoint").exists()
         started = time.monotonic()
         module, _, function = card.train.partition(":")
@@ -156,7 +151,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
         extract, features = pretrained.colour_features(job), "MobileNetV2"
         real = real[:count]
     else:
-        extract = zoo.features(zoo.shipped("fashion-mnist-classifier")[0])
+        extract = pretrained.features(zoo.job(models={CRITIC: zoo.shipped(CRITIC)[0]}))
         features = "Fashion-MNIST classifier"
     distance = frechet_from_features(extract(fake), extract(real))
     measured = {
@@ -166,8 +161,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
         "sampler": f"DDIM, {STEPS} uniform steps, eta 0, clipped",
     }
     if labelled and dataset == "fashion-mnist":
-        critic = zoo.build("fashion-mnist-classifier").eval()
-        critic.load_state_dict(zoo.shipped("fashion-mnist-classifier")[0])
+        critic = pretrained.network(zoo.job(models={CRITIC: zoo.shipped(CRITIC)[0]}), CRITIC)
         with torch.no_grad():
             guess = torch.cat([critic(part).argmax(1) for part in fake.split(500)])
         agreement = (guess == torch.arange(count) % 10).float().mean().item()
@@ -234,7 +228,7 @@ def main(name: str) -> None:
 
     half = card.params.get("store") == "float16"
     kept = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
-    network = zoo.build(name, card.params)
+    network = pretrained.build(card.params)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept.items()})
     network.eval().requires_grad_(False)
     measure = {

@@ -8,7 +8,6 @@ import torch
 
 from repro import data
 from repro.errors import ReproError
-from repro.job import Job
 from repro.metrics import frechet_from_features
 from repro.suite import zoo
 from repro.suite.cards import library
@@ -20,7 +19,7 @@ NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-
 def a_judge(dataset: str = "digits", **params: object) -> judge.Judge:
     name = NAMES[dataset]
     values = {"dataset": dataset, "classifier": name, "samples": 32, "real": 200} | params
-    return judge.Judge(Job.for_test(params=values, models={name: zoo.shipped(name)[0]}))
+    return judge.Judge(zoo.job(params=values, models={name: zoo.shipped(name)[0]}))
 
 
 def real(n: int, split: str = "test") -> torch.Tensor:
@@ -88,7 +87,7 @@ def test_a_grid_is_kept_as_bytes():
 def test_the_classifier_trains_from_its_card(tmp_path):
     card = library.zoo().models["digits-classifier"]
     params = dict(card.params) | {"steps": 60, "warmup": 5}
-    job = Job.for_test(name="digits-classifier", params=params, scratch=tmp_path)
+    job = zoo.job(name="digits-classifier", params=params, scratch=tmp_path)
     state = judge.classifier(job)
     net = zoo.build("digits-classifier", params)
     net.load_state_dict(state)

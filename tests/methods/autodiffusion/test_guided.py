@@ -12,9 +12,9 @@ from methods.autodiffusion import exact, guided, guided_arms, noisy_classifier, 
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.noisy_classifier import NAME, NoisyClassifier, noised
 from repro.errors import ReproError
-from repro.job import Job
 from repro.suite import zoo
 from repro.suite.cards import library
+from repro.zoo import pretrained
 
 ENCODER = {"resolution": 8, "channels": 8, "mult": [1, 2], "patch": 1, "groups": 4}
 CHAIN = ad.Candidate((120, 480, 870))
@@ -37,7 +37,7 @@ def job(weights, tmp_path):
     card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", "steps-guided")
     params |= {"samples": 12, "real": 40, "n": 10, "batch": 16, "precision": "float32"}
-    return Job.for_test(
+    return zoo.job(
         "autodiffusion", "steps-guided", 0, params, weights, scratch=tmp_path,
         model_params={NAME: {"encoder": ENCODER}},
     )  # fmt: skip
@@ -135,7 +135,7 @@ def test_candidates_together_are_guided_as_alone(job):
 def test_labels_reach_network_and_classifier(job, weights):
     torch.manual_seed(0)
     unet = dict(zoo.params("digits-unconditional")["unet"], num_classes=10)
-    network = zoo.build("digits-unconditional", {"unet": unet})
+    network = pretrained.build({"unet": unet})
     problem = guided.Guided(job)
     problem.network = ad.SkippableUNet(network.eval().requires_grad_(False))
     seen = []
@@ -200,9 +200,9 @@ def test_noised_images_have_the_variance_of_their_time():
 def test_classifier_learns_and_noise_hides_the_class(tmp_path):
     card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", NAME)
-    job = Job.for_test("autodiffusion", NAME, 0, params, scratch=tmp_path)
+    job = zoo.job("autodiffusion", NAME, 0, params, scratch=tmp_path)
     state = noisy_classifier.train(job)
-    judged = Job.for_test(
+    judged = zoo.job(
         "autodiffusion", "classifier-accuracy", 0,
         card.arm_params("smoke", "classifier-accuracy") | {"times": [0, 999]},
         {NAME: state}, model_params={NAME: params},

@@ -10,7 +10,6 @@ import torch
 from methods.slimflow import consistency, digits, structure, training
 from methods.slimflow import method as slim
 from repro.errors import ReproError
-from repro.job import Job
 from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
 from repro.suite import zoo
@@ -35,7 +34,7 @@ def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):
     params |= {k: v for k, v in TOY.items() if k in params} | changed
     preset = card.scale("smoke").stand_ins
     wanted = [preset.get(n, n) for n in wanted]
-    job = Job.for_test(
+    job = zoo.job(
         "slimflow", name, seed, params, {n: models[n][0] for n in wanted},
         card.experiment.measurements, model_params={n: models[n][1] for n in wanted},
     )  # fmt: skip
@@ -244,7 +243,7 @@ def test_digits_in_five_networks(card, models):
 
 
 def test_mirrored_digits_hold_both_sides(card):
-    job = Job.for_test()
+    job = zoo.job()
     x = digits.mirrored_digits(job, "train")
     half = len(x) // 2
     assert torch.equal(x[:half].flip(-1), x[half:])

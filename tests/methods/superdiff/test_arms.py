@@ -32,14 +32,14 @@ def models(*names):
     found = {}
     for seed, name in enumerate(names):
         torch.manual_seed(seed)
-        network = learning.build(SimpleNamespace(**TRAINED), 64)
+        network = learning.build(Job.for_test(), SimpleNamespace(**TRAINED), 64)
         torch.nn.init.normal_(network.last.weight, std=0.05)
         found[name] = network.state_dict()
     return found
 
 
 def job_for(params, *names):
-    return Job.for_test(
+    return zoo.job(
         "superdiff",
         params=params,
         models=models(*names) | {CLASSIFIER: zoo.shipped(CLASSIFIER)[0]},
@@ -127,7 +127,7 @@ def test_training_sees_its_half_alone(tmp_path, monkeypatch):
     )  # fmt: skip
     kept = []
     monkeypatch.setattr(learning, "noised", lambda x, g: (kept.append(x), NOISED(x, g))[1])
-    job = Job.for_test("superdiff", params=TRAINED | {"batch": 400}, scratch=tmp_path)
+    job = zoo.job("superdiff", params=TRAINED | {"batch": 400}, scratch=tmp_path)
     learning.train(job)
     from repro import data
 
