@@ -777,15 +777,15 @@ def _cross_check(method: Method) -> None:
 
 
 def _datasets() -> list[str]:
-    from repro import data
+    from repro.data import catalogue
 
-    return list(data.REGISTRY)
+    return catalogue.names()
 
 
 def _data_fingerprint(name: str) -> str:
-    from repro import data
+    from repro.data import catalogue
 
-    return data.fingerprint(name)
+    return catalogue.fingerprint(name)
 
 
 def shipped_path(shipped: str) -> Path:

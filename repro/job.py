@@ -159,14 +159,14 @@ class Job:
 
     def data(self, name: str) -> Any:
         """A dataset of the card, fetched and verified if need be."""
-        from repro import data
+        from repro.data import catalogue
 
         if self.data_names and name not in self.data_names:
             raise ReproError(
                 f"{self.method}/{self.name} reads dataset `{name}` but its card does not list it; "
                 "add it to `data` in experiment.yaml"
             )
-        return data.load(name)
+        return catalogue.load(name)
 
     def model(self, name: str) -> dict[str, torch.Tensor]:
         """The state dict of a model of the card."""
@@ -331,13 +331,11 @@ def device_for(options: Options) -> str:
 
 def prepare_data(name: str, work: Path) -> None:
     """Fetch and verify a dataset; leave its manifest for the DAG."""
-    from repro import data
+    from repro.data import catalogue
 
-    if name not in data.REGISTRY:
-        raise ReproError(f"no dataset `{name}`{nearest(name, data.REGISTRY)}")
-    data.prepare(name)
+    catalogue.prepare(name)
     store.write_json(
-        work / "data" / f"{name}.json", {"name": name, "fingerprint": data.fingerprint(name)}
+        work / "data" / f"{name}.json", {"name": name, "fingerprint": catalogue.fingerprint(name)}
     )
 
 
