@@ -64,7 +64,7 @@ def fitted(text: str, characters: int, order: int) -> metrics.NGram:
 
 def corpus(job: Job) -> Text:
     """The one text of an arm."""
-    (name,) = job.data_names
+    (name,) = job.data_names or ()
     text: Text = job.data(name)
     return text
 

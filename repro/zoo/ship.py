@@ -239,7 +239,7 @@ def main(name: str) -> None:
         "classifier": _measure_classifier,
         "slice_denoiser": _measure_slices,
     }[card.train.partition(":")[2]]
-    job.data_names = ()
+    job.data_names = [*card.data, "mobilenetv2-imagenet"]  # judges colour images
     measured, shown = measure(network, job)
     job.log.info("%s: %s", name, measured)
 
