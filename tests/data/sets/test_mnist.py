@@ -1,4 +1,3 @@
-
 import numpy as np
 from archives_made import idx, tar_bytes
 
