@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro import data, store
+from repro import store
+from repro.data import catalogue
 from repro.diffusion import samplers
 from repro.diffusion.schedules import (
     alphas_cumprod,
@@ -102,7 +103,7 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "params": job.params.as_dict(),
                 "train": card.train,
                 "seed": job.seed,
-                "data": {n: data.fingerprint(n) for n in card.data},
+                "data": {n: catalogue.fingerprint(n) for n in card.data},
                 "threads": job.threads,
                 "processor": _processor(),
                 "python": platform.python_version(),
@@ -140,7 +141,7 @@ def sample(
 
 def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Tensor]:
     dataset = job.params.dataset
-    real = scaled(images(data.load(dataset).test, dataset), dataset)
+    real = scaled(images(job.data(dataset).test, dataset), dataset)
     count = SAMPLES.get(job.name, FEWER)
     labelled = network.num_classes is not None
     fake = sample(network, job, count, tuple(real.shape[1:]), labels=labelled)
@@ -171,7 +172,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
 
 def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], None]:
     dataset = job.params.dataset
-    test = data.load(dataset).test
+    test = job.data(dataset).test
     x, y = scaled(images(test, dataset), dataset), torch.from_numpy(np.array(test.labels))
     with torch.no_grad():
         guess = torch.cat([network(judge.enlarged(part)).argmax(1) for part in x.split(500)])
@@ -180,7 +181,7 @@ def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], N
 
 def _measure_slices(network: nn.Module, job: Job) -> tuple[dict[str, Any], Tensor]:
     """Denoising PSNR on held-out slices, and samples of the VE ODE by Heun's method."""
-    volume = slices.volume_3mm(data.load(job.params.dataset).t1)
+    volume = slices.volume_3mm(job.data(job.params.dataset).t1)
     held = volume[list(slices.HELD_OUT)][:, None]
     measured: dict[str, Any] = {"reference": f"{len(held)} held-out slices"}
     with torch.no_grad():
@@ -236,7 +237,7 @@ def main(name: str) -> None:
         "classifier": _measure_classifier,
         "slice_denoiser": _measure_slices,
     }[card.train.partition(":")[2]]
-    job.data_names = ()
+    job.data_names = [*card.data, "mobilenetv2-imagenet"]  # judges colour images
     measured, shown = measure(network, job)
     job.log.info("%s: %s", name, measured)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro import data
+from repro.data.catalogue import load
 from repro.errors import ReproError
 from repro.metrics import frechet_from_features
 from repro.suite import zoo
@@ -23,7 +23,7 @@ def a_judge(dataset: str = "digits", **params: object) -> judge.Judge:
 
 
 def real(n: int, split: str = "test") -> torch.Tensor:
-    part = getattr(data.load("digits"), split)
+    part = getattr(load("digits"), split)
     return train.scaled(train.images(part, "digits"), "digits")[:n]
 
 
@@ -42,7 +42,7 @@ def test_sizes_that_cannot_be_enlarged_are_refused(shape):
 
 
 def test_the_classifier_of_digits_knows_held_out_digits():
-    labels = torch.from_numpy(np.array(data.load("digits").test.labels))
+    labels = torch.from_numpy(np.array(load("digits").test.labels))
     guess = a_judge().probabilities(real(10_000)).argmax(1)
     assert (guess == labels).float().mean() > 0.97
 

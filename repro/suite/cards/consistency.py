@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from repro.data import REGISTRY
+from repro.data import catalogue
 from repro.errors import ReproError, nearest
 from repro.suite.cards.experiment import Experiment, Model
 from repro.suite.cards.loading import read
@@ -61,7 +61,7 @@ def cross_check(method: Method) -> None:
 
     if experiment.paper != paper.slug:
         fail("paper", f"expected `{paper.slug}` (paper.yaml), found `{experiment.paper}`")
-    datasets = list(REGISTRY)
+    datasets = catalogue.names()
     models = _models_in_reach(method)
     for name, model in experiment.models.items():
         for data in model.data:

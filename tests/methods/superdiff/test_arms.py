@@ -129,9 +129,9 @@ def test_training_sees_its_half_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(learning, "noised", lambda x, g: (kept.append(x), NOISED(x, g))[1])
     job = zoo.job("superdiff", params=TRAINED | {"batch": 400}, scratch=tmp_path)
     learning.train(job)
-    from repro import data
+    from repro.data.catalogue import load
 
-    digits = data.load("digits").train
+    digits = load("digits").train
     half = learning.scaled(learning.images(digits, "digits"), "digits")[digits.labels < 5]
     known = {row.numpy().tobytes() for row in half}
     assert all(row.numpy().tobytes() in known for row in kept[0])
