@@ -11,7 +11,7 @@ from repro.errors import ReproError
 from repro.metrics import frechet_from_features
 from repro.suite import zoo
 from repro.suite.cards import library
-from repro.zoo import judge, train
+from repro.zoo import judge, pretrained, train
 
 NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-classifier"}
 
@@ -89,7 +89,7 @@ def test_the_classifier_trains_from_its_card(tmp_path):
     params = dict(card.params) | {"steps": 60, "warmup": 5}
     job = zoo.job(name="digits-classifier", params=params, scratch=tmp_path)
     state = judge.classifier(job)
-    net = zoo.build("digits-classifier", params)
+    net = pretrained.build(params)
     net.load_state_dict(state)
     curve = np.asarray(job.arrays["curve"])
     assert curve[-10:].mean() < 0.8 * curve[:10].mean()

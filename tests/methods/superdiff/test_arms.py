@@ -11,10 +11,12 @@ from methods.superdiff import figures as drawn
 from methods.superdiff import method as sd
 from repro.errors import ReproError
 from repro.job import Job
+from repro.nets.unet import UNet
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
 from repro.suite.report.results import Results
+from repro.zoo import pretrained
 
 METHOD = library.load("superdiff")
 CLASSIFIER = "zoo/digits-classifier"
@@ -91,11 +93,13 @@ def test_all_rows_take_the_same_noise():
 
 
 def test_pairs_with_a_conditional_network(monkeypatch):
-    network = zoo.UNet(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4,
+    network = UNet(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4,
                        num_classes=10)  # fmt: skip
-    original = zoo.network
+    original = pretrained.network
     monkeypatch.setattr(
-        zoo, "network", lambda job, name: network.eval() if name == "net" else original(job, name)
+        pretrained,
+        "network",
+        lambda job, name: network.eval() if name == "net" else original(job, name),
     )
     params = JUDGED | {"network": "net", "pairs": [[0, 1], [2, 8]], "steps": 3}
     job = job_for(params | {"rules": ["and", "averaging", "or", "coin-flip"]})
