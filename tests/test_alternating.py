@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from repro.alternating import Turn, fit_alternating
 from torch import nn
 
-from repro.alternating import Turn, fit_alternating
 from repro.errors import ReproError
 from repro.job import Job
 from repro.training import ema_decay, fit

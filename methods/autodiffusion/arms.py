@@ -21,6 +21,7 @@ from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
 from repro import zoo
 from repro.metrics import count_macs, count_parameters, interleaved
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
+from repro.training.seeding import seeded
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 
 def exact(job: Job) -> None:
     """Closed forms, printed values, identities, bookkeeping, and weights before and after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = zoo.build("digits-unconditional")
+    fresh = seeded(lambda: zoo.build("digits-unconditional"), torch.Generator().manual_seed(0))
     found = [
         identities.respacing_errors(),
         identities.gaussian_errors(),

@@ -45,7 +45,7 @@ FEWER = 1000
 STEPS = 50
 SOURCES = (
     "repro/nets",
-    "repro/training.py",
+    "repro/training",
     "repro/zoo/train.py",
     "repro/zoo/judge.py",
     "repro/zoo/slices.py",

@@ -1,0 +1,81 @@
+"""What a person sees while something runs. Nothing here may influence a number."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LOG_EVERY_S = 30.0
+DRAW_EVERY_S = 0.1
+
+
+class Meter:
+    """How far a run of many steps is: a bar on a terminal, lines in a log elsewhere.
+
+    title: what runs. total: its steps. done: those that an earlier run did. log: takes the lines.
+    """
+
+    def __init__(self, title: str, total: int, log: logging.Logger, done: int = 0) -> None:
+        self.title, self.total, self.log, self.start = title, total, log, done
+        self.began = self.shown_at = time.monotonic()
+        self.bar = _bar(title, done, total) if sys.stderr.isatty() else None
+
+    def update(self, done: int, text: Callable[[], str]) -> None:
+        """Say that ``done`` steps are over. text: evaluated only where it is shown."""
+        now = time.monotonic()
+        pause = LOG_EVERY_S if self.bar is None else DRAW_EVERY_S
+        if done < self.total and now - self.shown_at < pause:
+            return
+        self.shown_at = now
+        if self.bar is not None:
+            self.bar.update(0, completed=done, text=text())
+            return
+        rate = (done - self.start) / max(now - self.began, 1e-9)
+        self.log.info(
+            "%s: step %d of %d, %s, %.2f steps/s, %.1f min left",
+            self.title, done, self.total, text(), rate, (self.total - done) / rate / 60,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _bar(title: str, done: int, total: int) -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        "{task.fields[text]}",
+        console=Console(stderr=True),
+    )
+    bar.add_task(title, total=total, completed=done, text="")
+    bar.start()
+    return bar
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hide Lightning's banners and its advice on data loaders, which say nothing about the job."""
+    names = {"pytorch_lightning", "lightning", "lightning_fabric"}
+    names |= {n for n in logging.root.manager.loggerDict if n.split(".")[0] in names}
+    loggers = [logging.getLogger(n) for n in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

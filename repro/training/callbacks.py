@@ -1,0 +1,255 @@
+"""What goes along with training: the average, the stop at NaN, checkpoints, progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor, nn
+
+from repro.display import Meter
+from repro.errors import ReproError
+from repro.training.settings import Turn, ema_decay
+
+if TYPE_CHECKING:
+    from repro.training.loop import Stream
+
+
+class Average(Callback):
+    """Exponential moving averages of the networks whose turns ask for one.
+
+    The floating-point entries of a state dict are averaged, at every step of its optimiser.
+    """
+
+    def __init__(self, turns: Mapping[str, Turn]) -> None:
+        self.turns = turns
+        self.averages: dict[str, dict[str, Tensor]] = {}
+        self.updates = {name: 0 for name, turn in turns.items() if turn.optimiser.ema is not None}
+        self.hooks: list[Any] = []
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        for (name, network), optimiser in zip(
+            module.networks.items(), trainer.optimizers, strict=True
+        ):
+            if name not in self.updates:
+                continue
+            live = network.state_dict()
+            restored = self.averages.get(name, live)
+            average = {k: restored[k].detach().to(v.device, copy=True) for k, v in live.items()}
+            self.averages[name] = average
+            moving = [k for k, v in live.items() if v.is_floating_point()]
+            update = partial(
+                self.update, name, [average[k] for k in moving], [live[k].detach() for k in moving]
+            )
+            self.hooks.append(optimiser.register_step_post_hook(update))
+
+    @torch.no_grad()
+    def update(self, name: str, averaged: list[Tensor], live: list[Tensor], *_: Any) -> None:
+        decay = ema_decay(self.updates[name], self.turns[name].optimiser.ema)
+        torch._foreach_lerp_(averaged, live, 1.0 - decay)
+        self.updates[name] += 1
+
+    def apply(self, networks: Mapping[str, nn.Module]) -> None:
+        """Give networks their averaged weights."""
+        for name, average in self.averages.items():
+            networks[name].load_state_dict(average)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"averages": self.averages, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.averages, self.updates = state["averages"], state["updates"]
+
+
+class Losses(Callback):
+    """The loss of every step; one that is not finite stops the training.
+
+    curves: (steps,) float32 by name, NaN in steps without that turn.
+    """
+
+    def __init__(
+        self, job: str, name: str, turns: Mapping[str, Turn], steps: int, read_every: int
+    ) -> None:
+        self.title, self.turns = f"training '{name}' of {job}", turns
+        self.steps, self.read_every = steps, read_every
+        self.curves = {name: torch.full((steps,), float("nan")) for name in turns}
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        n = batch[0]
+        self.unread.append((n, outputs))
+        if (n + 1) % self.read_every == 0 or n + 1 == self.steps:
+            self.read()
+
+    def read(self) -> None:
+        """Take over the losses that are not read yet.
+
+        Raises ReproError where one is not finite.
+        """
+        for n, losses in self.unread:
+            for name, value in losses.items():
+                self.curves[name][n] = value.float().cpu()
+                if not math.isfinite(found := self.curves[name][n].item()):
+                    raise ReproError(self.complaint(name, n, found))
+        self.unread.clear()
+
+    def complaint(self, name: str, n: int, value: float) -> str:
+        of = f" of '{name}'" if len(self.turns) > 1 else ""
+        return (
+            f"{self.title}: the loss{of} is {value} at step {n} of {self.steps} "
+            f"(learning rate {self.turns[name].optimiser.lr:g}, see its log); lower the learning "
+            "rate, lengthen the warm-up or train in 32-true precision"
+        )
+
+    def recent(self, done: int) -> str:
+        """The mean loss of the last hundred of ``done`` steps, as it is shown."""
+        means = {k: v[max(0, done - 100) : done].nanmean().item() for k, v in self.curves.items()}
+        if len(means) == 1:
+            return f"loss {next(iter(means.values())):.4g}"
+        return "loss " + ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
+
+    def interruption(self) -> str:
+        return f"{self.title} was interrupted; run it again to resume"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every turn of every step left its loss."""
+        return not any(
+            self.curves[name][:: turn.every].isnan().any() for name, turn in self.turns.items()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        # A checkpoint waits for the losses: none is made of weights that a NaN has spoilt.
+        self.read()
+        return {"curves": self.curves}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.curves = state["curves"]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, and that are read without unpickling objects."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: Any = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Raises ReproError where the file cannot be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ReproError(
+            f"the training checkpoint {path} cannot be read ({type(error).__name__}); "
+            "delete it to train from the beginning"
+        ) from error
+
+
+class Checkpoint(Callback):
+    """Saves the training every so often, and where the process is asked to end.
+
+    settings: what a training must have in common with the file to go on from it. every_s: seconds
+    between checkpoints; every_n: or steps, where given.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: str,
+        every_s: float,
+        every_n: int | None,
+        log: logging.Logger,
+    ) -> None:
+        self.path, self.settings, self.job_log = path, settings, log
+        self.every_s, self.every_n = every_s, every_n
+        self.saved_at = time.monotonic()
+
+    def to_resume(self) -> Path | None:
+        """The file, if there is one and it was made with these settings."""
+        if not self.path.exists():
+            return None
+        if read_checkpoint(self.path).get("settings") == self.settings:
+            return self.path
+        self.job_log.info("%s was made with other settings; starting anew", self.path.name)
+        return None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        done, now = batch[0] + 1, time.monotonic()
+        due = done % self.every_n == 0 if self.every_n else now - self.saved_at >= self.every_s
+        if due and done < module.steps:
+            trainer.save_checkpoint(self.path)
+            self.saved_at = now
+
+    def on_exception(
+        self, trainer: Trainer, module: LightningModule, exception: BaseException
+    ) -> None:
+        # Lightning raises this one between two steps; any other may have cut a step in half.
+        if isinstance(exception, SIGTERMException):
+            trainer.save_checkpoint(self.path)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        # A training so short that none was made is repeated as fast as it is read.
+        if self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["settings"] = self.settings
+
+
+class Progress(Callback):
+    """Step, speed and mean loss of the last hundred steps, on a terminal or in the job's log."""
+
+    def __init__(self, title: str, log: logging.Logger, stream: Stream, losses: Losses) -> None:
+        self.title, self.job_log, self.stream, self.losses = title, log, stream, losses
+        self.meter: Meter | None = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        start, steps = self.stream.next, self.stream.steps
+        if start:
+            self.job_log.info("%s: resuming at step %d of %d", self.title, start, steps)
+        self.meter = Meter(self.title, steps, self.job_log, start)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        done = batch[0] + 1
+        self.meter.update(done, partial(self.losses.recent, done))
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.meter.close()
+
+    def on_exception(
+        self, trainer: Trainer, module: LightningModule, exception: BaseException
+    ) -> None:
+        if self.meter is not None:
+            self.meter.close()
