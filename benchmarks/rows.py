@@ -197,8 +197,8 @@ def training_loop(clock: str) -> list[Row]:
         optimiser = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.0, fused=True)
         for item in data:
             with torch.autocast("cpu", torch.bfloat16):
-                value = loss(network, item, None)
-            value.backward()
+                # The library that `fit` uses goes backward under autocast as well.
+                loss(network, item, None).backward()
             optimiser.step()
             optimiser.zero_grad()
         return network.state_dict()

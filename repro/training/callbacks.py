@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import time
@@ -19,9 +18,10 @@ from torch import Tensor, nn
 
 from repro.display import Meter
 from repro.errors import ReproError
-from repro.training.settings import Turn, ema_decay
+from repro.training.settings import Course, Turn, ema_decay
 
 if TYPE_CHECKING:
+    from repro.job import Job
     from repro.training.loop import Stream
 
 
@@ -78,11 +78,11 @@ class Losses(Callback):
     """
 
     def __init__(
-        self, job: str, name: str, turns: Mapping[str, Turn], steps: int, read_every: int
+        self, job: Job, course: Course, turns: Mapping[str, Turn], read_every: int
     ) -> None:
-        self.title, self.turns = f"training '{name}' of {job}", turns
-        self.steps, self.read_every = steps, read_every
-        self.curves = {name: torch.full((steps,), float("nan")) for name in turns}
+        self.title, self.turns = f"training '{course.name}' of {job.name}", turns
+        self.steps, self.read_every = course.steps, read_every
+        self.curves = {name: torch.full((self.steps,), float("nan")) for name in turns}
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
 
     def on_train_batch_end(
@@ -171,20 +171,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 class Checkpoint(Callback):
     """Saves the training every so often, and where the process is asked to end.
 
-    settings: what a training must have in common with the file to go on from it. every_s: seconds
-    between checkpoints; every_n: or steps, where given.
+    settings: what a training must have in common with the file to go on from it.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        settings: str,
-        every_s: float,
-        every_n: int | None,
-        log: logging.Logger,
-    ) -> None:
-        self.path, self.settings, self.job_log = path, settings, log
-        self.every_s, self.every_n = every_s, every_n
+    def __init__(self, job: Job, course: Course, settings: str) -> None:
+        self.job, self.course, self.settings = job, course, settings
+        self.path = Path(job.scratch) / f"{course.name}.checkpoint"
         self.saved_at = time.monotonic()
 
     def to_resume(self) -> Path | None:
@@ -193,7 +185,7 @@ class Checkpoint(Callback):
             return None
         if read_checkpoint(self.path).get("settings") == self.settings:
             return self.path
-        self.job_log.info("%s was made with other settings; starting anew", self.path.name)
+        self.job.log.info("%s was made with other settings; starting anew", self.path.name)
         return None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -203,8 +195,9 @@ class Checkpoint(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         done, now = batch[0] + 1, time.monotonic()
-        due = done % self.every_n == 0 if self.every_n else now - self.saved_at >= self.every_s
-        if due and done < module.steps:
+        every = self.course.checkpoint_steps
+        due = done % every == 0 if every else now - self.saved_at >= self.course.checkpoint_every
+        if due and done < self.course.steps:
             trainer.save_checkpoint(self.path)
             self.saved_at = now
 
@@ -229,15 +222,16 @@ class Checkpoint(Callback):
 class Progress(Callback):
     """Step, speed and mean loss of the last hundred steps, on a terminal or in the job's log."""
 
-    def __init__(self, title: str, log: logging.Logger, stream: Stream, losses: Losses) -> None:
-        self.title, self.job_log, self.stream, self.losses = title, log, stream, losses
+    def __init__(self, job: Job, course: Course, stream: Stream, losses: Losses) -> None:
+        self.job, self.stream, self.losses = job, stream, losses
+        self.title = f"{job.name}: {course.name}"
         self.meter: Meter | None = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         start, steps = self.stream.next, self.stream.steps
         if start:
-            self.job_log.info("%s: resuming at step %d of %d", self.title, start, steps)
-        self.meter = Meter(self.title, steps, self.job_log, start)
+            self.job.log.info("%s: resuming at step %d of %d", self.title, start, steps)
+        self.meter = Meter(self.title, steps, self.job.log, start)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int

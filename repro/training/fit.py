@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Generator, Tensor, nn
@@ -19,12 +19,12 @@ from repro.display import quiet_lightning
 from repro.errors import ReproError
 from repro.training.settings import (
     Batch,
+    Course,
     Loss,
     Networks,
     Optimiser,
     Precision,
     Turn,
-    check_choice,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def fit(
     batch: (step, generator) -> whatever ``loss`` takes; tensors in it are moved to the device.
         Both get one CPU generator, seeded by (seed, name, step) and first used by ``batch``.
         The global generator is seeded likewise during the loss, which serves dropout.
-    precision: "bf16-mixed" runs the loss under bfloat16 autocast, weights stay float32.
+    precision: "bf16-mixed" runs the step, backward too, under bfloat16 autocast; weights stay
+        float32.
     checkpoint_every: seconds between checkpoints; checkpoint_steps: or steps, where given.
     name: tells apart several trainings in one job.
 
@@ -87,17 +88,8 @@ def fit(
     def own(networks: Networks, data: Any, generator: Generator, shared: dict[str, Any]) -> Tensor:
         return loss(networks["network"], data, generator)
 
-    found = fit_alternating(
-        job,
-        {"network": network},
-        {"network": Turn(own, optimiser)},
-        batch,
-        steps=steps,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
-        checkpoint_steps=checkpoint_steps,
-        name=name,
-    )
+    course = Course(name, steps, precision, "step", checkpoint_every, checkpoint_steps)
+    found = _train(job, {"network": network}, {"network": Turn(own, optimiser)}, batch, course)
     return Fitted(found.state_dicts["network"], found.curves["network"])
 
 
@@ -141,44 +133,32 @@ def fit_alternating(
         weights and are in eval mode.
     batch: (step, generator) -> whatever the losses take. It and the losses of a step share one CPU
         generator; the global generator is seeded before every turn.
+    precision: "bf16-mixed" runs each loss, without its backward pass, under bfloat16 autocast.
     The others, and the errors, as in `fit`; the names have to agree.
     """
-    _check(job, networks, turns, steps, precision, name)
+    course = Course(name, steps, precision, "loss", checkpoint_every, checkpoint_steps)
+    return _train(job, networks, turns, batch, course)
+
+
+def _train(
+    job: Job, networks: Networks, turns: Mapping[str, Turn], batch: Batch, course: Course
+) -> Alternated:
+    if set(networks) != set(turns):
+        raise ReproError(
+            f"training '{course.name}' of {job.name} has networks {', '.join(networks)} but turns "
+            f"for {', '.join(turns)}; give each network one turn"
+        )
+    if course.steps < 1:
+        raise ReproError(
+            f"training '{course.name}' of {job.name} asks for {course.steps} steps; use 1 or more"
+        )
     # Lightning takes seconds to import: only a job that trains pays for it.
     with quiet_lightning():
         from repro.training.loop import train
 
-    curves = train(
-        job,
-        {k: networks[k] for k in turns},
-        turns,
-        batch,
-        steps=steps,
-        precision=precision,
-        checkpoint_every=checkpoint_every,
-        checkpoint_steps=checkpoint_steps,
-        name=name,
-    )
+    curves = train(job, {k: networks[k] for k in turns}, turns, batch, course)
     states = {
         k: {n: v.detach().to("cpu", copy=True) for n, v in networks[k].state_dict().items()}
         for k in turns
     }
     return Alternated(states, {k: curve.numpy().copy() for k, curve in curves.items()})
-
-
-def _check(
-    job: Job,
-    networks: Networks,
-    turns: Mapping[str, Turn],
-    steps: int,
-    precision: Precision,
-    name: str,
-) -> None:
-    if steps < 1:
-        raise ReproError(f"training '{name}' of {job.name} asks for {steps} steps; use 1 or more")
-    if set(networks) != set(turns):
-        raise ReproError(
-            f"training '{name}' of {job.name} has networks {', '.join(networks)} but turns for "
-            f"{', '.join(turns)}; give each network one turn"
-        )
-    check_choice("training precision", precision, get_args(Precision))

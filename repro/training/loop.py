@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,7 +28,7 @@ from repro.display import quiet_lightning
 from repro.errors import ReproError
 from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses, Progress
 from repro.training.seeding import seed_global
-from repro.training.settings import Batch, Precision, Turn, learning_rate_factor
+from repro.training.settings import Batch, Course, Turn, learning_rate_factor
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -109,8 +108,9 @@ class Stream:
     Everything random in step n comes from a generator seeded by (seed, name, n) alone.
     """
 
-    def __init__(self, job: Job, name: str, batch: Batch, steps: int) -> None:
-        self.job, self.name, self.batch, self.steps = job, name, batch, steps
+    def __init__(self, job: Job, course: Course, batch: Batch) -> None:
+        self.job, self.batch = job, batch
+        self.name, self.steps = course.name, course.steps
         self.next = 0
 
     def __len__(self) -> int:
@@ -131,14 +131,11 @@ class Stream:
 
 
 class LossPrecision(MixedPrecision):
-    """bfloat16 autocast of the losses, where Lightning's own covers the whole step, all turns.
+    """bfloat16 autocast of the losses alone; that of Lightning covers the step, all its turns.
 
     A weight is cast once a loss, however often the loss uses it, and its gradients are summed in
-    bfloat16: that is `torch.autocast` by default, which Lightning departs from.
+    bfloat16: `torch.autocast` does so unless told otherwise, as Lightning tells it.
     """
-
-    def __init__(self, device: str) -> None:
-        super().__init__("bf16-mixed", device)
 
     def autocast_context_manager(self) -> torch.autocast:
         return torch.autocast(self.device, torch.bfloat16)
@@ -153,12 +150,7 @@ def train(
     networks: Mapping[str, nn.Module],
     turns: Mapping[str, Turn],
     batch: Batch,
-    *,
-    steps: int,
-    precision: Precision,
-    checkpoint_every: float,
-    checkpoint_steps: int | None,
-    name: str,
+    course: Course,
 ) -> dict[str, Tensor]:
     """Train networks to the end, in place; see `repro.training.fit.fit_alternating`.
 
@@ -167,22 +159,16 @@ def train(
     device = torch.device(job.device)
     for network in networks.values():
         network.to(device).train()
-    stream, average = Stream(job, name, batch, steps), Average(turns)
+    stream, average = Stream(job, course, batch), Average(turns)
     # Reading a loss stalls a GPU, so there they are read in blocks.
-    losses = Losses(job.name, name, turns, steps, read_every=1 if device.type == "cpu" else 50)
-    checkpoint = Checkpoint(
-        Path(job.scratch) / f"{name}.checkpoint",
-        settings(job, networks, turns, steps, precision),
-        checkpoint_every,
-        checkpoint_steps,
-        job.log,
-    )
-    progress = Progress(f"{job.name}: {name}", job.log, stream, losses)
+    losses = Losses(job, course, turns, read_every=1 if device.type == "cpu" else 50)
+    checkpoint = Checkpoint(job, course, settings(job, networks, turns, course))
+    progress = Progress(job, course, stream, losses)
     random_state = torch.get_rng_state()
     try:
         with quiet_lightning():
-            trainer = trainer_of(job, precision, [average, losses, checkpoint, progress])
-            module = Training(networks, turns, steps)
+            trainer = trainer_of(job, course, [average, losses, checkpoint, progress])
+            module = Training(networks, turns, course.steps)
             trainer.fit(module, stream, ckpt_path=checkpoint.to_resume())
     except SystemExit as end:  # what Lightning makes of SIGINT and SIGTERM
         raise SystemExit(f"error: {losses.interruption()}") from end
@@ -197,17 +183,14 @@ def train(
 
 
 def settings(
-    job: Job,
-    networks: Mapping[str, nn.Module],
-    turns: Mapping[str, Turn],
-    steps: int,
-    precision: Precision,
+    job: Job, networks: Mapping[str, nn.Module], turns: Mapping[str, Turn], course: Course
 ) -> str:
     """What a checkpoint has to have in common with a training that goes on from it."""
     return json.dumps(
         {
-            "steps": steps,
-            "precision": precision,
+            "steps": course.steps,
+            "precision": course.precision,
+            "autocast": course.autocast,
             "seed": job.seed,
             "turns": {k: turn.settings() for k, turn in turns.items()},
             "shapes": {
@@ -218,17 +201,16 @@ def settings(
     )
 
 
-def trainer_of(job: Job, precision: Precision, callbacks: Sequence[Callback]) -> Trainer:
+def trainer_of(job: Job, course: Course, callbacks: Sequence[Callback]) -> Trainer:
     """Lightning's trainer for one pass over a `Stream`; it writes nothing but checkpoints."""
     device = torch.device(job.device)
-    mixed = precision == "bf16-mixed"
     return Trainer(
         accelerator=device.type,
         devices=1 if device.index is None else [device.index],
         max_epochs=1,
         callbacks=list(callbacks),
         plugins=[
-            LossPrecision(device.type) if mixed else FullPrecision(),
+            precision_of(course, device),
             AtomicCheckpoints(),
             # Snakemake starts and restarts jobs, under Slurm too.
             LightningEnvironment(),
@@ -241,3 +223,11 @@ def trainer_of(job: Job, precision: Precision, callbacks: Sequence[Callback]) ->
         num_sanity_val_steps=0,
         inference_mode=False,
     )
+
+
+def precision_of(course: Course, device: torch.device) -> FullPrecision:
+    """Lightning's precision plugin of a training."""
+    if course.precision == "32-true":
+        return FullPrecision()
+    plugin = {"step": MixedPrecision, "loss": LossPrecision}[course.autocast]
+    return plugin(course.precision, device.type)

@@ -76,6 +76,28 @@ class Turn:
         return {"every": self.every, **asdict(self.optimiser)}
 
 
+@dataclass(frozen=True)
+class Course:
+    """How long a training is, in which precision, and when it is saved.
+
+    name: tells apart several trainings in one job. autocast: what "bf16-mixed" covers, the whole
+    step or the losses alone. checkpoint_every: seconds between checkpoints; checkpoint_steps: or
+    steps, where given.
+
+    Raises ReproError for a precision that there is not.
+    """
+
+    name: str
+    steps: int
+    precision: Precision
+    autocast: Literal["step", "loss"]
+    checkpoint_every: float
+    checkpoint_steps: int | None
+
+    def __post_init__(self) -> None:
+        check_choice("training precision", self.precision, get_args(Precision))
+
+
 def learning_rate_factor(n: int, steps: int, warmup: int, schedule: Schedule) -> float:
     """f_n: the learning rate at step n of ``steps`` over its peak."""
     if n < warmup:
