@@ -89,6 +89,9 @@ class Losses(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         n = batch[0]
+        if list(outputs) != [name for name, turn in self.turns.items() if n % turn.every == 0]:
+            # Lightning takes a StopIteration of a loss for the end of the step.
+            raise ReproError(f"{self.title}: step {n} of {self.steps} gave no loss; mend its loss")
         self.unread.append((n, outputs))
         if (n + 1) % self.read_every == 0 or n + 1 == self.steps:
             self.read()

@@ -171,6 +171,7 @@ def train(
             module = Training(networks, turns, course.steps)
             trainer.fit(module, stream, ckpt_path=checkpoint.to_resume())
     except SystemExit as end:  # what Lightning makes of SIGINT and SIGTERM
+        job.log.error(losses.interruption())
         raise SystemExit(f"error: {losses.interruption()}") from end
     finally:
         torch.set_rng_state(random_state)
