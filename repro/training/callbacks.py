@@ -1,4 +1,4 @@
-"""What goes along with training: the average, the stop at NaN, checkpoints, progress."""
+"""What goes along with training: the average, the stop at NaN, checkpoints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
-from repro.display import Meter
 from repro.errors import ReproError
+from repro.training import progress
 from repro.training.settings import Course, Turn, ema_decay
 
 if TYPE_CHECKING:
     from repro.job import Job
-    from repro.training.loop import Stream
 
 
 class Average(Callback):
@@ -35,7 +34,6 @@ class Average(Callback):
         self.turns = turns
         self.averages: dict[str, dict[str, Tensor]] = {}
         self.updates = {name: 0 for name, turn in turns.items() if turn.optimiser.ema is not None}
-        self.hooks: list[Any] = []
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         for (name, network), optimiser in zip(
@@ -51,7 +49,7 @@ class Average(Callback):
             update = partial(
                 self.update, name, [average[k] for k in moving], [live[k].detach() for k in moving]
             )
-            self.hooks.append(optimiser.register_step_post_hook(update))
+            optimiser.register_step_post_hook(update)
 
     @torch.no_grad()
     def update(self, name: str, averaged: list[Tensor], live: list[Tensor], *_: Any) -> None:
@@ -80,7 +78,7 @@ class Losses(Callback):
     def __init__(
         self, job: Job, course: Course, turns: Mapping[str, Turn], read_every: int
     ) -> None:
-        self.title, self.turns = f"training '{course.name}' of {job.name}", turns
+        self.title, self.turns = progress.title(job, course), turns
         self.steps, self.read_every = course.steps, read_every
         self.curves = {name: torch.full((self.steps,), float("nan")) for name in turns}
         self.unread: list[tuple[int, dict[str, Tensor]]] = []
@@ -91,7 +89,7 @@ class Losses(Callback):
         n = batch[0]
         if list(outputs) != [name for name, turn in self.turns.items() if n % turn.every == 0]:
             # Lightning takes a StopIteration of a loss for the end of the step.
-            raise ReproError(f"{self.title}: step {n} of {self.steps} gave no loss; mend its loss")
+            raise ReproError(progress.no_loss(self.title, n, self.steps))
         self.unread.append((n, outputs))
         if (n + 1) % self.read_every == 0 or n + 1 == self.steps:
             self.read()
@@ -105,26 +103,12 @@ class Losses(Callback):
             for name, value in losses.items():
                 self.curves[name][n] = value.float().cpu()
                 if not math.isfinite(found := self.curves[name][n].item()):
-                    raise ReproError(self.complaint(name, n, found))
+                    named = name if len(self.turns) > 1 else None
+                    lr = self.turns[name].optimiser.lr
+                    raise ReproError(
+                        progress.not_finite(self.title, named, found, n, self.steps, lr)
+                    )
         self.unread.clear()
-
-    def complaint(self, name: str, n: int, value: float) -> str:
-        of = f" of '{name}'" if len(self.turns) > 1 else ""
-        return (
-            f"{self.title}: the loss{of} is {value} at step {n} of {self.steps} "
-            f"(learning rate {self.turns[name].optimiser.lr:g}, see its log); lower the learning "
-            "rate, lengthen the warm-up or train in 32-true precision"
-        )
-
-    def recent(self, done: int) -> str:
-        """The mean loss of the last hundred of ``done`` steps, as it is shown."""
-        means = {k: v[max(0, done - 100) : done].nanmean().item() for k, v in self.curves.items()}
-        if len(means) == 1:
-            return f"loss {next(iter(means.values())):.4g}"
-        return "loss " + ", ".join(f"{name} {mean:.4g}" for name, mean in means.items())
-
-    def interruption(self) -> str:
-        return f"{self.title} was interrupted; run it again to resume"
 
     @property
     def complete(self) -> bool:
@@ -139,7 +123,8 @@ class Losses(Callback):
         return {"curves": self.curves}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.curves = state["curves"]
+        for name, curve in state["curves"].items():
+            self.curves[name].copy_(curve)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -220,33 +205,3 @@ class Checkpoint(Callback):
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["settings"] = self.settings
-
-
-class Progress(Callback):
-    """Step, speed and mean loss of the last hundred steps, on a terminal or in the job's log."""
-
-    def __init__(self, job: Job, course: Course, stream: Stream, losses: Losses) -> None:
-        self.job, self.stream, self.losses = job, stream, losses
-        self.title = f"{job.name}: {course.name}"
-        self.meter: Meter | None = None
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        start, steps = self.stream.next, self.stream.steps
-        if start:
-            self.job.log.info("%s: resuming at step %d of %d", self.title, start, steps)
-        self.meter = Meter(self.title, steps, self.job.log, start)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        done = batch[0] + 1
-        self.meter.update(done, partial(self.losses.recent, done))
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self.meter.close()
-
-    def on_exception(
-        self, trainer: Trainer, module: LightningModule, exception: BaseException
-    ) -> None:
-        if self.meter is not None:
-            self.meter.close()

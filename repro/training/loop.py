@@ -26,7 +26,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from repro.display import quiet_lightning
 from repro.errors import ReproError
-from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses, Progress
+from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses
+from repro.training.progress import Progress, interrupted
 from repro.training.seeding import seed_global
 from repro.training.settings import Batch, Course, Turn, learning_rate_factor
 
@@ -162,28 +163,31 @@ def train(
     stream, average = Stream(job, course, batch), Average(turns)
     # Reading a loss stalls a GPU, so there they are read in blocks.
     losses = Losses(job, course, turns, read_every=1 if device.type == "cpu" else 50)
-    checkpoint = Checkpoint(job, course, settings(job, networks, turns, course))
-    progress = Progress(job, course, stream, losses)
+    checkpoint = Checkpoint(job, course, settings_of(job, networks, turns, course))
+    progress = Progress(job, course, stream, losses.curves)
     random_state = torch.get_rng_state()
-    try:
-        with quiet_lightning():
-            trainer = trainer_of(job, course, [average, losses, checkpoint, progress])
-            module = Training(networks, turns, course.steps)
+    asked_to_end = False
+    with quiet_lightning():
+        trainer = trainer_of(job, course, [average, losses, checkpoint, progress])
+        module = Training(networks, turns, course.steps)
+        try:
             trainer.fit(module, stream, ckpt_path=checkpoint.to_resume())
-    except SystemExit as end:  # what Lightning makes of SIGINT and SIGTERM
-        job.log.error(losses.interruption())
-        raise SystemExit(f"error: {losses.interruption()}") from end
-    finally:
-        torch.set_rng_state(random_state)
-    if trainer.interrupted or trainer.received_sigterm or not losses.complete:
-        raise ReproError(losses.interruption())
+        except SystemExit:  # what Lightning makes of SIGINT and SIGTERM
+            asked_to_end = True
+        finally:
+            torch.set_rng_state(random_state)
+    if asked_to_end or trainer.received_sigterm:
+        job.log.error(interrupted(job, course))
+        raise SystemExit(f"error: {interrupted(job, course)}")
+    if trainer.interrupted or not losses.complete:
+        raise ReproError(interrupted(job, course))
     average.apply(networks)
     for network in networks.values():
         network.to(device).eval()
     return losses.curves
 
 
-def settings(
+def settings_of(
     job: Job, networks: Mapping[str, nn.Module], turns: Mapping[str, Turn], course: Course
 ) -> str:
     """What a checkpoint has to have in common with a training that goes on from it."""

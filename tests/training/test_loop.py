@@ -13,8 +13,9 @@ from torch import nn
 from repro.errors import ReproError
 from repro.job import Job
 from repro.training import loop
-from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses, Progress
+from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses
 from repro.training.fit import fit, fit_alternating
+from repro.training.progress import Progress
 from repro.training.settings import Optimiser, Turn
 
 OPTIMISER = Optimiser(1e-2)
