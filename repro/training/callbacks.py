@@ -30,16 +30,18 @@ class Average(Callback):
     The floating-point entries of a state dict are averaged, at every step of its optimiser.
     """
 
-    def __init__(self, turns: Mapping[str, Turn]) -> None:
-        self.turns = turns
+    def __init__(self, networks: Mapping[str, nn.Module], turns: Mapping[str, Turn]) -> None:
+        self.networks = networks
+        limits = {name: turn.optimiser.ema for name, turn in turns.items()}
+        self.limits = {name: limit for name, limit in limits.items() if limit is not None}
         self.averages: dict[str, dict[str, Tensor]] = {}
-        self.updates = {name: 0 for name, turn in turns.items() if turn.optimiser.ema is not None}
+        self.updates = dict.fromkeys(self.limits, 0)
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         for (name, network), optimiser in zip(
-            module.networks.items(), trainer.optimizers, strict=True
+            self.networks.items(), trainer.optimizers, strict=True
         ):
-            if name not in self.updates:
+            if name not in self.limits:
                 continue
             live = network.state_dict()
             restored = self.averages.get(name, live)
@@ -53,14 +55,14 @@ class Average(Callback):
 
     @torch.no_grad()
     def update(self, name: str, averaged: list[Tensor], live: list[Tensor], *_: Any) -> None:
-        decay = ema_decay(self.updates[name], self.turns[name].optimiser.ema)
+        decay = ema_decay(self.updates[name], self.limits[name])
         torch._foreach_lerp_(averaged, live, 1.0 - decay)
         self.updates[name] += 1
 
-    def apply(self, networks: Mapping[str, nn.Module]) -> None:
-        """Give networks their averaged weights."""
+    def apply(self) -> None:
+        """Give the networks their averaged weights."""
         for name, average in self.averages.items():
-            networks[name].load_state_dict(average)
+            self.networks[name].load_state_dict(average)
 
     def state_dict(self) -> dict[str, Any]:
         return {"averages": self.averages, "updates": self.updates}

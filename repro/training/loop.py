@@ -160,7 +160,7 @@ def train(
     device = torch.device(job.device)
     for network in networks.values():
         network.to(device).train()
-    stream, average = Stream(job, course, batch), Average(turns)
+    stream, average = Stream(job, course, batch), Average(networks, turns)
     # Reading a loss stalls a GPU, so there they are read in blocks.
     losses = Losses(job, course, turns, read_every=1 if device.type == "cpu" else 50)
     checkpoint = Checkpoint(job, course, settings_of(job, networks, turns, course))
@@ -181,7 +181,7 @@ def train(
         raise SystemExit(f"error: {interrupted(job, course)}")
     if trainer.interrupted or not losses.complete:
         raise ReproError(interrupted(job, course))
-    average.apply(networks)
+    average.apply()
     for network in networks.values():
         network.to(device).eval()
     return losses.curves

@@ -29,7 +29,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 Schedule = Literal["constant", "cosine", "linear"]
 
 Networks = Mapping[str, nn.Module]
-Loss = Callable[[nn.Module, Any, Generator], Tensor]
+Loss = Callable[[Any, Any, Generator], Tensor]
 TurnLoss = Callable[[Networks, Any, Generator, dict[str, Any]], Tensor]
 Batch = Callable[[int, Generator], Any]
 
