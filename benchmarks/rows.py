@@ -16,13 +16,15 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Row, compare
-from repro import training
 from repro.diffusion import absorbing, samplers, schedules
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.transformer import Config, Transformer
 from repro.nets.unet import UNet
+from repro.training import seeding
+from repro.training.fit import fit
+from repro.training.settings import Optimiser
 
 
 def same(ours, theirs, tolerance: float, what: str) -> None:
@@ -35,9 +37,8 @@ def same(ours, theirs, tolerance: float, what: str) -> None:
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
     """A network with reproducible weights, ready for inference."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build().eval().requires_grad_(False)
+    network = seeding.seeded(build, torch.Generator().manual_seed(0))
+    return network.eval().requires_grad_(False)
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -185,10 +186,9 @@ def training_loop(clock: str) -> list[Row]:
         with tempfile.TemporaryDirectory() as scratch:
             job = Job.for_test(scratch=Path(scratch))
             job.log.setLevel(logging.ERROR)
-            options = dict(clip=1.0, ema=0.999) | extras
-            fitted = training.fit(
-                job, fresh(), loss, lambda step, _: data[step], steps=n, lr=1e-3,
-                precision="bf16-mixed", **options,
+            fitted = fit(
+                job, fresh(), loss, lambda step, _: data[step], Optimiser(1e-3, **extras),
+                steps=n, precision="bf16-mixed",
             )  # fmt: skip
         return fitted.state_dict
 

@@ -211,7 +211,10 @@ class Job:
         self, iterable: Iterable[T], description: str = "", total: int | None = None
     ) -> Iterator[T]:
         """Show how far a loop is: a bar on a terminal, a log line every 15 s elsewhere."""
-        with display.progress(description, display.length(iterable, total), self.log) as advance:
-            for item in iterable:
+        meter = display.Meter(description, display.length(iterable, total), self.log)
+        try:
+            for done, item in enumerate(iterable, 1):
                 yield item
-                advance()
+                meter.update(done)
+        finally:
+            meter.close()

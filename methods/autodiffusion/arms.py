@@ -20,6 +20,7 @@ from methods.autodiffusion import searches
 from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
 from repro.metrics import count_macs, count_parameters, interleaved
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
+from repro.training.seeding import seeded
 from repro.zoo import pretrained
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 def exact(job: Job) -> None:
     """Closed forms, printed values, identities, bookkeeping, and weights before and after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = pretrained.build(job.model_params("zoo/digits-unconditional").as_dict())
+    values = job.model_params("zoo/digits-unconditional").as_dict()
+    fresh = seeded(lambda: pretrained.build(values), torch.Generator().manual_seed(0))
     found = [
         identities.respacing_errors(),
         identities.gaussian_errors(),

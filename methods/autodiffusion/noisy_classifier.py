@@ -16,7 +16,9 @@ from torch import Generator, Tensor, nn
 
 from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.nets.unet import Downsample, ResidualBlock, TimeEmbedding
-from repro.training import fit
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 from repro.zoo.train import images, scaled
 
 if TYPE_CHECKING:
@@ -92,9 +94,7 @@ def train(job: Job) -> dict[str, Tensor]:
     split = job.data(p.dataset).train
     x, labels = images(split, p.dataset), torch.from_numpy(np.array(split.labels))
     abar = alphas_cumprod(linear_betas())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        network = NoisyClassifier(**p.encoder)
+    network = seeded(lambda: NoisyClassifier(**p.encoder), job.rng("initialise"))
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(len(x), (p.batch,), generator=generator)
@@ -106,12 +106,11 @@ def train(job: Job) -> dict[str, Tensor]:
         noisy, t, y = data
         return F.cross_entropy(net(noisy, t).float(), y)
 
-    fitted = fit(
-        job, network, loss, batch, steps=p.steps, lr=p.lr, warmup=p.warmup, schedule="cosine",
-        ema=p.ema, precision=p.precision, weight_decay=p.weight_decay, betas=(0.9, 0.99),
+    optimiser = Optimiser(
+        lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema, weight_decay=p.weight_decay,
+        betas=(0.9, 0.99),
     )  # fmt: skip
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return fit_and_save(job, network, loss, batch, optimiser, steps=p.steps, precision=p.precision)
 
 
 def load(job: Job) -> NoisyClassifier:

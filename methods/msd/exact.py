@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import MLPDenoisers
-from repro.alternating import Turn, fit_alternating
 from repro.diffusion.schedules import karras_sigmas
 from repro.job import Job
 from repro.nets import edm
+from repro.training.fit import fit_alternating
+from repro.training.settings import Optimiser, Turn
 
 Errors = dict[str, float]
 
@@ -223,11 +224,11 @@ def reduction_errors(scratch: Path, steps: int = 10) -> Errors:
     def fake(nets: Any, d: dict, generator: Generator, shared: dict) -> Tensor:
         return case.fake_loss(nets["fake"], shared["x"], d)
 
-    options = dict(lr=1e-3, weight_decay=0.01, clip=10.0)
+    optimiser = Optimiser(lr=1e-3, weight_decay=0.01, clip=10.0, ema=None)
     found = fit_alternating(
         job,
         {"student": case.students, "fake": case.fake},
-        {"student": Turn(student, **options), "fake": Turn(fake, **options)},
+        {"student": Turn(student, optimiser), "fake": Turn(fake, optimiser)},
         lambda step, generator: case.draw(0, generator),
         steps=steps,
     )

@@ -23,6 +23,9 @@ from repro.data.tokens import CHAR_ALPHABET, build_gpt2, char_corpus
 from repro.diffusion import absorbing
 from repro.errors import ReproError
 from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer, macs
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -154,8 +157,6 @@ def loss_of(model: Loaded, loss: str, x0: Tensor, u: Tensor, generator: torch.Ge
 
 def train(job: Job) -> dict[str, Tensor]:
     """Train one network with one loss; every loss gets the same data, budget and draw of t."""
-    from repro import training
-
     p = job.params
     if p.loss not in LOSSES:
         raise ReproError(f"there is no loss `{p.loss}`; choose one of {', '.join(LOSSES)}")
@@ -171,22 +172,11 @@ def train(job: Job) -> dict[str, Tensor]:
         model = Loaded(network, p.loss, p.length)
         return loss_of(model, p.loss, x0, u, generator).mean() / p.length
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("network").initial_seed())
-        network = build(p, p.loss)
-    fitted = training.fit(
-        job,
-        network,
-        loss,
-        batch,
-        steps=p.updates,
-        lr=p.lr,
-        warmup=p.warmup,
-        schedule="cosine",
-        precision=p.precision,
+    network = seeded(lambda: build(p, p.loss), job.rng("network"))
+    optimiser = Optimiser(lr=p.lr, warmup=p.warmup, schedule="cosine")
+    return fit_and_save(
+        job, network, loss, batch, optimiser, steps=p.updates, precision=p.precision
     )
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
 
 
 # Scoring
@@ -401,9 +391,9 @@ def time_samplers(job: Job) -> None:
     networks = {}
     for family, cond in (("radd", None), ("sedd", 128)):
         config = Config(p.vocab, *sizes, cond=cond)
-        with torch.random.fork_rng(devices=[]), torch.device(job.device):
-            torch.manual_seed(job.rng("network").initial_seed())
-            network = Transformer(config).eval().requires_grad_(False)
+        with torch.device(job.device):
+            network = seeded(lambda config=config: Transformer(config), job.rng("network"))
+        network.eval().requires_grad_(False)
         loss = "sedd-scale" if family == "sedd" else "dse"
         networks[family] = Loaded(network.to(DTYPES[p.precision]), loss, p.length)
     generator = torch.Generator(job.device).manual_seed(job.rng("latency").initial_seed())

@@ -13,6 +13,7 @@ from methods.superdiff import method as sd
 from methods.superdiff.networks import ScoreUNet, cifar_network, edge_aware_macs, lean
 from repro.metrics import NFECounter, count_macs, count_parameters, interleaved, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
+from repro.training.seeding import seeded
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -104,12 +105,10 @@ def cost(job: Job) -> None:
     p = job.params
     pairs = {}
     for kind in ("plain", "lean"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.rng("network").initial_seed())
-            nets = [
-                ScoreUNet(channels=p.channels).eval().requires_grad_(False).to(job.device)
-                for _ in range(2)
-            ]
+        nets = seeded(
+            lambda: [ScoreUNet(channels=p.channels) for _ in range(2)], job.rng("network")
+        )
+        nets = [net.eval().requires_grad_(False).to(job.device) for net in nets]
         pairs[kind] = [as_model(lean(n) if kind == "lean" else n) for n in nets]
     x = torch.randn(p.batch, 3, 32, 32, generator=job.rng("x")).to(job.device)
 

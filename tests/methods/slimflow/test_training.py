@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
 from repro.suite import zoo
 from repro.suite.cards import library
+from repro.training.fit import fit
 
 SHIPPED = ("zoo/digits-unconditional", "zoo/digits-classifier")
 TOY = {"steps": 2, "pairs": 24, "solver_steps": 3, "samples": 24, "real": 24, "straight": 4,
@@ -190,8 +192,7 @@ def test_consistency_distillation_starts_as_the_naive_student_and_ends_the_same_
     _, state = run(card, "consistency-l2", models, steps=1, lr=0.0)
     assert all(torch.equal(state[k], fresh[k]) for k in fresh)
 
-    plain = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **k: plain(*a, checkpoint_steps=2, **k))
+    monkeypatch.setattr("repro.training.fit.fit", partial(fit, checkpoint_steps=2))
     _, whole = run(card, "consistency-l2", models, steps=4)
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "other"))
     seen, loss = [], consistency.consistency_loss
