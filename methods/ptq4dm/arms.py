@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from methods.ptq4dm import exact as identities
 from methods.ptq4dm import method as ptq
 from methods.ptq4dm.networks import CONFIGS, count, unet
-from repro.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m
+from repro.diffusion.multistep import dpm_solver_pp_2m
+from repro.diffusion.samplers import ddim, ddpm
 from repro.diffusion.schedules import timesteps_quad
 from repro.errors import ReproError
 from repro.metrics import bops, interleaved
