@@ -20,7 +20,7 @@ from methods.msd.networks import EpsDenoiser, Head
 from repro import zoo
 from repro.alternating import Turn, fit_alternating
 from repro.diffusion.samplers import ddim
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import alphas_cumprod, expand, linear_betas, stratified
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.training import fit
@@ -81,7 +81,7 @@ class Pictures:
     def noise_levels(self, n: int, first: int, generator: Generator) -> Tensor:
         """σ_t of n steps (n,), stratified over first … student_step."""
         count = self.p.student_step - first + 1
-        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        u = stratified(n, generator) / n
         t = first + (u[torch.randperm(n, generator=generator)] * count).long()
         return self.sigmas[t.clamp(max=self.p.student_step)]
 
@@ -243,7 +243,7 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
             x, c, d["dm_sigma"], d["dm_noise"], critic.fake, pictures.teacher
         )
         if adversarial:
-            xt = x + msd.expand(d["sigma"], x) * d["noise"]
+            xt = x + expand(d["sigma"], x) * d["noise"]
             logit = critic.logit(xt, d["sigma"], c)
             loss = loss + p.gan_generator * msd.gan_generator_loss(logit)
         return loss
@@ -256,7 +256,7 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
         x = shared["x"]
         loss = msd.fake_score_loss(x, c, sigma, d["noise"], critic.fake, msd.eps_weight(sigma))
         if adversarial:
-            s = msd.expand(sigma, x)
+            s = expand(sigma, x)
             noised = torch.cat([x + s * d["noise"], d["real"] + s * d["real_noise"]])
             logits = critic.logit(noised, sigma.repeat(2), c.repeat(2))
             loss = loss + p.gan_critic * msd.gan_discriminator_loss(*logits.chunk(2))
