@@ -212,8 +212,7 @@ def ddpm(
 
 
 def ddim_scales(abar_t: float, abar_s: float, eta: float) -> tuple[float, float]:
-    r"""What multiplies $z$ and $\varepsilon$ in a step of DDIM: $\sigma$ and $\sqrt{1 - \bar\alpha_s
-    - \sigma^2}$, see `ddim`."""
+    r"""$\sigma$ and $\sqrt{1 - \bar\alpha_s - \sigma^2}$: what multiplies z and eps in `ddim`."""
     sigma = eta * sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
     return sigma, sqrt(max(1 - abar_s - sigma * sigma, 0.0))
 
