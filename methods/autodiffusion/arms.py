@@ -19,7 +19,7 @@ from methods.autodiffusion import method as ad
 from methods.autodiffusion import searches
 from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
 from repro import zoo
-from repro.metrics import count_macs, count_parameters, interleaved
+from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
 
 if TYPE_CHECKING:

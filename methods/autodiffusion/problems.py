@@ -39,8 +39,7 @@ from repro.diffusion.schedules import (
     timesteps_stride,
 )
 from repro.errors import ReproError
-from repro.metrics import frechet_distance
-from repro.metrics.fid import gaussian_statistics
+from repro.metrics.fid import frechet_distance, gaussian_statistics
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from repro import zoo
 from repro.data import cache
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
-from repro.inverse import ParallelBeam
+from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 from repro.nets.unet import UNet
 from repro.zoo import slices

@@ -41,7 +41,7 @@ from repro.diffusion.samplers import (
     reverse_diffusion_predictor,
 )
 from repro.diffusion.schedules import descend
-from repro.inverse import LinearOperator
+from repro.inverse.base import LinearOperator
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """s(x, σ): x (B, 1, H, W) and σ (B,) to ∇ log p_σ(x), of the shape of x."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from methods.lowbit_fp import exact as identities
 from methods.lowbit_fp import method as lowbit
 from methods.lowbit_fp import structure as counts
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import FloatGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers

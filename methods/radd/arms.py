@@ -14,10 +14,17 @@ from torch import Tensor
 
 from methods.radd import exact, official
 from methods.radd import method as radd
-from repro import data, metrics
+from repro import data
 from repro.data import official as corpora
 from repro.diffusion import absorbing
 from repro.errors import ReproError
+from repro.metrics.cost import (
+    count_parameters,
+    interleaved,
+    measure_interval,
+    model_size_bytes,
+)
+from repro.metrics.text import NGram, generative_perplexity, unigram_entropy
 from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer, macs
 
 if TYPE_CHECKING:
@@ -56,9 +63,9 @@ def windows(codes: np.ndarray, count: int, length: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def judge(name: str, characters: int, order: int) -> metrics.NGram:
+def judge(name: str, characters: int, order: int) -> NGram:
     """An n-gram model of the training text, the stand-in for the paper's GPT-2 large."""
-    return metrics.NGram(order, SYMBOLS).fit(corpus(name, "train", characters))
+    return NGram(order, SYMBOLS).fit(corpus(name, "train", characters))
 
 
 # Networks
@@ -244,7 +251,7 @@ def measure_text(job: Job, x: Tensor, **at: Any) -> None:
     nll = judge(job.data_names[0], p.characters, p.order).nll(tokens)
     job.measure("judge_nll", nll.mean(), **at)
     job.measure("judge_perplexity", np.exp(nll).mean(), **at)
-    job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+    job.measure("entropy", unigram_entropy(tokens).mean(), **at)
 
 
 def sample(job: Job) -> None:
@@ -326,11 +333,11 @@ def structure(job: Job) -> None:
             state = {k: tuple(v.shape) for k, v in network.state_dict().items()}
             released = official.shapes(config)
             at = {"family": family, "size": size}
-            job.measure("parameters", metrics.count_parameters(network), **at)
+            job.measure("parameters", count_parameters(network), **at)
             job.measure("tensors", len(state), **at)
             job.measure("wrong_tensors", len(set(state.items()) ^ set(released.items())), **at)
             job.measure("gmacs", macs(config, job.params.tokens)["total"] / 1e9, **at)
-            job.measure("megabytes", metrics.model_size_bytes(network) / 1e6, **at)
+            job.measure("megabytes", model_size_bytes(network) / 1e6, **at)
 
 
 def simulate_nfe(job: Job) -> None:
@@ -428,18 +435,14 @@ def time_samplers(job: Job) -> None:
                     generator=generator,
                 )
                 warm()
-            rounds = metrics.interleaved(functions, p.repeats, warmup=0)
+            rounds = interleaved(functions, p.repeats, warmup=0)
             at = {"batch": batch, "steps_per_token": per_token}
             for name, taken in rounds.items():
-                job.measure("seconds", taken.median / batch, variant=name, **at)
-                job.measure("seconds_low", taken.lo / batch, variant=name, **at)
-                job.measure("seconds_high", taken.hi / batch, variant=name, **at)
+                measure_interval(job, "seconds", taken, per=batch, variant=name, **at)
             for name in p.variants:
                 if name != "cached":
                     ratio = rounds.ratio(name, "cached")
-                    job.measure("speedup", ratio.median, over=name, **at)
-                    job.measure("speedup_low", ratio.lo, over=name, **at)
-                    job.measure("speedup_high", ratio.hi, over=name, **at)
+                    measure_interval(job, "speedup", ratio, over=name, **at)
 
 
 # Official weights and data
@@ -511,5 +514,5 @@ def official_samples(job: Job) -> None:
             tokens = torch.cat(parts)[: p.sequences].numpy()
             at = {"steps": steps, "draws_in": dtype}
             job.measure("calls", torch.cat(calls).mean(), **at)
-            job.measure("judge_perplexity", metrics.generative_perplexity(large, tokens), **at)
-            job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+            job.measure("judge_perplexity", generative_perplexity(large, tokens), **at)
+            job.measure("entropy", unigram_entropy(tokens).mean(), **at)

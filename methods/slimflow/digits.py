@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from methods.slimflow import method as slim
 from methods.slimflow.training import drawn
 from repro.diffusion import flow
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.training import fit
 from repro.zoo.judge import Judge
 from repro.zoo.train import images, scaled

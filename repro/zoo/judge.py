@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 from repro import zoo
 from repro.errors import ReproError
-from repro.metrics import frechet_from_features, precision_recall
+from repro.metrics.fid import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
 from repro.training import fit
 from repro.zoo.train import images, scaled

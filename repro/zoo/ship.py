@@ -34,7 +34,7 @@ from repro.diffusion.schedules import (
 )
 from repro.errors import ReproError
 from repro.job import Job, Params
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.zoo import judge, slices
 from repro.zoo.train import images, scaled
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repro.diffusion import multistep, samplers, schedules
 from repro.errors import ReproError
-from repro.metrics import NFECounter
+from repro.metrics.cost import NFECounter
 
 ABAR = schedules.alphas_cumprod(schedules.linear_betas())
 TOLERANCE = 3e-5  # float32 tables of diffusers, over 20 steps, against states of size 1

@@ -9,7 +9,7 @@ import torch
 from repro import cards, data, zoo
 from repro.errors import ReproError
 from repro.job import Job
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.zoo import judge, train
 
 NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-classifier"}

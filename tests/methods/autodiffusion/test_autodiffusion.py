@@ -16,7 +16,7 @@ from methods.autodiffusion.noisy_classifier import NAME
 from repro import cards, zoo
 from repro.errors import ReproError
 from repro.job import Job
-from repro.metrics import count_macs
+from repro.metrics.cost import count_macs
 from repro.report import style
 from repro.report.results import Results
 

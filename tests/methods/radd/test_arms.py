@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from methods.radd import arms, exact
-from repro import cards, data, metrics
+from repro import cards, data
 from repro.diffusion import absorbing
 from repro.errors import ReproError
 from repro.job import Job
@@ -268,7 +268,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
     }  # fmt: skip
     job = job_for(params)
     evaluated = {}
-    right = metrics.interleaved
+    right = arms.interleaved
 
     def spy(functions, repeats, warmup):
         for name, function in functions.items():
@@ -276,7 +276,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
             evaluated.setdefault(name, []).append(float(out.calls.double().mean()))
         return right(functions, repeats, warmup)
 
-    monkeypatch.setattr(metrics, "interleaved", spy)
+    monkeypatch.setattr(arms, "interleaved", spy)
     arms.time_samplers(job)
     assert evaluated["uncached"] == [6, 12, 6, 12] and evaluated["sedd"] == [7, 13, 7, 13]
     assert all(a <= b for a, b in zip(evaluated["cached"], evaluated["uncached"], strict=True))
