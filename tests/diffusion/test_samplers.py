@@ -325,3 +325,21 @@ def test_a_walk_names_its_steps_and_ends_at_clean_data():
         (0, [2] * 4, 0.2, 0.9),
         (1, [0] * 4, 0.9, 1.0),
     ]
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "plms"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_loop_never_waits_for_the_state(name, clip):
+    """Tensors of the meta device have no values: reading one in a loop raises."""
+    if name == "heun":
+        grid, options = (schedules.karras_sigmas(8, 0.1, 10.0),), {"S_churn": 4.0}
+    else:
+        abar = schedules.alphas_cumprod(schedules.linear_betas(100, 1e-3, 0.1))
+        grid, options = (TIMESTEPS, abar), {"clip": clip}
+    if name in ("ddim", "ddpm", "heun"):
+        options["generator"] = torch.Generator().manual_seed(0)
+    if name == "ddim":
+        options["eta"] = 0.5
+    sampler = multistep.plms if name == "plms" else SAMPLERS[name][0]
+    x = sampler(lambda x, t: 0.1 * x, torch.empty(4, 2, device="meta"), *grid, **options)
+    assert x.is_meta and x.shape == (4, 2)
