@@ -129,9 +129,9 @@ def diffusers_loop(clock: str) -> list[Row]:
 
 def frechet(clock: str) -> list[Row]:
     """The Fréchet distance of 2048 features here and in clean-fid, full and deficient rank."""
-    from cleanfid.fid import frechet_distance
+    from cleanfid import fid as cleanfid
 
-    from repro import metrics
+    from repro.metrics import fid
 
     rows = []
     for n, label in ((4096, "4096 samples"), (512, "512 samples, singular covariances")):
@@ -140,15 +140,15 @@ def frechet(clock: str) -> list[Row]:
         statistics = [
             v
             for shift in (0.0, 0.1)
-            for v in metrics.gaussian_statistics(shift + rng.standard_normal((n, 2048)) * scales)
+            for v in fid.gaussian_statistics(shift + rng.standard_normal((n, 2048)) * scales)
         ]
         values = {}
 
         def ours(values=values, statistics=statistics):
-            values["ours"] = metrics.frechet_distance(*statistics)
+            values["ours"] = fid.frechet_distance(*statistics)
 
         def theirs(values=values, statistics=statistics):
-            values["theirs"] = float(np.real(frechet_distance(*statistics)))
+            values["theirs"] = float(np.real(cleanfid.frechet_distance(*statistics)))
 
         rows.append(
             compare(

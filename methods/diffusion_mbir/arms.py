@@ -26,7 +26,7 @@ from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
 from repro.data import cache
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
-from repro.inverse import ParallelBeam
+from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import MLPDenoisers
-from repro.diffusion.schedules import karras_sigmas
+from repro.diffusion.schedules import expand, karras_sigmas
 from repro.job import Job
 from repro.nets import edm
 from repro.training.fit import fit_alternating
@@ -123,7 +123,7 @@ def tsm_errors(generator: Generator) -> Errors:
 
     true, sigma = 0.37, sigma.double()
     xt = x.double() + sigma[..., None] * noise.double()
-    weighted = msd.expand(msd.edm_weight(sigma, 0.6), xt)
+    weighted = expand(msd.edm_weight(sigma, 0.6), xt)
     w = ((weighted * xt * (true * xt)).sum() / (weighted * xt.square()).sum()).requires_grad_()
     loss = msd.teacher_score_matching(
         lambda y, s, c: w * y, lambda y, s, c: true * y, x.double(), c, sigma, noise.double(),

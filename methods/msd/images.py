@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from methods.msd import method as msd
 from methods.msd.networks import EpsDenoiser, Head
 from repro.diffusion.samplers import ddim
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import alphas_cumprod, expand, linear_betas, stratified
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.training.fit import fit_alternating, fit_and_save
@@ -83,7 +83,7 @@ class Pictures:
     def noise_levels(self, n: int, first: int, generator: Generator) -> Tensor:
         """σ_t of n steps (n,), stratified over first … student_step."""
         count = self.p.student_step - first + 1
-        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        u = stratified(n, generator) / n
         t = first + (u[torch.randperm(n, generator=generator)] * count).long()
         return self.sigmas[t.clamp(max=self.p.student_step)]
 
@@ -246,7 +246,7 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
             x, c, d["dm_sigma"], d["dm_noise"], critic.fake, pictures.teacher
         )
         if adversarial:
-            xt = x + msd.expand(d["sigma"], x) * d["noise"]
+            xt = x + expand(d["sigma"], x) * d["noise"]
             logit = critic.logit(xt, d["sigma"], c)
             loss = loss + p.gan_generator * msd.gan_generator_loss(logit)
         return loss
@@ -259,7 +259,7 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
         x = shared["x"]
         loss = msd.fake_score_loss(x, c, sigma, d["noise"], critic.fake, msd.eps_weight(sigma))
         if adversarial:
-            s = msd.expand(sigma, x)
+            s = expand(sigma, x)
             noised = torch.cat([x + s * d["noise"], d["real"] + s * d["real_noise"]])
             logits = critic.logit(noised, sigma.repeat(2), c.repeat(2))
             loss = loss + p.gan_critic * msd.gan_discriminator_loss(*logits.chunk(2))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from methods.radd import exact, official
 from methods.radd import method as radd
-from repro import metrics
 from repro.data import cache as data_cache
 from repro.data.containers import Text
 from repro.data.corpora import ZeroShotCorpus
@@ -22,6 +21,13 @@ from repro.data.official import lambada, lm1b, ptb, wikitext2, wikitext103
 from repro.data.tokens import CHAR_ALPHABET, build_gpt2, char_corpus
 from repro.diffusion import absorbing
 from repro.errors import ReproError
+from repro.metrics.cost import (
+    count_parameters,
+    interleaved,
+    measure_interval,
+    model_size_bytes,
+)
+from repro.metrics.text import NGram, generative_perplexity, unigram_entropy
 from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer, macs
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
@@ -60,9 +66,9 @@ def windows(codes: np.ndarray, count: int, length: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def fitted(text: str, characters: int, order: int) -> metrics.NGram:
+def fitted(text: str, characters: int, order: int) -> NGram:
     """An n-gram model of a text."""
-    return metrics.NGram(order, SYMBOLS).fit(encoded(text, characters))
+    return NGram(order, SYMBOLS).fit(encoded(text, characters))
 
 
 def corpus(job: Job) -> Text:
@@ -72,7 +78,7 @@ def corpus(job: Job) -> Text:
     return text
 
 
-def judge(job: Job) -> metrics.NGram:
+def judge(job: Job) -> NGram:
     """An n-gram model of the training text, the stand-in for the paper's GPT-2 large."""
     return fitted(corpus(job).train, job.params.characters, job.params.order)
 
@@ -240,13 +246,13 @@ def sampler_for(
     return lambda: radd.tau_leaping(model.c_theta, x, psi, cache=cache, **keep)
 
 
-def measure_text(job: Job, text_judge: metrics.NGram, x: Tensor, **at: Any) -> None:
+def measure_text(job: Job, text_judge: NGram, x: Tensor, **at: Any) -> None:
     """Quality of samples: the judge's nats per token, and the diversity within each sequence."""
     tokens = x.cpu().numpy()
     nll = text_judge.nll(tokens)
     job.measure("judge_nll", nll.mean(), **at)
     job.measure("judge_perplexity", np.exp(nll).mean(), **at)
-    job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+    job.measure("entropy", unigram_entropy(tokens).mean(), **at)
 
 
 def sample(job: Job) -> None:
@@ -328,11 +334,11 @@ def structure(job: Job) -> None:
             state = {k: tuple(v.shape) for k, v in network.state_dict().items()}
             released = official.shapes(config)
             at = {"family": family, "size": size}
-            job.measure("parameters", metrics.count_parameters(network), **at)
+            job.measure("parameters", count_parameters(network), **at)
             job.measure("tensors", len(state), **at)
             job.measure("wrong_tensors", len(set(state.items()) ^ set(released.items())), **at)
             job.measure("gmacs", macs(config, job.params.tokens)["total"] / 1e9, **at)
-            job.measure("megabytes", metrics.model_size_bytes(network) / 1e6, **at)
+            job.measure("megabytes", model_size_bytes(network) / 1e6, **at)
 
 
 def simulate_nfe(job: Job) -> None:
@@ -430,18 +436,14 @@ def time_samplers(job: Job) -> None:
                     generator=generator,
                 )
                 warm()
-            rounds = metrics.interleaved(functions, p.repeats, warmup=0)
+            rounds = interleaved(functions, p.repeats, warmup=0)
             at = {"batch": batch, "steps_per_token": per_token}
             for name, taken in rounds.items():
-                job.measure("seconds", taken.median / batch, variant=name, **at)
-                job.measure("seconds_low", taken.lo / batch, variant=name, **at)
-                job.measure("seconds_high", taken.hi / batch, variant=name, **at)
+                measure_interval(job, "seconds", taken, per=batch, variant=name, **at)
             for name in p.variants:
                 if name != "cached":
                     ratio = rounds.ratio(name, "cached")
-                    job.measure("speedup", ratio.median, over=name, **at)
-                    job.measure("speedup_low", ratio.lo, over=name, **at)
-                    job.measure("speedup_high", ratio.hi, over=name, **at)
+                    measure_interval(job, "speedup", ratio, over=name, **at)
 
 
 # Official weights and data
@@ -522,5 +524,5 @@ def official_samples(job: Job) -> None:
             tokens = torch.cat(parts)[: p.sequences].numpy()
             at = {"steps": steps, "draws_in": dtype}
             job.measure("calls", torch.cat(calls).mean(), **at)
-            job.measure("judge_perplexity", metrics.generative_perplexity(large, tokens), **at)
-            job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+            job.measure("judge_perplexity", generative_perplexity(large, tokens), **at)
+            job.measure("entropy", unigram_entropy(tokens).mean(), **at)

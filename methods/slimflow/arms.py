@@ -17,8 +17,7 @@ from methods.slimflow import structure as sizes
 from methods.slimflow.networks import NETWORKS
 from methods.slimflow.training import autocast, load_flow, teacher_network, teacher_velocity
 from repro.diffusion import flow
-from repro.metrics import count_macs, count_parameters
-from repro.metrics.cost import interleaved
+from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.nets.unet import UNet
 from repro.zoo.judge import Judge
 
@@ -116,7 +115,7 @@ def student(job: Job) -> None:
 def released(job: Job) -> None:
     """A released checkpoint on CIFAR-10: one step, truncation to bytes, FID by clean-fid."""
     from repro.data import cache
-    from repro.metrics import clean_fid
+    from repro.metrics.fid import clean_fid
 
     p = job.params
     path = cache.root() / "official" / "slimflow" / p.checkpoint

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from methods.slimflow import method as slim
 from methods.slimflow.training import drawn
 from repro.diffusion import flow
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.training.fit import fit
 from repro.training.seeding import seeded
 from repro.training.settings import Optimiser

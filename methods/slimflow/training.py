@@ -15,9 +15,8 @@ from torch import Generator, Tensor, nn
 
 from methods.slimflow import method as slim
 from repro.diffusion import flow
-from repro.diffusion.parameterise import q_sample
-from repro.diffusion.samplers import dpm_solver_pp_2m
-from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_uniform
+from repro.diffusion.multistep import dpm_solver_pp_2m
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, timesteps_uniform
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save

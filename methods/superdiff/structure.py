@@ -11,7 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ScoreUNet, cifar_network, edge_aware_macs, lean
-from repro.metrics import NFECounter, count_macs, count_parameters, interleaved, peak_memory
+from repro.metrics.cost import (
+    NFECounter,
+    count_macs,
+    count_parameters,
+    interleaved,
+    measure_interval,
+    peak_memory,
+)
 from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
 from repro.training.seeding import seeded
 
@@ -136,8 +143,6 @@ def cost(job: Job) -> None:
         job.measure("seconds", rounds[name].median / p.batch, estimator=name)
         if name != "ito":
             ratio = rounds.ratio(name, "ito")
-            job.measure("time_ratio", ratio.median, estimator=name)
-            job.measure("time_ratio_low", ratio.lo, estimator=name)
-            job.measure("time_ratio_high", ratio.hi, estimator=name)
+            measure_interval(job, "time_ratio", ratio, estimator=name)
             used = peak_memory(run, job.device)
             job.measure("memory_ratio", reference / used, estimator=name)

@@ -35,7 +35,7 @@ from repro.diffusion.schedules import (
 )
 from repro.errors import ReproError
 from repro.job import Job, Params
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.places import ROOT
 from repro.suite import fingerprint, zoo
 from repro.suite.cards import library

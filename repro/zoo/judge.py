@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from repro.errors import ReproError
-from repro.metrics import frechet_from_features, precision_recall
+from repro.metrics.fid import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
 from repro.training.seeding import seeded
 from repro.zoo import pretrained

@@ -15,7 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import (
+    alphas_cumprod,
+    linear_betas,
+    q_sample,
+    stratified,
+    stratified_steps,
+)
 from repro.errors import ReproError
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
@@ -88,11 +94,9 @@ def denoiser(job: Job) -> dict[str, Tensor]:
         x0 = scaled(x[chosen], p.dataset)
         if p.mirror:
             x0 = _mirrored(x0, generator)
-        u = torch.arange(p.batch) + torch.rand(p.batch, generator=generator)
-        t = (u * len(abar) / p.batch).long().clamp(max=len(abar) - 1)
-        a = abar[t][:, None, None, None]
+        t = stratified_steps(p.batch, len(abar), generator)
         noise = torch.randn(x0.shape, generator=generator)
-        noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        noisy = q_sample(x0, t, abar, noise)
         if classes is None:
             return noisy, t, noise
         y = labels[chosen]
@@ -135,7 +139,7 @@ def slice_denoiser(job: Job) -> dict[str, Tensor]:
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(len(stack), (p.batch,), generator=generator)
         x0 = slices.augment(stack[chosen], generator)
-        u = (torch.arange(p.batch) + torch.rand(p.batch, generator=generator)) / p.batch
+        u = stratified(p.batch, generator) / p.batch
         # Most of the image is decided at intermediate noise: half of the batch goes there.
         middle = torch.rand(p.batch, generator=generator) < 0.5
         inner = math.log(0.02) + math.log(100.0) * u

@@ -8,7 +8,7 @@ import torch
 
 from repro.data.catalogue import load
 from repro.errors import ReproError
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.zoo import judge, pretrained, train

@@ -14,7 +14,7 @@ from methods.autodiffusion import exact, figures, official, problems, searches
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.noisy_classifier import NAME
 from repro.errors import ReproError
-from repro.metrics import count_macs
+from repro.metrics.cost import count_macs
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style

@@ -17,7 +17,8 @@ from methods.diffusion_mbir.problems import (
 )
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
 from repro.errors import ReproError
-from repro.inverse import MaskedFourier, ParallelBeam
+from repro.inverse.fourier import MaskedFourier
+from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNppConfig
 from repro.suite import zoo
 from repro.suite.cards import library

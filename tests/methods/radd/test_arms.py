@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from methods.radd import arms, exact
-from repro import metrics
 from repro.data import cache, catalogue
 from repro.diffusion import absorbing
 from repro.errors import ReproError
@@ -272,7 +271,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
     }  # fmt: skip
     job = job_for(params)
     evaluated = {}
-    right = metrics.interleaved
+    right = arms.interleaved
 
     def spy(functions, repeats, warmup):
         for name, function in functions.items():
@@ -280,7 +279,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
             evaluated.setdefault(name, []).append(float(out.calls.double().mean()))
         return right(functions, repeats, warmup)
 
-    monkeypatch.setattr(metrics, "interleaved", spy)
+    monkeypatch.setattr(arms, "interleaved", spy)
     arms.time_samplers(job)
     assert evaluated["uncached"] == [6, 12, 6, 12] and evaluated["sedd"] == [7, 13, 7, 13]
     assert all(a <= b for a, b in zip(evaluated["cached"], evaluated["uncached"], strict=True))
