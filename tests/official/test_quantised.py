@@ -82,7 +82,9 @@ def test_activation_grids_quantise(tmp_path):
     (grids,) = load_quantised(path, network, Bits(4, activation=4, signed=False)).activations
     x = torch.tensor([-9.0, -0.3, 0.2, 0.4, 9.0])
     assert grids.layers["conv_in"][0](x).tolist() == [-1.0, -0.5, 0.0, 0.5, 6.5]
-    refused(lambda: load_quantised(path, network, W4), "conv_in.act_quantizer", "Bits(signed=False)")
+    refused(
+        lambda: load_quantised(path, network, W4), "conv_in.act_quantizer", "Bits(signed=False)"
+    )
 
 
 @pytest.mark.parametrize("config", [TINY, TRANSFORMER], ids=["qkv", "transformer"])
@@ -226,5 +228,3 @@ def test_foreign_time_tables_are_refused(tmp_path):
         state[f"model.{key}.zero_point_list"] = torch.zeros(shape)
         save(state, path)
         refused(lambda: load_quantised(path, network, W4), "quest.pth", message)
-
-
