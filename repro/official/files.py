@@ -68,6 +68,8 @@ def read(path: Path, what: str, mentions: Iterable[str] = ()) -> Any:
         return _read_safetensors(path, what)
     if form == "torch":
         return _read_torch(path, what, mentions)
+    if form == "npy":
+        raise refusal(path, "holds a bare array, without names", f"give {what}")
     arrays = read_arrays(path, what)
     return {name: _tensor(path, name, array) for name, array in arrays.items()}
 
@@ -230,8 +232,9 @@ def _read_torch(path: Path, what: str, mentions: Iterable[str]) -> Any:
         with (
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([(_Inert, name) for name in mentions]),
+            path.open("rb") as handle,  # of a path, the name's ending would decide
         ):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(handle, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # Its text goes on to advise opening the file unsafely, so that none of it is passed on.
         named = re.search(r"GLOBAL (\S+)", str(error))
