@@ -15,7 +15,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class Loader:
     content: what `torch.save` writes for it. at: keys that lead to one of its weights.
     load: path -> anything. got: what was loaded -> that weight, where it can be seen.
     averages: keys that lead to the averages, whose lack must not be passed over.
-    last: path -> what `ema=False` loads.
+    last: path -> what `ema=False` loads. config: the config.json beside it.
     """
 
     content: Callable[[], Any]
@@ -90,7 +90,7 @@ class Loader:
     file: str = "model.pt"
     averages: tuple[Any, ...] = ()
     last: Callable[[Path], Any] | None = None
-    beside: dict[str, str] = field(default_factory=dict)
+    config: str = ""
 
 
 def improved() -> ImprovedUNet:
@@ -247,7 +247,7 @@ LOADERS = {
         lambda s: s.weight_grids["conv_in"][0].delta,
     ),
     "calibration": Loader(
-        lambda: {"xs": torch.rand(4, 3, 1, 8, 8), "ts": torch.arange(12).reshape(4, 3)},
+        lambda: {"xs": torch.ones(4, 3, 1, 8, 8), "ts": torch.arange(12).reshape(4, 3)},
         ("xs",),
         load_calibration,
         lambda f: f.xs,
@@ -284,7 +284,7 @@ LOADERS = {
         lambda p: radd.load_published(p.parent),
         lambda o: o.network.vocab_embed.embedding,
         file="model.safetensors",
-        beside={"config.json": radd_config()},
+        config=radd_config(),
     ),
     "radd, training": Loader(
         lambda: training(Transformer, RADD),
@@ -293,14 +293,14 @@ LOADERS = {
         lambda o: o.network.vocab_embed.embedding,
         averages=("ema",),
         last=lambda p: radd.load_training(p, p.parent / "config.json", ema=False),
-        beside={"config.json": radd_config()},
+        config=radd_config(),
     ),
     "radd, training, last step": Loader(
         lambda: training(Transformer, RADD),
         ("model", "module.vocab_embed.embedding"),
         lambda p: radd.load_training(p, p.parent / "config.json", ema=False),
         lambda o: o.network.vocab_embed.embedding,
-        beside={"config.json": radd_config()},
+        config=radd_config(),
     ),
     "radd, judge": Loader(
         lambda: state_of(Gpt2, JUDGE),
@@ -356,18 +356,45 @@ STUDENTS = Loader(
 ANY = {**LOADERS, "msd, students": STUDENTS}
 
 
-def write(loader: Loader, folder: Path, content: Any = None, **options: Any) -> Path:
+def write(loader: Loader, folder: Path, content: Any) -> Path:
+    plain = isinstance(content, dict) and all(map(is_plain, content.values()))
+    if loader.file.endswith(".safetensors") and plain:
+        return write_bytes(loader, folder, safetensors.torch.save(content))
+    return write_bytes(loader, folder, saved(content))
+
+
+def write_bytes(loader: Loader, folder: Path, data: bytes) -> Path:
     path = folder / loader.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = loader.content() if content is None else content
-    plain = isinstance(content, dict) and all(map(is_plain, content.values()))
-    if path.suffix == ".safetensors" and plain and not options:
-        path.write_bytes(safetensors.torch.save(content))
-    else:
-        path.write_bytes(saved(content, **options))
-    for name, text in loader.beside.items():
-        (folder / name).write_text(text)
+    path.write_bytes(data)
+    if loader.config:
+        (folder / "config.json").write_text(loader.config)
     return path
+
+
+@functools.cache
+def pristine(loader: Loader) -> Any:
+    return loader.content()
+
+
+def content_of(loader: Loader) -> Any:
+    """The content of the file without a fault, in dictionaries and lists that a test may change."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: copied(v) for k, v in value.items()}
+        return [copied(v) for v in value] if isinstance(value, list) else value
+
+    return copied(pristine(loader))
+
+
+@functools.cache
+def whole(loader: Loader) -> bytes:
+    """The file without a fault."""
+    content = pristine(loader)
+    if loader.file.endswith(".safetensors"):
+        return safetensors.torch.save(content)
+    return saved(content)
 
 
 def is_plain(value: Any) -> bool:
@@ -408,9 +435,10 @@ def every(loaders: dict[str, Any]) -> Any:
 
 @every(ANY)
 def test_the_file_without_a_fault_loads(loader, tmp_path):
-    for options in ({}, {"_use_new_zipfile_serialization": False}):
-        content = loader.content()
-        found = loader.load(write(loader, tmp_path, content, **options))
+    content = content_of(loader)
+    files = (whole(loader), saved(content, _use_new_zipfile_serialization=False))
+    for data in files:
+        found = loader.load(write_bytes(loader, tmp_path, data))
         if loader.got:
             value = loader.got(found)
             assert torch.equal(value, holder(content, loader.at)[loader.at[-1]])
@@ -530,16 +558,15 @@ TENSOR_BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = BYTES | {
 @pytest.mark.parametrize("fault", TENSOR_BYTES)
 def test_files_that_are_something_else(loader, fault, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = write(loader, tmp_path)
     change, expected = TENSOR_BYTES[fault]
-    path.write_bytes(change(path.read_bytes()))
+    path = write_bytes(loader, tmp_path, change(whole(loader)))
     refused(loader.load, path, expected)
     assert not (tmp_path / TRAP).exists()
 
 
 @every(ANY)
 def test_missing_files(loader, tmp_path):
-    path = write(loader, tmp_path)
+    path = write_bytes(loader, tmp_path, b"")
     path.unlink()
     refused(loader.load, path, "^is missing$")
     path.mkdir()
@@ -601,7 +628,7 @@ def test_tensors_of_another_shape(loader, fault, tmp_path):
 
 
 def refuse_changed(loader, change, expected, folder):
-    content = loader.content()
+    content = content_of(loader)
     holder(content, loader.at)[loader.at[-1]] = change(holder(content, loader.at)[loader.at[-1]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about sparse and quantised tensors
@@ -615,14 +642,14 @@ def test_a_vector_of_one_is_no_number(tmp_path):
         (torch.zeros(1, dtype=torch.int64), rf"`{name}` has shape \(1,\), expected \(\)"),
         (torch.tensor(1.0), f"`{name}` is float32 where int64 are due"),
     ):
-        path = write(loader, tmp_path, {**loader.content(), name: value})
+        path = write(loader, tmp_path, {**content_of(loader), name: value})
         refused(loader.load, path, expected)
 
 
 @every(ANY)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_precisions_become_float32(loader, dtype, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     place, key = holder(content, loader.at), loader.at[-1]
     place[key] = place[key].to(dtype)
     found = loader.load(write(loader, tmp_path, content))
@@ -638,7 +665,7 @@ NAMED = {k: v for k, v in LOADERS.items() if isinstance(v.at[-1], str)}
 
 @every(NAMED)
 def test_missing_foreign_and_doubled_names(loader, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     place, key = holder(content, loader.at), loader.at[-1]
     for change, expected in (
         ({f"module.{key.removeprefix('module.')}" + "_2": place[key].clone()}, r"\(1 foreign\)"),
@@ -655,7 +682,7 @@ def test_missing_foreign_and_doubled_names(loader, tmp_path):
 
 @every(NAMED)
 def test_another_model(loader, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     place = holder(content, loader.at)
     place.clear()
     place.update({f"encoder.{i}.weight": torch.zeros(3) for i in range(5)})
@@ -670,7 +697,7 @@ def test_another_model(loader, tmp_path):
 @every(NAMED)
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_of_wrapped_networks_are_cut_off(loader, prefix, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     place, key = holder(content, loader.at), loader.at[-1]
     wrapped = {prefix + k: v for k, v in place.items()}
     expected = place[key]
@@ -689,7 +716,7 @@ LISTED = {k: v for k, v in AVERAGED.items() if v.averages == ("ema",)}
 
 @every(AVERAGED)
 def test_the_last_step_never_stands_in_for_missing_averages(loader, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     place = holder(content, loader.averages)
     for key in [k for k in place if k.startswith(loader.averages[-1])]:
         del place[key]
@@ -702,7 +729,7 @@ def test_the_last_step_never_stands_in_for_missing_averages(loader, tmp_path):
 
 @every(LISTED)
 def test_lists_of_averages_are_whole(loader, tmp_path):
-    content = loader.content()
+    content = content_of(loader)
     shadow = content["ema"]["shadow_params"]
     for ema, expected in (
         ({"shadow_params": None}, "holds no averaged weights"),
