@@ -163,6 +163,69 @@ def test_foreign_quantised_files_are_refused(tmp_path):
     refused(lambda: load_quantised(path, network, W4), "w4a8.pth", "truncated")
 
 
+# Widths
+
+
+def of_width(network, bits, other=()):
+    """Normal weights, rounded to nearest on the grid of each channel; ``other``: layer -> bits."""
+    torch.manual_seed(0)
+    state = {f"model.{k}": torch.randn(v.shape) for k, v in network.state_dict().items()}
+    for name, m in network.named_modules():
+        if isinstance(m, QUANTISED):
+            w = state[f"model.{name}.weight"]
+            if name == "conv_in":
+                w[0] = w[0].abs() + 0.1  # channels of one sign, which have odd zero-points
+                w[1] = -w[1].abs() - 0.1
+            column = (len(w),) + (1,) * (w.ndim - 1)
+            low, high = (f(w.flatten(1), 1).reshape(column) for f in (torch.amin, torch.amax))
+            delta = (high - low) / (2 ** dict(other).get(name, bits) - 1)
+            key = f"model.{name}.weight_quantizer"
+            state[f"{key}.delta"] = delta
+            state[f"{key}.zero_point"] = (-low.clamp(max=0) / delta).round()
+            state[f"{key}.alpha"] = w / delta - (w / delta).floor() - 0.5
+    return state
+
+
+@pytest.mark.parametrize("width", [3, 4, 6, 8])
+def test_the_declared_width_gives_the_weights_back(tmp_path, width):
+    """Rounding errors are uniform in a step: their root mean square is δ / √12."""
+    network = on_meta(UNet, **SMALL)
+    path = save(of_width(network, width), tmp_path / "a.pth")
+    loaded = load_quantised(path, network, Bits(width))
+    layer = "mid.block_1.conv1"
+    error = loaded.weights[f"{layer}.weight"] - loaded.floats[layer]
+    (grid,) = loaded.weight_grids[layer]
+    rms = error.square().mean().sqrt()
+    assert rms == pytest.approx(float(grid.delta.square().mean().sqrt()) / 12**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 5, 6, 8])
+def test_another_width_is_refused(tmp_path, width):
+    network = on_meta(UNet, **SMALL)
+    path = save(of_width(network, width), tmp_path / "a.pth")
+    for declared in {2, 3, 4, 5, 6, 8} - {width}:
+        refused(
+            lambda declared=declared: load_quantised(path, network, Bits(declared)),
+            f"the middle code of {width} bits; {declared} bits are declared; ",
+        )
+
+
+def test_a_layer_of_another_width_is_refused(tmp_path):
+    network = on_meta(UNet, **SMALL)
+    path = save(of_width(network, 4, other={"conv_in": 8}), tmp_path / "a.pth")
+    refused(lambda: load_quantised(path, network, W4), "`conv_in.weight_quantizer.zero_point`")
+
+
+def test_codes_of_wider_activations_are_refused(tmp_path):
+    network = on_meta(UNet, **SMALL)
+    state = quantised_file(network)
+    state["model.conv_out.act_quantizer.zero_point"] = torch.tensor(131.0)
+    path = save(state, tmp_path / "a.pth")
+    load_quantised(path, network, Bits(4, activation=8, signed=False))
+    bits = Bits(4, activation=4, signed=False)
+    refused(lambda: load_quantised(path, network, bits), "reaches 131, above the last code, 15")
+
+
 # QuEST
 
 
