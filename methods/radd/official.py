@@ -65,8 +65,8 @@ class Official(NamedTuple):
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a checkpoint, in the order of the network."""
-    d, n, cond = config.d, config.vocab + 1, config.cond
-    timed = cond is not None
+    d, n, cond = config.d, config.vocab + 1, config.cond or 0
+    timed = config.cond is not None
     norm = [("weight", (d,))] + ([] if timed else [("bias", (d,))])
     out: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (n, d)}
     if timed:

@@ -76,7 +76,11 @@ def load_pairs(folder: Path | str) -> Pairs:
                 f"{folder}: label.npy has {len(label)} rows for {len(z)} pairs; "
                 "give the files of one pair set"
             )
-    return Pairs(*(None if a is None else torch.from_numpy(a) for a in (z, x, label)))
+    return Pairs(
+        torch.from_numpy(z),
+        torch.from_numpy(x),
+        None if label is None else torch.from_numpy(label),
+    )
 
 
 def _array(path: Path, dimensions: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +55,11 @@ def _nin(flax: str, torch_name: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _execution(network: ScoreUNet) -> list[tuple[str, nn.Module]]:
+def _execution(network: ScoreUNet) -> list[tuple[str, Any]]:
     """Blocks in the order in which the forward pass, and so Flax, meets them."""
-    found: list[tuple[str, nn.Module]] = []
+    found: list[tuple[str, Any]] = []
 
-    def level(name: str, module: nn.Module) -> None:
+    def level(name: str, module: Any) -> None:
         for i, block in enumerate(module.block):
             found.append((f"{name}.block.{i}", block))
             if len(module.attn) and isinstance(module.attn[i], AttentionBlock):
@@ -81,7 +82,7 @@ def layout(network: ScoreUNet) -> dict[str, tuple[str, str]]:
     names |= _leaf("Conv_1", "conv_out", network.conv_out)
     names |= _leaf("GroupNorm_0", "norm_out", network.norm_out)
     for i in range(2):
-        names |= _leaf(f"Dense_{i}", f"temb.dense.{i}", network.temb.dense[i])
+        names |= _leaf(f"Dense_{i}", f"temb.dense.{i}", network.get_submodule(f"temb.dense.{i}"))
     if network.classes is not None:
         names |= _leaf("Embed_0", "label.embed", network.label.embed)
     counts: Counter[type] = Counter()

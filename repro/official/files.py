@@ -41,6 +41,8 @@ _ARCHIVES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")
 
 def refusal(path: Path, wrong: str, remedy: str) -> ReproError:
     """The error for a file: one line with what is wrong and the remedy."""
+    # Names that a file holds are quoted, and may hold anything.
+    wrong = "".join(c if c.isprintable() else " " for c in wrong)
     return ReproError(f"{path}: {wrong}; {remedy}")
 
 
@@ -114,7 +116,7 @@ def read_json(path: Path, what: str) -> Any:
 
     Raises ReproError: missing, unreadable, or not JSON.
     """
-    _refuse_mistaken(path, _head(path, what), what)
+    check(path, what)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -126,8 +128,7 @@ def recognise(path: Path, what: str) -> str:
 
     Raises ReproError, which says what the file is, where it is none of them.
     """
-    head = _head(path, what)
-    _refuse_mistaken(path, head, what)
+    head = check(path, what)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER:
         return "safetensors"
     if head.startswith(b"PK"):
@@ -149,14 +150,24 @@ def recognise(path: Path, what: str) -> str:
     raise refusal(path, "is damaged, or no file of tensors of a known format", f"give {what}")
 
 
+def check(path: Path, what: str) -> bytes:
+    """The first bytes of a file of any format.
+
+    Raises ReproError: missing, unreadable, empty, or a web page or a pointer in its place.
+    """
+    head = _head(path, what)
+    _refuse_mistaken(path, head, what)
+    return head
+
+
 def _head(path: Path, what: str) -> bytes:
-    if path.is_dir():
-        raise refusal(path, "is a folder, not a file", f"give {what}")
     try:
         with path.open("rb") as handle:
             return handle.read(_HEAD)
     except FileNotFoundError as error:
         raise refusal(path, "is missing", f"put {what} there") from error
+    except IsADirectoryError as error:
+        raise refusal(path, "is a folder, not a file", f"give {what}") from error
     except OSError as error:
         raise refusal(path, f"cannot be read ({error.strerror})", "make it readable") from error
 
@@ -194,7 +205,7 @@ def _recognise_zip(path: Path, what: str) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(path, what) from error
+        raise damaged(path, what) from error
     leaves = {name.rpartition("/")[2] for name in names}
     if {"data.pkl", "constants.pkl"} <= leaves:
         raise refusal(path, "is a TorchScript program, not tensors", f"give {what}")
@@ -206,7 +217,8 @@ def _recognise_zip(path: Path, what: str) -> str:
     raise refusal(path, f"is a zip archive {held}", f"unpack it and give {what}")
 
 
-def _damaged(path: Path, what: str) -> ReproError:
+def damaged(path: Path, what: str) -> ReproError:
+    """The error for a file that begins well and cannot be read to its end."""
     return refusal(path, "is truncated or damaged", f"fetch {what} again")
 
 
@@ -214,7 +226,7 @@ def _bad_array(path: Path, what: str, error: Exception) -> ReproError:
     if "allow_pickle" in str(error):
         wrong = "holds Python objects, which are not opened, since they can run code"
         return refusal(path, wrong, f"give {what} as plain arrays")
-    return _damaged(path, what)
+    return damaged(path, what)
 
 
 def _read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
@@ -224,7 +236,7 @@ def _read_safetensors(path: Path, what: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, what) from error
+        raise damaged(path, what) from error
 
 
 def _read_torch(path: Path, what: str, mentions: Iterable[str]) -> Any:
@@ -245,7 +257,7 @@ def _read_torch(path: Path, what: str, mentions: Iterable[str]) -> Any:
             f"give {what} as tensors alone",
         ) from error
     except Exception as error:  # zipfile, pickle and torch raise a dozen types for broken files
-        raise _damaged(path, what) from error
+        raise damaged(path, what) from error
 
 
 def _tensor(path: Path, name: str, array: np.ndarray) -> Tensor:

@@ -694,6 +694,12 @@ def test_another_model(loader, tmp_path):
     refused(loader.load, write(loader, tmp_path, content), expected)
 
 
+def test_names_are_quoted_on_one_line(tmp_path):
+    loader = LOADERS["ddpm"]
+    content = content_of(loader) | {"a\n\x1b[31mb": torch.zeros(1)}
+    refused(loader.load, write(loader, tmp_path, content), r"^holds `a  \[31mb` \(1 foreign\)$")
+
+
 @every(NAMED)
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_prefixes_of_wrapped_networks_are_cut_off(loader, prefix, tmp_path):
