@@ -16,6 +16,7 @@ comma is a name, not arithmetic. Nothing is ever handed to ``eval``.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -137,6 +138,7 @@ class Check:
         return all(tests[op](a, b) for op, a, b in links)
 
 
+@functools.cache
 def parse(text: str) -> Check:
     """Parse a check.
 

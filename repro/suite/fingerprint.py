@@ -120,7 +120,10 @@ def shipped_hash(shipped: str) -> str:
 
 def of_judging(method: Method, scale: str) -> str:
     """What a verdict depends on besides the runs: the checks, the claims and the judge."""
-    checks = [check.model_dump() for check in method.checks(scale).values()]
+    checks = [
+        {**vars(check), "parsed": [str(r) for r in check.parsed.references()]}
+        for check in method.checks(scale).values()
+    ]
     claims = [claim.model_dump() for claim in method.paper.claims]
     judge = definitions.closure(["repro.suite.verdict:judge"], remarks=())
     return digest([checks, claims, judge])
@@ -130,7 +133,9 @@ def of_report(methods: Sequence[Method]) -> str:
     """What tables, figures and page depend on besides verdicts and runs."""
     figures = [figure.run for method in methods for figure in method.experiment.figures]
     cards = [
-        [method.paper.model_dump(), method.experiment.model_dump(mode="json")] for method in methods
+        card.model_dump(mode="json")
+        for method in methods
+        for card in (method.paper, method.experiment, method.expected)
     ]
     report = [
         [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]

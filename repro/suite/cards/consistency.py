@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
 
 from repro.data import REGISTRY
 from repro.errors import ReproError, nearest
-from repro.suite.cards.experiment import Experiment, Model
+from repro.suite import expression
+from repro.suite.cards.base import Params
+from repro.suite.cards.experiment import Arm, Experiment, Model, Scale
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
 from repro.suite.words import ZOO
+
+
+@dataclass(frozen=True)
+class _File:
+    """A card's file: its mistakes are one line with the key path and the nearest valid name."""
+
+    name: str
+
+    def fail(self, where: str, message: str) -> NoReturn:
+        raise ReproError(f"methods/{self.name}: {where}: {message}")
+
+    def known(self, where: str, name: str, valid: Iterable[str], kind: str) -> None:
+        valid = list(valid)
+        if name not in valid:
+            self.fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
+
+
+def cross_check(method: Method) -> None:
+    """Check every name that the cards of a method use.
+
+    Raises:
+        ReproError: the first mistake: file, key path, what was expected.
+    """
+    file = _File(f"{method.folder.name}/experiment.yaml")
+    experiment = method.experiment
+    if experiment.paper != method.slug:
+        file.fail("paper", f"expected `{method.slug}` (paper.yaml), found `{experiment.paper}`")
+    models = _models_in_reach(method)
+    for name, model in experiment.models.items():
+        _check_model(file, name, model, models)
+    for name, arm in experiment.arms.items():
+        _check_arm(file, name, arm, models)
+    _check_tables(file, experiment)
+    for name, preset in experiment.scales.items():
+        _check_preset(file, f"scales.{name}", preset, experiment, models)
+    _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
+
+
+# experiment.yaml ----------------------------------------------------------------------------
 
 
 def _models_in_reach(method: Method) -> dict[str, Model]:
@@ -47,86 +90,93 @@ def _circle(models: Mapping[str, Model], start: str) -> list[str]:
     return []
 
 
-def cross_check(method: Method) -> None:
-    experiment, paper = method.experiment, method.paper
-    file = f"{method.folder.name}/experiment.yaml"
+def _check_model(file: _File, name: str, model: Model, models: Mapping[str, Model]) -> None:
+    for data in model.data:
+        file.known(f"models.{name}.data", data, REGISTRY, "dataset")
+    for earlier in model.models:
+        file.known(f"models.{name}.models", earlier, models, "model")
+        if models[earlier].per_seed and not model.per_seed:
+            file.fail(
+                f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
+            )
+    if circle := _circle(models, name):
+        file.fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
 
-    def fail(where: str, message: str):
-        raise ReproError(f"methods/{file}: {where}: {message}")
 
-    def known(where: str, name: str, valid: Iterable[str], kind: str):
-        valid = list(valid)
-        if name not in valid:
-            fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
+def _check_arm(file: _File, name: str, arm: Arm, models: Mapping[str, Model]) -> None:
+    for data in arm.data:
+        file.known(f"arms.{name}.data", data, REGISTRY, "dataset")
+    for model in arm.models:
+        file.known(f"arms.{name}.models", model, models, "model")
+    if arm.deterministic and any(models[model].per_seed for model in arm.models):
+        file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
 
-    if experiment.paper != paper.slug:
-        fail("paper", f"expected `{paper.slug}` (paper.yaml), found `{experiment.paper}`")
-    datasets = list(REGISTRY)
-    models = _models_in_reach(method)
-    for name, model in experiment.models.items():
-        for data in model.data:
-            known(f"models.{name}.data", data, datasets, "dataset")
-        for earlier in model.models:
-            known(f"models.{name}.models", earlier, models, "model")
-            if models[earlier].per_seed and not model.per_seed:
-                fail(
-                    f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
-                )
-    for name in experiment.models:
-        if circle := _circle(models, name):
-            fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
-    for name, arm in experiment.arms.items():
-        for data in arm.data:
-            known(f"arms.{name}.data", data, datasets, "dataset")
-        for model in arm.models:
-            known(f"arms.{name}.models", model, models, "model")
-        if arm.deterministic and any(models[name].per_seed for name in arm.models):
-            fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
-    claims = [claim.id for claim in paper.claims]
-    check_ids = set()
-    for number, check in enumerate(experiment.checks):
-        where = f"checks.{number}"
-        known(f"{where}.claim", check.claim, claims, "claim")
-        identity = check.id or f"{check.claim}-{number}"
-        if identity in check_ids:
-            fail(f"{where}.id", f"`{identity}` stands twice")
-        check_ids.add(identity)
-        try:
-            references = check.parsed.references()
-        except ReproError as error:
-            fail(f"{where}.expect", str(error))
-        if not references:
-            fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
-        for reference in references:
-            known(f"{where}.expect", reference.arm, experiment.arms, "arm")
-            known(f"{where}.expect", reference.name, experiment.measurements, "measurement")
+
+def _check_tables(file: _File, experiment: Experiment) -> None:
     for number, table in enumerate(experiment.tables):
         for name in table.measurements:
-            known(f"tables.{number}.measurements", name, experiment.measurements, "measurement")
+            where = f"tables.{number}.measurements"
+            file.known(where, name, experiment.measurements, "measurement")
         for name in table.arms or []:
-            known(f"tables.{number}.arms", name, experiment.arms, "arm")
-    for number, finding in enumerate(experiment.findings):
-        known(f"findings.{number}.claim", finding.claim, claims, "claim")
-    for scale, preset in experiment.scales.items():
-        where = f"scales.{scale}"
-        declared = {
-            key
-            for card in [*experiment.models.values(), *experiment.arms.values()]
-            for key in card.params
-        }
-        for key in preset.params:
-            known(f"{where}.params", key, declared, "parameter")
-        for kind, cards_of_kind, overrides in (
-            ("arm", experiment.arms, preset.arms),
-            ("model", experiment.models, preset.models),
-        ):
-            for name, params in overrides.items():
-                known(f"{where}.{kind}s", name, cards_of_kind, kind)
-                for key in params:
-                    valid = cards_of_kind[name].params
-                    known(f"{where}.{kind}s.{name}", key, valid, "parameter")
-        for name in preset.exclude:
-            known(f"{where}.exclude", name, experiment.arms, "arm")
-        for old, new in preset.stand_ins.items():
-            for name in (old, *([new] if new else [])):
-                known(f"{where}.stand_ins", name, [*datasets, *models], "dataset or model")
+            file.known(f"tables.{number}.arms", name, experiment.arms, "arm")
+
+
+def _check_preset(
+    file: _File,
+    where: str,
+    preset: Scale,
+    experiment: Experiment,
+    models: Mapping[str, Model],
+) -> None:
+    cards = [*experiment.models.values(), *experiment.arms.values()]
+    declared = {key for card in cards for key in card.params}
+    for key in preset.params:
+        file.known(f"{where}.params", key, declared, "parameter")
+    _check_overrides(file, f"{where}.arms", preset.arms, experiment.arms, "arm")
+    _check_overrides(file, f"{where}.models", preset.models, experiment.models, "model")
+    for name in preset.exclude:
+        file.known(f"{where}.exclude", name, experiment.arms, "arm")
+    for old, new in preset.stand_ins.items():
+        for name in (old, *([new] if new else [])):
+            file.known(f"{where}.stand_ins", name, [*REGISTRY, *models], "dataset or model")
+
+
+def _check_overrides(
+    file: _File,
+    where: str,
+    overrides: Mapping[str, Params],
+    cards: Mapping[str, Arm] | Mapping[str, Model],
+    kind: str,
+) -> None:
+    for name, params in overrides.items():
+        file.known(where, name, cards, kind)
+        for key in params:
+            file.known(f"{where}.{name}", key, cards[name].params, "parameter")
+
+
+# checks.yaml --------------------------------------------------------------------------------
+
+
+def _check_checks(file: _File, method: Method) -> None:
+    claims = [claim.id for claim in method.paper.claims]
+    ids = set()
+    for claim, expectation in method.expected.claims.items():
+        file.known("claims", claim, claims, "claim")
+        for number, check in enumerate(expectation.checks):
+            where = f"claims.{claim}.checks.{number}"
+            if check.id in ids:
+                file.fail(f"{where}.id", f"`{check.id}` stands twice")
+            ids.add(check.id)
+            _check_expression(file, f"{where}.expect", check.expect, method.experiment)
+
+
+def _check_expression(file: _File, where: str, text: str, experiment: Experiment) -> None:
+    try:
+        references = expression.parse(text).references()
+    except ReproError as error:
+        file.fail(where, str(error))
+    if not references:
+        file.fail(where, f"`{text}` mentions no measurement")
+    for reference in references:
+        file.known(where, reference.arm, experiment.arms, "arm")
+        file.known(where, reference.name, experiment.measurements, "measurement")

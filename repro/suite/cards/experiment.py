@@ -8,7 +8,6 @@ from pydantic import Field
 
 from repro.suite import words
 from repro.suite.cards.base import Dotted, Name, Params, Strict
-from repro.suite.cards.checks import CheckCard, Finding
 
 
 class Model(Strict):
@@ -97,10 +96,8 @@ class Experiment(Strict):
     arms: dict[Name, Arm]
     measurements: dict[str, Measurement]
     scales: dict[words.Scale, Scale]
-    checks: list[CheckCard] = []
     figures: list[Figure] = []
     tables: list[Table] = []
-    findings: list[Finding] = []
     profile: Dotted | None = None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
+from repro.suite.cards.checks import Checks
 from repro.suite.cards.consistency import cross_check
 from repro.suite.cards.experiment import Experiment, Zoo
 from repro.suite.cards.loading import read
@@ -23,7 +24,7 @@ def slugs(root: Path | None = None) -> list[str]:
 
 @functools.cache
 def load(slug: str, root: Path | None = None) -> Method:
-    """Read and cross-check both cards of a method.
+    """Read and cross-check the cards of a method.
 
     Raises:
         ReproError: no such method, or a mistake in a card (file, key path, what was expected).
@@ -38,9 +39,11 @@ def load(slug: str, root: Path | None = None) -> Method:
     paper = read(folder / "paper.yaml", Paper)
     if paper.kind == "survey" and not (folder / "experiment.yaml").is_file():
         experiment = Experiment(paper=paper.slug, arms={}, measurements={}, scales={})
+        expected = Checks(claims={})
     else:
         experiment = read(folder / "experiment.yaml", Experiment)
-    method = Method(folder, paper, experiment, zoo(root), lambda other: load(other, root))
+        expected = read(folder / "checks.yaml", Checks)
+    method = Method(folder, paper, experiment, expected, zoo(root), lambda other: load(other, root))
     cross_check(method)
     return method
 
@@ -67,5 +70,5 @@ def zoo(root: Path | None = None) -> Zoo:
 def owner(name: str) -> Method:
     """The method that owns a model; ``zoo`` owns the base models that several share."""
     if name == ZOO:
-        return Method(ROOT / "repro" / "zoo", None, None, zoo(), load)  # type: ignore[arg-type]
+        return Method(ROOT / "repro" / "zoo", None, None, None, zoo(), load)  # type: ignore[arg-type]
     return load(name)

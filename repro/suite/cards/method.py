@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from repro.errors import ReproError, nearest
+from repro.suite import expression
 from repro.suite.cards.base import Params
-from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.checks import Check, Checks
 from repro.suite.cards.experiment import Arm, Experiment, Model, Scale, Zoo
 from repro.suite.cards.paper import Paper
 from repro.suite.words import ZOO
@@ -30,11 +31,12 @@ def _no_other(slug: str) -> Method:
 
 @dataclass
 class Method:
-    """A folder under ``methods/``: the two cards and what follows from them."""
+    """A folder under ``methods/``: its cards and what follows from them."""
 
     folder: Path
     paper: Paper
     experiment: Experiment
+    expected: Checks
     zoo: Zoo
     others: Callable[[str], Method] = _no_other
     """Method by slug: a card may name models of another method."""
@@ -152,14 +154,15 @@ class Method:
         where = f"{owner}/{name}"
         return _resolve(own, preset.params, preset.models.get(name, {}), where, scale)
 
-    def checks(self, scale: str) -> dict[str, CheckCard]:
+    def checks(self, scale: str) -> dict[str, Check]:
         """The checks judged at a scale: those whose arms all run there."""
         arms = self.arms(scale)
         chosen = {}
-        for number, check in enumerate(self.experiment.checks):
-            wanted = check.scales is None or scale in check.scales
-            if wanted and all(r.arm in arms for r in check.parsed.references()):
-                chosen[check.id or f"{check.claim}-{number}"] = check
+        for claim, card in self.expected.each():
+            parsed = expression.parse(card.expect)
+            wanted = card.scales is None or scale in card.scales
+            if wanted and all(r.arm in arms for r in parsed.references()):
+                chosen[card.id] = Check.of(claim, card, parsed)
         return chosen
 
 
