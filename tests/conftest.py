@@ -39,9 +39,8 @@ def toy(tmp_path, monkeypatch):
 
 def forget():
     """Let cards and sources be read again."""
+    library.forget()
     for cached in (
-        library.load,
-        library.zoo,
         plan.scale_config,
         definitions._module,
         fingerprint.code,
@@ -79,7 +78,7 @@ measurements:
   error: {direction: lower}
 scales:
   smoke: {seeds: 3, params: {width: 2, steps: [4, 8]}}
-  small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, exclude: [exact]}
+  small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, without: {arms: [exact]}}
 """
 
 TOY_CHECKS = """

@@ -23,7 +23,7 @@ from repro.places import ROOT, work_root
 from repro.suite import judging, reporting
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.models import ModelRef
 
 app = typer.Typer(
     add_completion=False,

@@ -16,7 +16,8 @@ from typing import Any
 from repro.errors import ReproError
 from repro.places import ROOT, short
 from repro.suite import definitions
-from repro.suite.cards.method import Method, ModelRef
+from repro.suite.cards.method import Method
+from repro.suite.cards.models import ModelRef, Owner
 
 ALWAYS = ("repro.job:Job", "repro.job:Params", "repro.job:reproducible")
 """What every job is made of: random streams, inputs, measurements, determinism."""
@@ -51,13 +52,13 @@ def of_data(name: str) -> str:
     return data.fingerprint(name)
 
 
-def of_model(method: Method, scale: str, ref: ModelRef, retrain: bool = False) -> str:
+def of_model(method: Owner, scale: str, ref: ModelRef, retrain: bool = False) -> str:
     """Fingerprint of a model: trained by its card, or the file that comes with the suite."""
     return digest(parts_of_model(method, scale, ref, retrain))
 
 
 def parts_of_model(
-    method: Method, scale: str, ref: ModelRef, retrain: bool = False
+    method: Owner, scale: str, ref: ModelRef, retrain: bool = False
 ) -> dict[str, str]:
     """What a model depends on, part by part, so that a stale one can say what changed."""
     card = method.model(scale, ref.owner, ref.name)

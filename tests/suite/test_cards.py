@@ -8,7 +8,7 @@ from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite import fingerprint
 from repro.suite.cards import library, schemas
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.models import ModelRef
 
 
 def edit(root, file, change):
@@ -16,7 +16,7 @@ def edit(root, file, change):
     content = yaml.safe_load(path.read_text())
     change(content)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    library.load.cache_clear()
+    library.forget()
 
 
 def first(content):
@@ -39,13 +39,13 @@ def test_arms_models_and_seeds(toy):
     assert list(method.checks("small")) == ["smaller"]
 
 
-def test_stand_ins_replace_models_and_data_at_one_scale(toy):
+def test_a_scale_replaces_models_and_data(toy):
     edit(
         toy,
         "experiment.yaml",
         lambda c: (
             c["arms"]["ours"].update(data=["fashion-mnist"]),
-            c["scales"]["smoke"].update(stand_ins={"fashion-mnist": "digits", "net": None}),
+            c["scales"]["smoke"].update(replace={"fashion-mnist": "digits", "net": None}),
         ),
     )
     method = library.load("toy")
@@ -96,7 +96,7 @@ def test_models_of_another_method(toy):
     for file in ("paper.yaml", "experiment.yaml", "checks.yaml"):
         text = (toy / "methods" / "toy" / file).read_text().replace("toy", "other")
         (folder / file).write_text(text.replace("models: [net]", "models: [toy/net]"))
-    library.load.cache_clear()
+    library.forget()
     other, own = library.load("other"), library.load("toy")
     assert other.arm_models("small", "ours", 2) == [ModelRef("toy", "net", 2)]
     ref = ModelRef("toy", "net", 2)
@@ -174,8 +174,23 @@ def test_models_of_another_method(toy):
         ("experiment.yaml", lambda c: c["scales"].update(tiny={}), "scales.tiny"),
         (
             "experiment.yaml",
-            lambda c: c["scales"]["smoke"].update(stand_ins={"digts": "digits"}),
-            "scales.smoke.stand_ins: unknown dataset or model `digts`",
+            lambda c: c["scales"]["smoke"].update(replace={"digts": "digits"}),
+            "scales.smoke.replace: unknown dataset or model `digts`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"arms": ["exat"]}),
+            "scales.small.without.arms: unknown arm `exat` .did you mean `exact`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"arms": ["official-*"]}),
+            r"scales.small.without.arms: unknown arm `official-\*`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"figures": ["quality"]}),
+            "scales.small.without.figures: unknown figure `quality`",
         ),
         ("experiment.yaml", lambda c: c["arms"]["exact"].update(models=["net"]), "deterministic"),
         (
@@ -212,7 +227,7 @@ def test_missing_parameter_names_its_place(toy):
 def test_yaml_errors_are_one_line(toy):
     path = toy / "methods" / "toy" / "paper.yaml"
     path.write_text("slug: [toy\n")
-    library.load.cache_clear()
+    library.forget()
     with pytest.raises(ReproError, match="paper.yaml line .*not valid YAML"):
         library.load("toy")
     path.write_text("slug: toy\nslug: toy\n")

@@ -46,7 +46,7 @@ def add_student(root):
         )
         .replace('run", models: [net]', 'run", models: [student]', 1)
     )
-    library.load.cache_clear()
+    library.forget()
 
 
 def test_a_whole_method(options):

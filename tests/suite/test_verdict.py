@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from repro.errors import ReproError
 from repro.suite import expression, verdict
 from repro.suite.cards.checks import Check, CheckCard, Checks
-from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale, Zoo
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim, Paper
 
@@ -67,7 +67,7 @@ def method() -> Method:
             for claim, (tier, expect) in checks.items()
         }
     )
-    return Method(Path("toy"), paper, experiment, expected, Zoo(models={}))
+    return Method(Path("toy"), paper, experiment, expected)
 
 
 def records():

@@ -12,7 +12,7 @@ from repro.suite import expression
 from repro.suite.cards.base import Params
 from repro.suite.cards.experiment import Arm, Experiment, Model, Scale
 from repro.suite.cards.loading import read
-from repro.suite.cards.method import Method
+from repro.suite.cards.method import Method, left_out
 from repro.suite.words import ZOO
 
 
@@ -58,7 +58,7 @@ def cross_check(method: Method) -> None:
 def _models_in_reach(method: Method) -> dict[str, Model]:
     """Every model that a card may name: its own, `zoo/<model>`, and `<method>/<model>`."""
     models = dict(method.experiment.models)
-    models |= {f"{ZOO}/{name}": model for name, model in method.zoo.models.items()}
+    models |= {f"{ZOO}/{name}": model for name, model in method.others(ZOO).own_models.items()}
     wanted = [
         m for card in (*models.values(), *method.experiment.arms.values()) for m in card.models
     ]
@@ -134,11 +134,21 @@ def _check_preset(
         file.known(f"{where}.params", key, declared, "parameter")
     _check_overrides(file, f"{where}.arms", preset.arms, experiment.arms, "arm")
     _check_overrides(file, f"{where}.models", preset.models, experiment.models, "model")
-    for name in preset.exclude:
-        file.known(f"{where}.exclude", name, experiment.arms, "arm")
-    for old, new in preset.stand_ins.items():
+    figures = [figure.id for figure in experiment.figures]
+    _check_patterns(file, f"{where}.without.arms", preset.without.arms, experiment.arms, "arm")
+    _check_patterns(file, f"{where}.without.figures", preset.without.figures, figures, "figure")
+    for old, new in preset.replace.items():
         for name in (old, *([new] if new else [])):
-            file.known(f"{where}.stand_ins", name, [*REGISTRY, *models], "dataset or model")
+            file.known(f"{where}.replace", name, [*REGISTRY, *models], "dataset or model")
+
+
+def _check_patterns(
+    file: _File, where: str, patterns: Iterable[str], names: Iterable[str], kind: str
+) -> None:
+    names = list(names)
+    for pattern in patterns:
+        if not any(left_out(name, [pattern]) for name in names):
+            file.known(where, pattern, names, kind)
 
 
 def _check_overrides(

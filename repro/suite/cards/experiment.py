@@ -41,7 +41,6 @@ class Arm(Strict):
     machine: bool = False
     gpu: bool = False
     threads: int = Field(1, ge=1)
-    scales: list[words.Scale] = list(words.SCALES)
     note: str = ""
 
 
@@ -55,16 +54,27 @@ class Measurement(Strict):
     timing: bool = False
 
 
+class Without(Strict):
+    """What a scale leaves out, by name; `*` stands for any text."""
+
+    arms: list[str] = []
+    figures: list[str] = []
+
+
 class Scale(Strict):
-    """A preset of sizes. ``params`` override the keys that arms and models declare."""
+    """A preset of sizes, and all that says what runs at a scale.
+
+    ``without``: what is left out; all else runs. ``replace``: datasets and models used instead of
+    those that the cards list (null: none). ``params`` override the keys that arms and models
+    declare.
+    """
 
     seeds: int | list[int] = 1
+    without: Without = Without()
+    replace: dict[str, str | None] = {}
     params: Params = {}
     models: dict[str, Params] = {}
     arms: dict[str, Params] = {}
-    exclude: list[str] = []
-    stand_ins: dict[str, str | None] = {}
-    """Datasets and models used at this scale instead of those the cards list (null: none)."""
 
     def seed_list(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
@@ -75,7 +85,6 @@ class Figure(Strict):
     run: Dotted
     title: str
     caption: str
-    scales: list[words.Scale] | None = None
 
 
 class Table(Strict):
@@ -87,7 +96,6 @@ class Table(Strict):
     measurements: list[str]
     arms: list[str] | None = None
     at: Params = {}
-    rows: str = "arm"
 
 
 class Experiment(Strict):

@@ -33,7 +33,7 @@ def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):
     else:
         params, wanted = card.arm_params(scale, name), entry.models
     params |= {k: v for k, v in TOY.items() if k in params} | changed
-    preset = card.scale("smoke").stand_ins
+    preset = card.preset("smoke").replace
     wanted = [preset.get(n, n) for n in wanted]
     job = Job.for_test(
         "slimflow", name, seed, params, {n: models[n][0] for n in wanted},
