@@ -228,7 +228,7 @@ def _run_seed(
             log=log,
             data_names=card.data,
             model_paths=_paths(card.models, refs, options),
-            declared=list(method.experiment.measurements),
+            declared=method.declared(options.scale, arm_name),
         )
         arm = function(card.run, card.threads)
         code = provenance.commit(card.run)

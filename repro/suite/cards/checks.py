@@ -17,7 +17,6 @@ class CheckCard(Strict):
     tier: Tier
     expect: str
     why: str
-    scales: list[Scale] | None = None
     paper: str | None = None
     comparable: bool = False
 

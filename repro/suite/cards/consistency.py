@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from repro.coordinates import canonical, outside
 from repro.data import REGISTRY
 from repro.errors import ReproError, nearest
 from repro.suite import expression
-from repro.suite.cards.base import Params
-from repro.suite.cards.experiment import Arm, Experiment, Model, Scale
+from repro.suite.cards.base import Params, named
+from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale
 from repro.suite.cards.loading import read
-from repro.suite.cards.method import Method, left_out
+from repro.suite.cards.method import Method
+from repro.suite.expression import Reference
 from repro.suite.words import ZOO
 
 
@@ -30,6 +33,13 @@ class _File:
         if name not in valid:
             self.fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
 
+    def matched(self, where: str, patterns: Iterable[str], names: Iterable[str], kind: str) -> None:
+        """Every pattern has to match one of the names."""
+        names = list(names)
+        for pattern in patterns:
+            if not any(named(name, [pattern]) for name in names):
+                self.known(where, pattern, names, kind)
+
 
 def cross_check(method: Method) -> None:
     """Check every name that the cards of a method use.
@@ -46,9 +56,11 @@ def cross_check(method: Method) -> None:
         _check_model(file, name, model, models)
     for name, arm in experiment.arms.items():
         _check_arm(file, name, arm, models)
-    _check_tables(file, experiment)
+    for name, measurement in experiment.measurements.items():
+        _check_measurement(file, name, measurement, experiment)
     for name, preset in experiment.scales.items():
-        _check_preset(file, f"scales.{name}", preset, experiment, models)
+        _check_preset(file, f"scales.{name}", preset, method, models)
+    _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
 
 
@@ -112,43 +124,73 @@ def _check_arm(file: _File, name: str, arm: Arm, models: Mapping[str, Model]) ->
         file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
 
 
-def _check_tables(file: _File, experiment: Experiment) -> None:
+def _check_measurement(
+    file: _File, name: str, measurement: Measurement, experiment: Experiment
+) -> None:
+    for number, at in enumerate(measurement.at):
+        where = f"measurements.{name}.at.{number}"
+        file.matched(f"{where}.arms", at.arms, experiment.arms, "arm")
+        known = {
+            key
+            for arm, card in experiment.arms.items()
+            if named(arm, at.arms)
+            for key in card.params
+        }
+        for parameter in at.parameters:
+            file.known(where, parameter, known, "parameter")
+
+
+def _check_tables(file: _File, method: Method) -> None:
+    experiment = method.experiment
     for number, table in enumerate(experiment.tables):
+        where = f"tables.{number}"
         for name in table.measurements:
-            where = f"tables.{number}.measurements"
-            file.known(where, name, experiment.measurements, "measurement")
+            file.known(f"{where}.measurements", name, experiment.measurements, "measurement")
         for name in table.arms or []:
-            file.known(f"tables.{number}.arms", name, experiment.arms, "arm")
+            file.known(f"{where}.arms", name, experiment.arms, "arm")
+        if not table.at:
+            continue
+        grids = [
+            grid
+            for scale in experiment.scales
+            for arm in table.arms or experiment.arms
+            for name in table.measurements
+            for grid in method.grids(scale, arm, name)
+        ]
+        for key, value in table.at.items():
+            file.known(f"{where}.at", key, {key for grid in grids for key in grid}, "coordinate")
+            values = {v for grid in grids for v in grid.get(key, ())}
+            file.known(f"{where}.at", canonical(value), values, key)
 
 
 def _check_preset(
     file: _File,
     where: str,
     preset: Scale,
-    experiment: Experiment,
+    method: Method,
     models: Mapping[str, Model],
 ) -> None:
+    experiment, without = method.experiment, preset.without
     cards = [*experiment.models.values(), *experiment.arms.values()]
     declared = {key for card in cards for key in card.params}
     for key in preset.params:
         file.known(f"{where}.params", key, declared, "parameter")
     _check_overrides(file, f"{where}.arms", preset.arms, experiment.arms, "arm")
     _check_overrides(file, f"{where}.models", preset.models, experiment.models, "model")
+    checks = [check.id for _, check in method.expected.each()]
     figures = [figure.id for figure in experiment.figures]
-    _check_patterns(file, f"{where}.without.arms", preset.without.arms, experiment.arms, "arm")
-    _check_patterns(file, f"{where}.without.figures", preset.without.figures, figures, "figure")
+    file.matched(f"{where}.without.arms", without.arms, experiment.arms, "arm")
+    file.matched(
+        f"{where}.without.measurements",
+        without.measurements,
+        experiment.measurements,
+        "measurement",
+    )
+    file.matched(f"{where}.without.checks", without.checks, checks, "check")
+    file.matched(f"{where}.without.figures", without.figures, figures, "figure")
     for old, new in preset.replace.items():
         for name in (old, *([new] if new else [])):
             file.known(f"{where}.replace", name, [*REGISTRY, *models], "dataset or model")
-
-
-def _check_patterns(
-    file: _File, where: str, patterns: Iterable[str], names: Iterable[str], kind: str
-) -> None:
-    names = list(names)
-    for pattern in patterns:
-        if not any(left_out(name, [pattern]) for name in names):
-            file.known(where, pattern, names, kind)
 
 
 def _check_overrides(
@@ -169,7 +211,7 @@ def _check_overrides(
 
 def _check_checks(file: _File, method: Method) -> None:
     claims = [claim.id for claim in method.paper.claims]
-    ids = set()
+    ids: set[str] = set()
     for claim, expectation in method.expected.claims.items():
         file.known("claims", claim, claims, "claim")
         for number, check in enumerate(expectation.checks):
@@ -177,16 +219,38 @@ def _check_checks(file: _File, method: Method) -> None:
             if check.id in ids:
                 file.fail(f"{where}.id", f"`{check.id}` stands twice")
             ids.add(check.id)
-            _check_expression(file, f"{where}.expect", check.expect, method.experiment)
+            try:
+                references = expression.parse(check.expect).references()
+            except ReproError as error:
+                file.fail(f"{where}.expect", str(error))
+            if not references:
+                file.fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
+    judged = {name for scale in method.experiment.scales for name in method.checks(scale)}
+    for claim, expectation in method.expected.claims.items():
+        for number, check in enumerate(expectation.checks):
+            if check.id not in judged:
+                _explain_unjudged(file, f"claims.{claim}.checks.{number}.expect", check, method)
 
 
-def _check_expression(file: _File, where: str, text: str, experiment: Experiment) -> None:
-    try:
-        references = expression.parse(text).references()
-    except ReproError as error:
-        file.fail(where, str(error))
-    if not references:
-        file.fail(where, f"`{text}` mentions no measurement")
-    for reference in references:
-        file.known(where, reference.arm, experiment.arms, "arm")
-        file.known(where, reference.name, experiment.measurements, "measurement")
+def _explain_unjudged(file: _File, where: str, check: CheckCard, method: Method) -> NoReturn:
+    scales = method.experiment.scales
+    for reference in expression.parse(check.expect).references():
+        file.known(where, reference.arm, method.experiment.arms, "arm")
+        file.known(where, reference.name, method.experiment.measurements, "measurement")
+        if not any(method.measured(scale, reference) for scale in scales):
+            file.fail(where, f"`{reference}`: {_unmeasured(reference, method)}")
+    file.fail(where, "is judged at no scale: its measurements are nowhere made together")
+
+
+def _unmeasured(reference: Reference, method: Method) -> str:
+    """Why an arm measures nothing of that reference at any scale."""
+    scales, arm, name = method.experiment.scales, reference.arm, reference.name
+    grids = [grid for scale in scales for grid in method.grids(scale, arm, name)]
+    if not grids:
+        known = [
+            other
+            for other, measurement in method.experiment.measurements.items()
+            if any(named(arm, at.arms) for at in measurement.at)
+        ]
+        return f"`{arm}` does not measure `{name}` at any scale{nearest(name, known)}"
+    return outside(reference.coordinates, grids) or "matches nothing"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from repro.coordinates import Grid, holds, matching
 from repro.errors import ReproError, nearest
 from repro.suite import expression
-from repro.suite.cards.base import Params
+from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import Check, Checks
 from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale
 from repro.suite.cards.models import ModelRef, Owner, replaced, resolved
 from repro.suite.cards.paper import Paper
+from repro.suite.expression import Reference
 
 
 def _no_other(slug: str) -> Owner:
@@ -29,6 +31,11 @@ class Method(Owner):
     experiment: Experiment
     expected: Checks
     others: Callable[[str], Owner] = _no_other
+    _arms: dict[str, dict[str, Arm]] = field(default_factory=dict, init=False, repr=False)
+    _places: dict[tuple[str, str, str], list[Grid]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _checks: dict[str, dict[str, Check]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def slug(self) -> str:
@@ -54,12 +61,14 @@ class Method(Owner):
 
     def arms(self, scale: str) -> dict[str, Arm]:
         """The arms that run at a scale, in card order."""
-        preset = self.preset(scale)
-        return {
-            name: replaced(arm, preset.replace)
-            for name, arm in self.experiment.arms.items()
-            if not left_out(name, preset.without.arms)
-        }
+        if scale not in self._arms:
+            preset = self.preset(scale)
+            self._arms[scale] = {
+                name: replaced(arm, preset.replace)
+                for name, arm in self.experiment.arms.items()
+                if not named(name, preset.without.arms)
+            }
+        return self._arms[scale]
 
     def arm(self, scale: str, name: str) -> Arm:
         arms = self.arms(scale)
@@ -97,23 +106,72 @@ class Method(Owner):
         own = self.arm(scale, arm).params
         return resolved(own, preset.params, preset.arms.get(arm, {}), f"{self.slug}/{arm}", scale)
 
+    def declared(self, scale: str, arm: str, params: Params | None = None) -> dict[str, list[Grid]]:
+        """What an arm may measure at a scale: measurement → grids of coordinates.
+
+        Args:
+            params: other parameters than those of the preset, as tests have.
+        """
+        params = self.arm_params(scale, arm) if params is None else params
+        found = {
+            name: self._grids(scale, arm, name, params) for name in self.experiment.measurements
+        }
+        return {name: grids for name, grids in found.items() if grids}
+
+    def _grids(self, scale: str, arm: str, name: str, params: Params) -> list[Grid]:
+        measurements = self.experiment.measurements
+        if name not in measurements or named(name, self.preset(scale).without.measurements):
+            return []
+        grids = [at.grid(params) for at in measurements[name].at if named(arm, at.arms)]
+        return [grid for grid in grids if grid is not None]
+
+    @functools.cached_property
+    def _params(self) -> dict[str, dict[str, Params]]:
+        """Scale → arm that runs there → parameters."""
+        return {
+            scale: {arm: self.arm_params(scale, arm) for arm in self.arms(scale)}
+            for scale in self.experiment.scales
+        }
+
+    def grids(self, scale: str, arm: str, name: str) -> list[Grid]:
+        """Where an arm measures a name at a scale; nothing where it does not."""
+        key = (scale, arm, name)
+        if key not in self._places:
+            runs = arm in self._params[scale]
+            params = self._params[scale].get(arm, {})
+            self._places[key] = self._grids(scale, arm, name, params) if runs else []
+        return self._places[key]
+
+    def measured(self, scale: str, reference: Reference) -> list[Reference]:
+        """The measurements of a scale that a reference means: itself, or all that it matches."""
+        at, grids = reference.coordinates, self.grids(scale, reference.arm, reference.name)
+        if "*" not in reference.at:
+            return [reference] if any(holds(grid, at) for grid in grids) else []
+        keys = dict.fromkeys(key for grid in grids for key in matching(grid, at))
+        return [Reference(reference.name, reference.arm, key) for key in keys]
+
     def checks(self, scale: str) -> dict[str, Check]:
-        """The checks judged at a scale: those whose arms all run there."""
-        arms = self.arms(scale)
+        """The checks judged at a scale, by id.
+
+        Those whose measurements are all made there, but for what the preset leaves out.
+        """
+        if scale not in self._checks:
+            self._checks[scale] = self._checks_at(scale)
+        return self._checks[scale]
+
+    def _checks_at(self, scale: str) -> dict[str, Check]:
+        without = self.preset(scale).without
         chosen = {}
         for claim, card in self.expected.each():
+            if card.tier in without.tiers or named(card.id, without.checks):
+                continue
             parsed = expression.parse(card.expect)
-            wanted = card.scales is None or scale in card.scales
-            if wanted and all(r.arm in arms for r in parsed.references()):
-                chosen[card.id] = Check.of(claim, card, parsed)
+            measured = {r: self.measured(scale, r) for r in parsed.references()}
+            if all(measured.values()):
+                chosen[card.id] = Check.of(claim, card, parsed.expanded(measured))
         return chosen
 
     def figures(self, scale: str) -> list[Figure]:
         """The figures drawn at a scale."""
         without = self.preset(scale).without.figures
-        return [figure for figure in self.experiment.figures if not left_out(figure.id, without)]
-
-
-def left_out(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is one of those that a preset leaves out; `*` stands for any text."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+        return [figure for figure in self.experiment.figures if not named(figure.id, without)]
