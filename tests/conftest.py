@@ -74,8 +74,8 @@ arms:
   base: {run: "methods.toy.arms:run", models: [net], params: {steps: [4], gain: 2.0}}
   exact: {run: "methods.toy.arms:exact", deterministic: true}
 measurements:
-  loss: {direction: lower}
-  error: {direction: lower}
+  loss: {direction: lower, at: {arms: [ours, base], steps: $steps}}
+  error: {direction: lower, at: {arms: exact}}
 scales:
   smoke: {seeds: 3, params: {width: 2, steps: [4, 8]}}
   small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, without: {arms: [exact]}}

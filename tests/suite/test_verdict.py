@@ -52,7 +52,11 @@ def method() -> Method:
             "other": Arm(**arm),
             "exact": Arm(**arm, deterministic=True),
         },
-        measurements={n: Measurement() for n in ("nfe", "loss", "error")},
+        measurements={
+            "nfe": Measurement(at={"steps": 64}),
+            "loss": Measurement(),
+            "error": Measurement(at={"arms": "exact", "item": "one"}),
+        },
         scales={"small": Scale(seeds=SEEDS)},
     )
     checks = {
@@ -207,7 +211,7 @@ def test_too_few_seeds_are_inconclusive():
 )
 def test_interval_rule(margins, expected):
     card = CheckCard(id="c", tier="reduced", why="", expect="0 <= m[a]")
-    check = Check.of("c", card, expression.parse(card.expect))
+    check = Check(claim="c", parsed=expression.parse(card.expect), **dict(card))
     made = [
         {"arm": "a", "seed": s, "measurements": [{"name": "m", "at": {}, "value": v}]}
         for s, v in enumerate(margins)

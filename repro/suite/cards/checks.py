@@ -65,16 +65,3 @@ class Check:
     paper: str | None
     comparable: bool
     parsed: expression.Check
-
-    @classmethod
-    def of(cls, claim: str, card: CheckCard, parsed: expression.Check) -> Check:
-        return cls(
-            card.id,
-            claim,
-            card.tier,
-            card.expect,
-            card.why,
-            card.paper,
-            card.comparable,
-            parsed,
-        )

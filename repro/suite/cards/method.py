@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from repro.coordinates import Grid, holds, matching
@@ -12,8 +12,8 @@ from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import Check, Checks
-from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale
-from repro.suite.cards.models import ModelRef, Owner, replaced, resolved
+from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale, Without
+from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resolved
 from repro.suite.cards.paper import Paper
 from repro.suite.expression import Reference
 
@@ -31,11 +31,6 @@ class Method(Owner):
     experiment: Experiment
     expected: Checks
     others: Callable[[str], Owner] = _no_other
-    _arms: dict[str, dict[str, Arm]] = field(default_factory=dict, init=False, repr=False)
-    _places: dict[tuple[str, str, str], list[Grid]] = field(
-        default_factory=dict, init=False, repr=False
-    )
-    _checks: dict[str, dict[str, Check]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def slug(self) -> str:
@@ -51,24 +46,29 @@ class Method(Owner):
         Raises:
             ReproError: this method has no preset of that name.
         """
-        for name, preset in self.experiment.scales.items():
-            if name == scale:
-                return preset
-        raise ReproError(
-            f"method {self.slug} has no preset for scale `{scale}`; it has "
-            f"{', '.join(self.experiment.scales)} ({self.folder.name}/experiment.yaml)"
-        )
+        preset = preset_of(self.experiment.scales, scale)
+        if preset is None:
+            raise ReproError(
+                f"method {self.slug} has no preset for scale `{scale}`; it has "
+                f"{', '.join(self.experiment.scales)} ({self.folder.name}/experiment.yaml)"
+            )
+        return preset
 
     def arms(self, scale: str) -> dict[str, Arm]:
         """The arms that run at a scale, in card order."""
-        if scale not in self._arms:
-            preset = self.preset(scale)
-            self._arms[scale] = {
+        self.preset(scale)
+        return self._arms[scale]
+
+    @functools.cached_property
+    def _arms(self) -> dict[str, dict[str, Arm]]:
+        return {
+            scale: {
                 name: replaced(arm, preset.replace)
                 for name, arm in self.experiment.arms.items()
                 if not named(name, preset.without.arms)
             }
-        return self._arms[scale]
+            for scale, preset in self.experiment.scales.items()
+        }
 
     def arm(self, scale: str, name: str) -> Arm:
         arms = self.arms(scale)
@@ -125,22 +125,26 @@ class Method(Owner):
         grids = [at.grid(params) for at in measurements[name].at if named(arm, at.arms)]
         return [grid for grid in grids if grid is not None]
 
+    def grids(self, scale: str, arm: str, name: str) -> list[Grid]:
+        """Where an arm measures a name at a scale; nothing where it does not."""
+        key = (scale, arm, name)
+        if key not in self._known_grids:
+            params = self._params[scale].get(arm)
+            grids = [] if params is None else self._grids(scale, arm, name, params)
+            self._known_grids[key] = grids
+        return self._known_grids[key]
+
+    @functools.cached_property
+    def _known_grids(self) -> dict[tuple[str, str, str], list[Grid]]:
+        return {}
+
     @functools.cached_property
     def _params(self) -> dict[str, dict[str, Params]]:
         """Scale → arm that runs there → parameters."""
         return {
-            scale: {arm: self.arm_params(scale, arm) for arm in self.arms(scale)}
-            for scale in self.experiment.scales
+            scale: {arm: self.arm_params(scale, arm) for arm in arms}
+            for scale, arms in self._arms.items()
         }
-
-    def grids(self, scale: str, arm: str, name: str) -> list[Grid]:
-        """Where an arm measures a name at a scale; nothing where it does not."""
-        key = (scale, arm, name)
-        if key not in self._places:
-            runs = arm in self._params[scale]
-            params = self._params[scale].get(arm, {})
-            self._places[key] = self._grids(scale, arm, name, params) if runs else []
-        return self._places[key]
 
     def measured(self, scale: str, reference: Reference) -> list[Reference]:
         """The measurements of a scale that a reference means: itself, or all that it matches."""
@@ -155,12 +159,15 @@ class Method(Owner):
 
         Those whose measurements are all made there, but for what the preset leaves out.
         """
-        if scale not in self._checks:
-            self._checks[scale] = self._checks_at(scale)
+        self.preset(scale)
         return self._checks[scale]
 
-    def _checks_at(self, scale: str) -> dict[str, Check]:
-        without = self.preset(scale).without
+    @functools.cached_property
+    def _checks(self) -> dict[str, dict[str, Check]]:
+        scales = self.experiment.scales
+        return {scale: self._checks_at(scale, preset.without) for scale, preset in scales.items()}
+
+    def _checks_at(self, scale: str, without: Without) -> dict[str, Check]:
         chosen = {}
         for claim, card in self.expected.each():
             if card.tier in without.tiers or named(card.id, without.checks):
@@ -168,7 +175,8 @@ class Method(Owner):
             parsed = expression.parse(card.expect)
             measured = {r: self.measured(scale, r) for r in parsed.references()}
             if all(measured.values()):
-                chosen[card.id] = Check.of(claim, card, parsed.expanded(measured))
+                expanded = parsed.expanded(measured)
+                chosen[card.id] = Check(claim=claim, parsed=expanded, **dict(card))
         return chosen
 
     def figures(self, scale: str) -> list[Figure]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from repro.errors import ReproError
+from repro.suite import words
 from repro.suite.cards.base import Params
 from repro.suite.cards.experiment import Arm, Model, Scale, Zoo
 from repro.suite.words import ZOO
@@ -107,7 +108,12 @@ class ZooOwner(Owner):
         return self.card.models
 
     def preset(self, scale: str) -> Scale:
-        return self.card.scales.get(scale, Scale())  # type: ignore[call-overload]
+        return preset_of(self.card.scales, scale) or Scale()
+
+
+def preset_of(scales: Mapping[words.Scale, Scale], scale: str) -> Scale | None:
+    """The preset of a scale, if a card has one."""
+    return next((preset for name, preset in scales.items() if name == scale), None)
 
 
 _Card = TypeVar("_Card", Model, Arm)

@@ -339,8 +339,9 @@ def execute(card, name, models, scratch, kind="arms"):
     smoke = card.arm_params("smoke", "ddim")
     params |= {k: v for k, v in TOY.items() if k in params and params[k] != 2}
     params |= {k: smoke[k] for k in ("network", "dataset", "classifier") if k in params}
+    declared = card.declared("gpu", name, params) if kind == "arms" else None
     job = Job.for_test(
-        "autodiffusion", name, 0, params, models, card.experiment.measurements, scratch / name,
+        "autodiffusion", name, 0, params, models, declared, scratch / name,
         model_params={NAME: card.model_params("smoke", "autodiffusion", NAME)},
     )  # fmt: skip
     entry = getattr(card.experiment, kind)[name]

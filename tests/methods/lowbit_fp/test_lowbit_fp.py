@@ -54,7 +54,8 @@ def coarse():
 
 
 def execute(card, name, params, models, kind="arms", seed=0):
-    job = Job.for_test("lowbit-fp", name, seed, params, models, card.experiment.measurements)
+    declared = card.declared("gpu", name, params) if name in card.experiment.arms else None
+    job = Job.for_test("lowbit-fp", name, seed, params, models, declared)
     entry = getattr(card.experiment, kind)[name]
     module, function = (entry.run if kind == "arms" else entry.train).split(":")
     with coarse():

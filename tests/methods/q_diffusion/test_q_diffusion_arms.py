@@ -52,7 +52,8 @@ def run(card, models):
     def go(arm, seed=0, **params):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
-        job = Job.for_test("q-diffusion", arm, seed, resolved, models, card.experiment.measurements)
+        declared = card.declared("gpu", arm, resolved)
+        job = Job.for_test("q-diffusion", arm, seed, resolved, models, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         getattr(importlib.import_module(module), function)(job)
         return job
@@ -167,7 +168,7 @@ def deployment(card, weights, folder):
     params = card.arm_params("small", "deployed") | {"network": DIGITS, "repeats": 2}
     params |= {k: v for k, v in TOY.items() if k in params}
     return Job.for_test(
-        "q-diffusion", "deployed", 0, params, weights, card.experiment.measurements, folder
+        "q-diffusion", "deployed", 0, params, weights, card.declared("small", "deployed"), folder
     )
 
 

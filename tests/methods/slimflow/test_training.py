@@ -37,7 +37,8 @@ def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):
     wanted = [preset.get(n, n) for n in wanted]
     job = Job.for_test(
         "slimflow", name, seed, params, {n: models[n][0] for n in wanted},
-        card.experiment.measurements, model_params={n: models[n][1] for n in wanted},
+        card.declared("gpu", name, params) if kind == "arms" else None,
+        model_params={n: models[n][1] for n in wanted},
     )  # fmt: skip
     job.model_paths = {n: None for n in wanted}
     module, function = (entry.train if kind == "models" else entry.run).split(":")

@@ -44,7 +44,6 @@ def job_for(params, *names):
         params=params,
         models=models(*names) | {CLASSIFIER: zoo.shipped(CLASSIFIER)[0]},
         model_params={n: TRAINED for n in names},
-        measurements=list(METHOD.experiment.measurements),
     )
 
 
