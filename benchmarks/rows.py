@@ -16,13 +16,15 @@ import torch
 from torch import nn
 
 from benchmarks.measure import Row, compare
-from repro import training
 from repro.diffusion import absorbing, samplers, schedules
 from repro.errors import ReproError
 from repro.job import Job
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.transformer import Config, Transformer
 from repro.nets.unet import UNet
+from repro.training import seeding
+from repro.training.fit import fit
+from repro.training.settings import Optimiser
 
 
 def same(ours, theirs, tolerance: float, what: str) -> None:
@@ -35,9 +37,8 @@ def same(ours, theirs, tolerance: float, what: str) -> None:
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
     """A network with reproducible weights, ready for inference."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build().eval().requires_grad_(False)
+    network = seeding.seeded(build, torch.Generator().manual_seed(0))
+    return network.eval().requires_grad_(False)
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -128,9 +129,9 @@ def diffusers_loop(clock: str) -> list[Row]:
 
 def frechet(clock: str) -> list[Row]:
     """The Fréchet distance of 2048 features here and in clean-fid, full and deficient rank."""
-    from cleanfid.fid import frechet_distance
+    from cleanfid import fid as cleanfid
 
-    from repro import metrics
+    from repro.metrics import fid
 
     rows = []
     for n, label in ((4096, "4096 samples"), (512, "512 samples, singular covariances")):
@@ -139,15 +140,15 @@ def frechet(clock: str) -> list[Row]:
         statistics = [
             v
             for shift in (0.0, 0.1)
-            for v in metrics.gaussian_statistics(shift + rng.standard_normal((n, 2048)) * scales)
+            for v in fid.gaussian_statistics(shift + rng.standard_normal((n, 2048)) * scales)
         ]
         values = {}
 
         def ours(values=values, statistics=statistics):
-            values["ours"] = metrics.frechet_distance(*statistics)
+            values["ours"] = fid.frechet_distance(*statistics)
 
         def theirs(values=values, statistics=statistics):
-            values["theirs"] = float(np.real(frechet_distance(*statistics)))
+            values["theirs"] = float(np.real(cleanfid.frechet_distance(*statistics)))
 
         rows.append(
             compare(
@@ -185,10 +186,9 @@ def training_loop(clock: str) -> list[Row]:
         with tempfile.TemporaryDirectory() as scratch:
             job = Job.for_test(scratch=Path(scratch))
             job.log.setLevel(logging.ERROR)
-            options = dict(clip=1.0, ema=0.999) | extras
-            fitted = training.fit(
-                job, fresh(), loss, lambda step, _: data[step], steps=n, lr=1e-3,
-                precision="bf16-mixed", **options,
+            fitted = fit(
+                job, fresh(), loss, lambda step, _: data[step], Optimiser(1e-3, **extras),
+                steps=n, precision="bf16-mixed",
             )  # fmt: skip
         return fitted.state_dict
 

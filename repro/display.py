@@ -1,14 +1,17 @@
-"""Progress on a terminal and in a log. Nothing here can change a number; no fingerprint has it."""
+"""What a person sees while something runs. Nothing here may influence a number."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
 
-LOG_EVERY_S = 15.0
+LOG_EVERY_S = 30.0
+DRAW_EVERY_S = 0.1
 
 
 def length(iterable: Iterable, total: int | None = None) -> int | None:
@@ -16,23 +19,70 @@ def length(iterable: Iterable, total: int | None = None) -> int | None:
     return len(iterable) if total is None and isinstance(iterable, Sized) else total
 
 
-@contextlib.contextmanager
-def progress(description: str, total: int | None, log: logging.Logger) -> Iterator[Callable]:
-    """Yield a function to call after each item: it moves a bar, or logs every 15 s."""
-    if sys.stderr.isatty():
-        from rich.progress import Progress
+class Meter:
+    """How far a run of many steps is: a bar on a terminal, lines in a log elsewhere.
 
-        with Progress(transient=True) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda: bar.advance(task)
-        return
-    done, last = 0, time.monotonic()
+    title: what runs. total: its steps, None where nobody knows. done: those of an earlier run.
+    log: takes the lines.
+    """
 
-    def advance() -> None:
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last > LOG_EVERY_S:
-            last = time.monotonic()
-            log.info("%s %d%s", description, done, f"/{total}" if total else "")
+    def __init__(self, title: str, total: int | None, log: logging.Logger, done: int = 0) -> None:
+        self.title, self.total, self.log, self.start = title, total, log, done
+        self.began = self.shown_at = time.monotonic()
+        self.bar = _bar(title, done, total) if sys.stderr.isatty() else None
 
-    yield advance
+    def update(self, done: int, text: Callable[[], str] = str) -> None:
+        """Say that ``done`` steps are over. text: evaluated only where it is shown."""
+        now = time.monotonic()
+        pause = LOG_EVERY_S if self.bar is None else DRAW_EVERY_S
+        if done != self.total and now - self.shown_at < pause:
+            return
+        self.shown_at = now
+        if self.bar is not None:
+            self.bar.update(0, completed=done, text=text())
+            return
+        rate = (done - self.start) / max(now - self.began, 1e-9)
+        parts = [f"{self.title}: step {done}", text(), f"{rate:.2f} steps/s"]
+        if self.total is not None:
+            parts[0] += f" of {self.total}"
+            parts.append(f"{(self.total - done) / rate / 60:.1f} min left")
+        self.log.info("%s", ", ".join(part for part in parts if part))
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _bar(title: str, done: int, total: int | None) -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        "{task.fields[text]}",
+        console=Console(stderr=True),
+    )
+    bar.add_task(title, total=total, completed=done, text="")
+    bar.start()
+    return bar
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Hide Lightning's banners and its advice on data loaders, which say nothing about the job."""
+    names = {"pytorch_lightning", "lightning", "lightning_fabric"}
+    names |= {n for n in logging.root.manager.loggerDict if n.split(".")[0] in names}
+    loggers = [logging.getLogger(n) for n in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

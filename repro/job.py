@@ -84,7 +84,8 @@ class Job:
     device_name: str = "cpu"
     scratch: Path = field(default_factory=lambda: work_root() / "scratch")
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("repro"))
-    data_names: Sequence[str] = ()
+    data_names: Sequence[str] | None = None
+    """What `data` may read; None, in tests and notebooks, for everything."""
     model_paths: Mapping[str, Path] = field(default_factory=dict)
     declared: Mapping[str, Sequence[Grid]] | None = None
     measured: list[tuple[str, dict[str, Any], float]] = field(default_factory=list)
@@ -146,14 +147,14 @@ class Job:
 
     def data(self, name: str) -> Any:
         """A dataset of the card, fetched and verified if need be."""
-        from repro import data
+        from repro.data import catalogue
 
-        if self.data_names and name not in self.data_names:
+        if self.data_names is not None and name not in self.data_names:
             raise ReproError(
                 f"{self.method}/{self.name} reads dataset `{name}` but its card does not list it; "
                 "add it to `data` in experiment.yaml"
             )
-        return data.load(name)
+        return catalogue.load(name)
 
     def model(self, name: str) -> dict[str, torch.Tensor]:
         """The state dict of a model of the card."""
@@ -217,7 +218,10 @@ class Job:
         self, iterable: Iterable[T], description: str = "", total: int | None = None
     ) -> Iterator[T]:
         """Show how far a loop is: a bar on a terminal, a log line every 15 s elsewhere."""
-        with display.progress(description, display.length(iterable, total), self.log) as advance:
-            for item in iterable:
+        meter = display.Meter(description, display.length(iterable, total), self.log)
+        try:
+            for done, item in enumerate(iterable, 1):
                 yield item
-                advance()
+                meter.update(done)
+        finally:
+            meter.close()

@@ -7,7 +7,7 @@ judged for every seed, from the noises of that seed, beside the uniform grids fr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from methods.autodiffusion import exact as identities
 from methods.autodiffusion import method as ad
 from methods.autodiffusion import searches
 from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
-from repro.metrics import count_macs, count_parameters, interleaved
+from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
+from repro.training.seeding import seeded
 from repro.zoo import pretrained
 
 if TYPE_CHECKING:
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
 def exact(job: Job) -> None:
     """Closed forms, printed values, identities, bookkeeping, and weights before and after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        fresh = pretrained.build(job.model_params("zoo/digits-unconditional").as_dict())
+    values = job.model_params("zoo/digits-unconditional").as_dict()
+    fresh = seeded(lambda: pretrained.build(values), torch.Generator().manual_seed(0))
     found = [
         identities.respacing_errors(),
         identities.gaussian_errors(),
@@ -92,27 +92,32 @@ def structure(job: Job) -> None:
         job.measure("gmac", (total - sum(savings)) / 1e9, model=model, dropped="all")
         job.save(f"savings-{model}", torch.tensor(savings, dtype=torch.float64) / 1e9)
         job.save(f"kinds-{model}", kinds)
-        if model not in KINDS:
-            continue
-        wrong = sum(a != b for a, b in zip("".join(kinds), KINDS[model], strict=False))
-        job.measure(
-            "mismatches", wrong + abs(len(kinds) - len(KINDS[model])), model=model, of="kinds"
-        )
-        decoder = [
-            b.in_layers[0].num_channels
-            for name, b, kind in zip(network.block_names, blocks, kinds, strict=True)
-            if name.startswith("output") and kind == "r"
-        ]
-        job.measure(
-            "mismatches", sum(a != b for a, b in zip(decoder, INPUTS[model], strict=True)),
-            model=model, of="inputs",
-        )  # fmt: skip
-        released = identities.RELEASED_JOINT
-        cost = [(total - sum(savings[b] for b in s)) / 1e9 for s in released.skips]
-        job.measure("gmac", min(cost), model=model, dropped="released")
-        job.measure("gmac", sum(cost), model=model, chain="released")
-        job.measure("gmac", 10 * total / 1e9, model=model, chain="full")
-        job.measure("nfe", released.effective_K, model=model, chain="released")
+        if model in KINDS:
+            _order_of_blocks(job, model, network, kinds)
+            _released_chain(job, model, total, savings)
+
+
+def _order_of_blocks(job: Job, model: str, network: ADMUNet, kinds: list[str]) -> None:
+    """Blocks whose kind or whose input channels are not those of the released network."""
+    wrong = sum(a != b for a, b in zip("".join(kinds), KINDS[model], strict=False))
+    job.measure("mismatches", wrong + abs(len(kinds) - len(KINDS[model])), model=model, of="kinds")
+    decoder = [
+        network.get_submodule(name).in_layers[0].num_channels
+        for name, kind in zip(network.block_names, kinds, strict=True)
+        if name.startswith("output") and kind == "r"
+    ]
+    wrong = sum(a != b for a, b in zip(decoder, INPUTS[model], strict=True))
+    job.measure("mismatches", wrong, model=model, of="inputs")
+
+
+def _released_chain(job: Job, model: str, total: int, savings: Sequence[int]) -> None:
+    """Operations of the chain that the authors released, and of ten steps of the whole network."""
+    released = identities.RELEASED_JOINT
+    cost = [(total - sum(savings[b] for b in s)) / 1e9 for s in released.skips]
+    job.measure("gmac", min(cost), model=model, dropped="released")
+    job.measure("gmac", sum(cost), model=model, chain="released")
+    job.measure("gmac", 10 * total / 1e9, model=model, chain="full")
+    job.measure("nfe", released.effective_K, model=model, chain="released")
 
 
 # The analytic mixture -----------------------------------------------------------------------------

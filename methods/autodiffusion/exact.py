@@ -25,6 +25,7 @@ from methods.autodiffusion import method as ad
 from methods.autodiffusion.problems import Mixture, abar, grid, grid_time
 from repro.diffusion.schedules import cosine_betas
 from repro.nets.adm import ADMConfig, ADMUNet
+from repro.training.seeding import seeded
 
 S2 = 0.25
 STRIDE = {
@@ -185,9 +186,8 @@ def dropping_errors(zoo_network: nn.Module, generator: Generator) -> dict[str, f
 
     zoo_network: a `UNet` with zero-initialised blocks and any output convolution.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        adm = _drawn(ADMUNet(SMALL_ADM).eval(), generator, 0.1, "out.2")
+    fresh = seeded(lambda: ADMUNet(SMALL_ADM), torch.Generator().manual_seed(0))
+    adm = _drawn(fresh.eval(), generator, 0.1, "out.2")
     x, t = torch.randn(2, 3, 16, 16, generator=generator), torch.tensor([3, 700])
     L = len(adm.block_names)
     sets = [frozenset({b}) for b in range(L)]

@@ -48,6 +48,16 @@ def quality(results: Results) -> Figure:
             nfe, values = results.sweep("frechet", "grids", "nfe", grid=name)
             ax.plot(nfe, values.mean(1), ("<", ">")[place], color=style.PALETTE[6],
                     label=f"DDIM, {METHODS[name]}")  # fmt: skip
+    _searched(ax, results)
+    style.ticks(ax, sorted(places))
+    ax.set(yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
+    _plain(ax)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+def _searched(ax, results: Results) -> None:
+    """The chains that searches found: of steps, a sampler a mark, and of steps and blocks."""
     searched = [arm for arm in results.arms() if arm.startswith("searched")]
     for index, (sampler, title) in enumerate(SAMPLERS.items()):
         found = [results.sweep("frechet", arm, "nfe", sampler=sampler) for arm in searched
@@ -60,11 +70,6 @@ def quality(results: Results) -> Figure:
         values = results.values("frechet", "joint", pairing="pair")
         ax.plot(nfe, values, "D", color=style.PALETTE[8], markerfacecolor="none",
                 label="searched steps and blocks")  # fmt: skip
-    style.ticks(ax, sorted(places))
-    ax.set(yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
-    _plain(ax)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center")
-    return figure
 
 
 def _marks(ax, x: np.ndarray, values: np.ndarray, marker: str, colour: str, label: str) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from methods.autodiffusion import noisy_classifier, searches
 from methods.autodiffusion.method import Skips
 from methods.autodiffusion.problems import Images
+from repro.diffusion.schedules import expand
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -51,8 +52,7 @@ def guided(eps: Tensor, gradient: Tensor, abar: Tensor, s: float) -> Tensor:
 
     eps, gradient: (B, ...). abar: $\bar\alpha$ at the step of every row, (B,).
     """
-    root = (1 - abar).sqrt().to(eps).reshape(-1, *[1] * (eps.ndim - 1))
-    return eps - root * s * gradient
+    return eps - expand((1 - abar).sqrt(), eps) * s * gradient
 
 
 class Guided(Images):

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.diffusion.samplers import _sampler
+from repro.diffusion.samplers import in_inference_mode
+from repro.diffusion.schedules import expand
 from repro.errors import ReproError
 from repro.nets.unet import AttentionBlock, ResidualBlock, UNet
 
@@ -408,7 +409,7 @@ Predict = Callable[[Tensor, Tensor, int], Tensor]
 """(x (C, n, ...), t int64 (C,), i) -> noise (C, n, ...): step i of every one of C chains."""
 
 
-@_sampler
+@in_inference_mode
 def ddim_chains(
     predict: Predict, x: Tensor, tau: Tensor, alphas_cumprod: Tensor, clip: float | None = None
 ) -> Tensor:
@@ -425,20 +426,18 @@ def ddim_chains(
     """
     abar = torch.cumprod(1 - respaced_betas(tau, alphas_cumprod), dim=1)
     before = torch.cat([torch.ones_like(abar[:, :1]), abar[:, :-1]], dim=1)
-
-    def column(values: Tensor, i: int) -> Tensor:
-        return values[:, i].to(x).reshape(-1, *[1] * (x.ndim - 1))
-
-    to_x0, from_eps = abar.rsqrt(), -((1 - abar) / abar).sqrt()
-    m_x = ((1 - before) / (1 - abar)).sqrt()
-    m_x0 = before.sqrt() - m_x * abar.sqrt()
     steps = tau.to(x.device)
     for i in reversed(range(tau.shape[1])):
+        abar_t, abar_s = abar[:, i], before[:, i]
         eps = predict(x, steps[:, i], i)
-        x0 = x * column(to_x0, i) + eps * column(from_eps, i)
+        from_eps = -((1 - abar_t) / abar_t).sqrt()
+        x0_hat = x * expand(abar_t.rsqrt(), x) + eps * expand(from_eps, x)
         if clip is not None:
-            x0 = x0.clamp(-clip, clip)
-        x = x * column(m_x, i) + x0 * column(m_x0, i)
+            x0_hat = x0_hat.clamp(-clip, clip)
+        # sqrt(abar_s) x0_hat + sqrt(1 - abar_s) eps, eps written in x and the clipped x0_hat
+        from_x = ((1 - abar_s) / (1 - abar_t)).sqrt()
+        from_x0 = abar_s.sqrt() - from_x * abar_t.sqrt()
+        x = x * expand(from_x, x) + x0_hat * expand(from_x0, x)
     return x
 
 

@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, stratified_steps
 from repro.nets.unet import Downsample, ResidualBlock, TimeEmbedding
-from repro.training import fit
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 from repro.zoo.train import images, scaled
 
 if TYPE_CHECKING:
@@ -80,38 +82,29 @@ class NoisyClassifier(nn.Module):
         return self.head(F.silu(self.norm_out(h)).flatten(1))
 
 
-def noised(x0: Tensor, t: Tensor, abar: Tensor, generator: Generator) -> Tensor:
-    r"""$x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \varepsilon$, (B, C, H, W)."""
-    a = abar[t].to(x0)[:, None, None, None]
-    return a.sqrt() * x0 + (1 - a).sqrt() * torch.randn(x0.shape, generator=generator)
-
-
 def train(job: Job) -> dict[str, Tensor]:
     """A model of the card: cross-entropy on noised training images, times stratified in a batch."""
     p = job.params
     split = job.data(p.dataset).train
     x, labels = images(split, p.dataset), torch.from_numpy(np.array(split.labels))
-    abar = alphas_cumprod(linear_betas())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        network = NoisyClassifier(**p.encoder)
+    abar = alphas_cumprod(linear_betas()).float()
+    network = seeded(lambda: NoisyClassifier(**p.encoder), job.rng("initialise"))
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(len(x), (p.batch,), generator=generator)
-        u = torch.arange(p.batch) + torch.rand(p.batch, generator=generator)
-        t = (u * len(abar) / p.batch).long().clamp(max=len(abar) - 1)
-        return noised(scaled(x[chosen], p.dataset), t, abar, generator), t, labels[chosen]
+        t = stratified_steps(p.batch, len(abar), generator)
+        x0 = scaled(x[chosen], p.dataset)
+        return q_sample(x0, t, abar, torch.randn(x0.shape, generator=generator)), t, labels[chosen]
 
     def loss(net: nn.Module, data: tuple[Tensor, ...], generator: Generator) -> Tensor:
         noisy, t, y = data
         return F.cross_entropy(net(noisy, t).float(), y)
 
-    fitted = fit(
-        job, network, loss, batch, steps=p.steps, lr=p.lr, warmup=p.warmup, schedule="cosine",
-        ema=p.ema, precision=p.precision, weight_decay=p.weight_decay, betas=(0.9, 0.99),
+    optimiser = Optimiser(
+        lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema, weight_decay=p.weight_decay,
+        betas=(0.9, 0.99),
     )  # fmt: skip
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return fit_and_save(job, network, loss, batch, optimiser, steps=p.steps, precision=p.precision)
 
 
 def load(job: Job) -> NoisyClassifier:
@@ -127,11 +120,12 @@ def accuracy(job: Job) -> None:
     p, network = job.params, load(job)
     split = job.data(p.dataset).test
     x0, labels = images(split, p.dataset)[: p.real], torch.from_numpy(np.array(split.labels))
-    abar = alphas_cumprod(linear_betas())
+    abar = alphas_cumprod(linear_betas()).float()
     x0, labels = scaled(x0, p.dataset), labels[: p.real].to(job.device)
     for t in p.times:
         times = torch.full((len(x0),), t)
-        noisy = noised(x0, times, abar, job.rng("accuracy", t))
+        noise = torch.randn(x0.shape, generator=job.rng("accuracy", t))
+        noisy = q_sample(x0, times, abar, noise)
         told = torch.cat(
             [
                 network(part.to(job.device), s.to(job.device)).argmax(1)

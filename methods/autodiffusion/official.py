@@ -4,7 +4,7 @@
 | --- | --- |
 | 64x64_diffusion.pt, lsun_cat.pt, lsun_bedroom.pt (guided-diffusion) | `load_adm` |
 | sd-v1-4.ckpt (Stable Diffusion) | `repro.nets.official.load_compvis` |
-| VIRTUAL_imagenet64_labeled.npz and other batches of images | `repro.data.official.npz_images` |
+| VIRTUAL_imagenet64_labeled.npz and other batches of images | `repro.data.arrays.npz_images` |
 | statistics of features, `mu` and `sigma` in an .npz | `load_statistics` |
 | candidates as the released search prints them | `read_candidate` |
 

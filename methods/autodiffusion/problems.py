@@ -28,13 +28,17 @@ from repro.diffusion.multistep import (
     plms,
     times_of_steps,
     times_uniform,
+)
+from repro.diffusion.schedules import (
+    alphas_cumprod,
+    cosine_betas,
+    linear_betas,
     timesteps_inclusive,
+    timesteps_quad,
     timesteps_stride,
 )
-from repro.diffusion.schedules import alphas_cumprod, cosine_betas, linear_betas, timesteps_quad
 from repro.errors import ReproError
-from repro.metrics import frechet_distance
-from repro.metrics.fid import gaussian_statistics
+from repro.metrics.fid import frechet_distance, gaussian_statistics
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 

@@ -26,9 +26,12 @@ from methods.diffusion_mbir.volumes import plane_metrics, z_roughness
 from repro.data import cache
 from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
-from repro.inverse import ParallelBeam
+from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 from repro.nets.unet import UNet
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 from repro.zoo import pretrained, slices
 
 if TYPE_CHECKING:
@@ -149,8 +152,6 @@ def train_score(job: Job) -> dict[str, Tensor]:
     Loss: batch mean of ½ Σ_pixels (σ s_θ(x + σ ε, σ) + ε)², with t ~ U(1e-5, 1) and
     σ = σ_min (σ_max / σ_min)^t.
     """
-    from repro.training import fit
-
     p = job.params
     stack = training_stack(job, p.dataset)
     network = NCSNpp(_network_config(p), generator=job.rng("initialise"))
@@ -166,12 +167,10 @@ def train_score(job: Job) -> dict[str, Tensor]:
         s = sigma[:, None, None, None]
         return 0.5 * (s * net(x + s * epsilon, sigma) + epsilon).square().flatten(1).sum(1).mean()
 
-    fitted = fit(
-        job, network, loss, batch,
-        steps=p.updates, lr=p.lr, warmup=p.warmup, ema=0.999, precision=p.precision,
-    )  # fmt: skip
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    optimiser = Optimiser(lr=p.lr, warmup=p.warmup, ema=0.999)
+    return fit_and_save(
+        job, network, loss, batch, optimiser, steps=p.updates, precision=p.precision
+    )
 
 
 def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
@@ -181,8 +180,6 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
     The U-Net is the one of the learned prior; it sees the slices that the priors see, those of
     MNI152 with the augmentation of the zoo.
     """
-    from repro.training import fit
-
     p = job.params
     state = {}
     for problem in problems(job, "validation"):
@@ -197,15 +194,14 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
             start = floor_of(problem.A, problem.A.forward(x))
             return (_post_process(net, start) - x).square().mean()
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.rng("initialise", problem.name).initial_seed())
-            network = _fbpconvnet(p.width, p.channels)
-        fitted = fit(
-            job, network, loss, batch, steps=p.updates, lr=p.lr, schedule="cosine", ema=0.99,
-            name=problem.name,
+        network = seeded(
+            lambda: _fbpconvnet(p.width, p.channels), job.rng("initialise", problem.name)
+        )
+        weights = fit_and_save(
+            job, network, loss, batch, Optimiser(lr=p.lr, schedule="cosine", ema=0.99),
+            steps=p.updates, name=problem.name, curve=f"{problem.name}_curve",
         )  # fmt: skip
-        state |= {f"{problem.name}.{key}": value for key, value in fitted.state_dict.items()}
-        job.save(f"{problem.name}_curve", fitted.curve)
+        state |= {f"{problem.name}.{key}": value for key, value in weights.items()}
     return state
 
 

@@ -26,13 +26,9 @@ from methods.diffusion_mbir.method import (
 )
 from methods.diffusion_mbir.priors import IsotropicGaussian, StationaryGaussian
 from repro.diffusion.schedules import geometric_sigmas
-from repro.inverse import (
-    CompatRadon,
-    Identity,
-    MaskedFourier,
-    ParallelBeam,
-    sparse_view_angles,
-)
+from repro.inverse.base import Identity
+from repro.inverse.fourier import MaskedFourier
+from repro.inverse.radon import CompatRadon, ParallelBeam, sparse_view_angles
 
 F64 = torch.float64
 

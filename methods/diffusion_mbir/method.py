@@ -35,7 +35,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repro.inverse import LinearOperator
+from repro.diffusion.samplers import (
+    ddim_scales,
+    langevin_corrector,
+    reverse_diffusion_predictor,
+)
+from repro.diffusion.schedules import descend
+from repro.inverse.base import LinearOperator
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """s(x, σ): x (B, 1, H, W) and σ (B,) to ∇ log p_σ(x), of the shape of x."""
@@ -212,19 +218,14 @@ def admm_tv(
 
 def predictor(score: Score, x: Tensor, sigma: float, sigma_next: float, noise: Noise) -> Tensor:
     """Reverse-diffusion step σ_i → σ_{i−1}; it re-injects noise also at the last level."""
-    g2 = sigma**2 - sigma_next**2
     s = score(x, x.new_full((len(x),), sigma))
-    return x + g2 * s + math.sqrt(g2) * noise(tuple(x.shape))
+    return reverse_diffusion_predictor(x, s, sigma**2 - sigma_next**2, noise(tuple(x.shape)))
 
 
 def corrector(score: Score, x: Tensor, sigma: float, snr: float, noise: Noise) -> Tensor:
     """Langevin step at σ_i whose size ε follows the norms *averaged over this chunk of slices*."""
     s = score(x, x.new_full((len(x),), sigma))
-    xi = noise(tuple(x.shape))
-    s_norm = s.flatten(1).norm(dim=1).mean()
-    xi_norm = xi.flatten(1).norm(dim=1).mean()
-    epsilon = 2 * (snr * xi_norm / s_norm) ** 2
-    return x + epsilon * s + torch.sqrt(2 * epsilon) * xi
+    return langevin_corrector(x, s, snr, noise(tuple(x.shape)))
 
 
 def chunks(slices: int, size: int) -> Iterator[slice]:
@@ -306,12 +307,10 @@ def diffusion_mbir(
     The volume, (Z, 1, H, W), not clipped.
     """
     D = Differences((0,), periodic)
-    levels = sigmas.tolist()
     ATy = A.adjoint(y)
-    x = levels[-1] * noise(shape)
+    x = float(sigmas[-1]) * noise(shape)
     split = Split.zeros(D, x)
-    for i in reversed(range(len(levels))):
-        sigma, sigma_next = levels[i], (levels[i - 1] if i > 0 else 0.0)
+    for step, (sigma, sigma_next) in enumerate(descend(sigmas, 0.0)):
         x = predict_correct(score, x, sigma, sigma_next, snr, chunk, noise)
         if not share:
             split = Split.zeros(D, x)
@@ -320,7 +319,7 @@ def diffusion_mbir(
             lam=lam, rho=rho, n_admm=n_admm, n_cg=n_cg, compat=compat,
         )  # fmt: skip
         if callback is not None:
-            callback(i, x)
+            callback(len(sigmas) - 1 - step, x)
     return final_consistency(A, y, x) if final_step else x
 
 
@@ -347,10 +346,8 @@ def manifold_constrained_gradient(
     size ``step`` / ``norm`` with ``norm`` = ‖AᵀA‖; projection x + Aᵀ(y − A x) / AᵀA1; corrector.
     ``project=False`` leaves the gradient alone (DPS with a constant step).
     """
-    levels = sigmas.tolist()
-    x = levels[-1] * noise(shape)
-    for i in reversed(range(len(levels))):
-        sigma, sigma_next = levels[i], (levels[i - 1] if i > 0 else 0.0)
+    x = float(sigmas[-1]) * noise(shape)
+    for sigma, sigma_next in descend(sigmas, 0.0):
         g2 = sigma**2 - sigma_next**2
         x0, s = torch.empty_like(x), torch.empty_like(x)
         pullbacks = []
@@ -366,7 +363,7 @@ def manifold_constrained_gradient(
         for part, x_in, x0_in in pullbacks:
             (gradient[part],) = torch.autograd.grad(x0_in, x_in, cotangent[part])
         with torch.no_grad():
-            x = x + g2 * s + math.sqrt(g2) * noise(shape) - (step / norm) * gradient
+            x = reverse_diffusion_predictor(x, s, g2, noise(shape)) - (step / norm) * gradient
             if project:
                 x = final_consistency(A, y, x)
             for part in chunks(len(x), chunk):
@@ -396,21 +393,20 @@ def decomposed_diffusion(
     variance-exploding one by x_VE = x_VP / √ᾱ; one network call per level.
     """
     D = Differences((0,), periodic)
-    abar = (1.0 / (1.0 + sigmas.double() ** 2)).tolist()
+    abar = 1.0 / (1.0 + sigmas.double() ** 2)
     ATy = A.adjoint(y)
     x = noise(shape)
     split = Split.zeros(D, x)
-    for i in reversed(range(len(abar))):
-        a, a_next = abar[i], (abar[i - 1] if i > 0 else 1.0)
-        sigma = math.sqrt((1 - a) / a)
+    for abar_t, abar_s in descend(abar, 1.0):
+        sigma = math.sqrt((1 - abar_t) / abar_t)
         s = torch.empty_like(x)
         for part in chunks(len(x), chunk):
-            s[part] = score(x[part] / math.sqrt(a), x.new_full((len(x[part]),), sigma))
-        x0 = x / math.sqrt(a) + sigma**2 * s
+            s[part] = score(x[part] / math.sqrt(abar_t), x.new_full((len(x[part]),), sigma))
+        x0 = x / math.sqrt(abar_t) + sigma**2 * s
         epsilon = -sigma * s
         x0 = admm(A, ATy, x0, split, D, lam=lam, rho=rho, n_cg=n_cg)
-        spread = eta * math.sqrt((1 - a_next) / (1 - a)) * math.sqrt(1 - a / a_next)
-        x = math.sqrt(a_next) * x0 + math.sqrt(max(1 - a_next - spread**2, 0.0)) * epsilon
-        if i > 0:
+        spread, direction = ddim_scales(abar_t, abar_s, eta)
+        x = math.sqrt(abar_s) * x0 + direction * epsilon
+        if abar_s < 1:
             x = x + spread * noise(shape)
     return x

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.data.official import aapm_l067, brats_volume
+from repro.data.official import aapm_l067, brats_aam1
 from repro.errors import ReproError
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 
@@ -35,8 +35,8 @@ MRI = NCSNppConfig(image_size=320)
 """fastMRI knee 320 × 320 slices; the same layers, attention at 40 × 40."""
 
 VOLUMES: dict[str, Callable[[Path | None], np.ndarray]] = {
-    "aapm-l067": aapm_l067,
-    "brats-aam1": brats_volume,
+    "aapm-l067": aapm_l067.read,
+    "brats-aam1": brats_aam1.read,
 }
 
 _KEYS = ("model", "ema", "step")

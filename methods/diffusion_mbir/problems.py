@@ -20,14 +20,9 @@ from torch import Tensor
 from methods.diffusion_mbir.method import CT_CHUNK, MRI_CHUNK
 from methods.diffusion_mbir.volumes import ellipsoids, to_stack
 from repro.errors import ReproError
-from repro.inverse import (
-    LinearOperator,
-    MaskedFourier,
-    ParallelBeam,
-    limited_angles,
-    sparse_view_angles,
-    uniform1d_mask,
-)
+from repro.inverse.base import LinearOperator
+from repro.inverse.fourier import MaskedFourier, uniform1d_mask
+from repro.inverse.radon import ParallelBeam, limited_angles, sparse_view_angles
 from repro.zoo.slices import HELD_OUT, training_slices, volume_3mm
 
 if TYPE_CHECKING:

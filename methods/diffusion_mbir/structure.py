@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from methods.diffusion_mbir.method import CT_CHUNK, diffusion_mbir, gaussian_noise, predict_correct
 from repro.diffusion.schedules import geometric_sigmas
-from repro.inverse import Identity
+from repro.inverse.base import Identity
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig, count_macs
 
 

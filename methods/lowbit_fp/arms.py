@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from methods.lowbit_fp import exact as identities
 from methods.lowbit_fp import method as lowbit
 from methods.lowbit_fp import structure as counts
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import FloatGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers
@@ -199,32 +200,32 @@ def weights(job: Job) -> None:
         if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear)
     }
     energy = sum(float(w.double().square().sum()) for w in layers.values())
-    zeros = sum(int((w == 0).sum()) for w in layers.values())
-    count = sum(w.numel() for w in layers.values())
-    job.measure("zero_share", zeros / count, format="float")
+    job.measure("zero_share", _zero_share(layers), format="float")
     gridded: dict[tuple[str, str], dict[str, Tensor]] = {}
     errors: dict[tuple[str, str], dict[str, float]] = {}
     for form in job.progress(p.formats, "formats"):
-        for granularity in lowbit.GRANULARITIES:
-            for span in lowbit.RANGES:
-                if span == "max" and form.startswith("FP"):
-                    continue
-                grids = {
-                    name: lowbit.grid(w, form, granularity=granularity, span=span)
-                    for name, w in layers.items()
-                }
-                rounded = {name: grids[name](w) for name, w in layers.items()}
-                at = {"format": form, "granularity": granularity, "range": span}
-                lost = {n: float((rounded[n] - w).double().square().sum())
-                        for n, w in layers.items()}  # fmt: skip
-                job.measure("weight_error", sum(lost.values()) / energy, **at)
-                zero = sum(int((w == 0).sum()) for w in rounded.values())
-                job.measure("zero_share", zero / count, **at)
-                if form.startswith("FP"):
-                    _chosen(job, int(form[2:]), granularity, list(grids.values()))
-                if span == "search":
-                    gridded[form, granularity], errors[form, granularity] = rounded, lost
+        searched = form.startswith("FP")  # among the splits of its bits
+        spans = [span for span in lowbit.RANGES if not (searched and span == "max")]
+        for granularity, span in product(lowbit.GRANULARITIES, spans):
+            grids = {
+                name: lowbit.grid(w, form, granularity=granularity, span=span)
+                for name, w in layers.items()
+            }
+            rounded = {name: grids[name](w) for name, w in layers.items()}
+            lost = {n: float((rounded[n] - w).double().square().sum()) for n, w in layers.items()}
+            at = {"format": form, "granularity": granularity, "range": span}
+            job.measure("weight_error", sum(lost.values()) / energy, **at)
+            job.measure("zero_share", _zero_share(rounded), **at)
+            if searched:
+                _chosen(job, int(form[2:]), granularity, list(grids.values()))
+            if span == "search":
+                gridded[form, granularity], errors[form, granularity] = rounded, lost
     _predicted(protocol, layers, gridded, errors)
+
+
+def _zero_share(weights: Mapping[str, Tensor]) -> float:
+    zeros = sum(int((w == 0).sum()) for w in weights.values())
+    return zeros / sum(w.numel() for w in weights.values())
 
 
 def _chosen(job: Job, bits: int, granularity: str, grids: list[FloatGrid]) -> None:

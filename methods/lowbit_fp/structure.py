@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from repro.metrics import count_parameters
+from repro.metrics.cost import count_parameters
 from repro.nets.ldm import BEDROOM, SD_V1, LatentUNet
 from repro.nets.unet import UNet
 from repro.quant.affine import code_span

@@ -12,8 +12,7 @@ from methods.msd import images as pictures_of
 from methods.msd import method as msd
 from methods.msd import networks as nets
 from methods.msd import toy as plane
-from repro.metrics import count_macs, count_parameters
-from repro.metrics.cost import interleaved
+from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:

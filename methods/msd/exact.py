@@ -12,10 +12,11 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import MLPDenoisers
-from repro.alternating import Turn, fit_alternating
-from repro.diffusion.schedules import karras_sigmas
+from repro.diffusion.schedules import expand, karras_sigmas
 from repro.job import Job
 from repro.nets import edm
+from repro.training.fit import fit_alternating
+from repro.training.settings import Optimiser, Turn
 
 Errors = dict[str, float]
 
@@ -122,7 +123,7 @@ def tsm_errors(generator: Generator) -> Errors:
 
     true, sigma = 0.37, sigma.double()
     xt = x.double() + sigma[..., None] * noise.double()
-    weighted = msd.expand(msd.edm_weight(sigma, 0.6), xt)
+    weighted = expand(msd.edm_weight(sigma, 0.6), xt)
     w = ((weighted * xt * (true * xt)).sum() / (weighted * xt.square()).sum()).requires_grad_()
     loss = msd.teacher_score_matching(
         lambda y, s, c: w * y, lambda y, s, c: true * y, x.double(), c, sigma, noise.double(),
@@ -223,11 +224,11 @@ def reduction_errors(scratch: Path, steps: int = 10) -> Errors:
     def fake(nets: Any, d: dict, generator: Generator, shared: dict) -> Tensor:
         return case.fake_loss(nets["fake"], shared["x"], d)
 
-    options = dict(lr=1e-3, weight_decay=0.01, clip=10.0)
+    optimiser = Optimiser(lr=1e-3, weight_decay=0.01, clip=10.0, ema=None)
     found = fit_alternating(
         job,
         {"student": case.students, "fake": case.fake},
-        {"student": Turn(student, **options), "fake": Turn(fake, **options)},
+        {"student": Turn(student, optimiser), "fake": Turn(fake, optimiser)},
         lambda step, generator: case.draw(0, generator),
         steps=steps,
     )

@@ -9,6 +9,7 @@ a student is σ_t at `student_step`: the teacher predicts noise, so an error of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import EpsDenoiser, Head
-from repro.alternating import Turn, fit_alternating
 from repro.diffusion.samplers import ddim
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import alphas_cumprod, expand, linear_betas, stratified
 from repro.errors import ReproError
 from repro.nets.unet import UNet
-from repro.training import fit
+from repro.training.fit import fit_alternating, fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser, Turn
 from repro.zoo import pretrained
 from repro.zoo.train import images, scaled
 
@@ -55,9 +57,9 @@ class Pictures:
 
     def network(self, state: State | None = None, channels: int = 0, seed: str = "") -> EpsDenoiser:
         """A denoiser like the teacher: with given weights, or drawn for a named stream."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.job.rng("initialise", seed).initial_seed())
-            network = UNet(**self.unet_arguments(channels))
+        network = seeded(
+            lambda: UNet(**self.unet_arguments(channels)), self.job.rng("initialise", seed)
+        )
         if state is not None:
             network.load_state_dict(state)
         return EpsDenoiser(network, self.alphas_cumprod)
@@ -81,7 +83,7 @@ class Pictures:
     def noise_levels(self, n: int, first: int, generator: Generator) -> Tensor:
         """σ_t of n steps (n,), stratified over first … student_step."""
         count = self.p.student_step - first + 1
-        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        u = stratified(n, generator) / n
         t = first + (u[torch.randperm(n, generator=generator)] * count).long()
         return self.sigmas[t.clamp(max=self.p.student_step)]
 
@@ -151,11 +153,11 @@ def teacher_score_matching(
         weight = msd.eps_weight(sigma)
         return msd.teacher_score_matching(network, pictures.teacher, x, c, sigma, noise, weight)
 
-    fitted = fit(
-        job, student, loss, batch, steps=p.tsm_iterations, lr=p.tsm_lr, warmup=p.warmup,
-        schedule="cosine", ema=p.ema, name=f"tsm-{k}",
-    )  # fmt: skip
-    job.save(f"tsm-{k}", fitted.curve)
+    optimiser = Optimiser(lr=p.tsm_lr, warmup=p.warmup, schedule="cosine", ema=p.ema)
+    name = f"tsm-{k}"
+    fit_and_save(
+        job, student, loss, batch, optimiser, steps=p.tsm_iterations, name=name, curve=name
+    )
     return student
 
 
@@ -176,9 +178,10 @@ def _distil_one(
     p = job.params
     student = _start(job, pictures, real, assign, k)
     fake = pictures.copy_of_teacher()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise", "head").initial_seed())
-        head = Head(_bottleneck_channels(pictures), size=4, groups=8)
+    head = seeded(
+        lambda: Head(_bottleneck_channels(pictures), size=4, groups=8),
+        job.rng("initialise", "head"),
+    )
     critic = _Critic(fake, head)
     stages, curves = {}, {}
     for stage, iterations in (("dm", p.dm_iterations), ("adm", p.adm_iterations)):
@@ -243,7 +246,7 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
             x, c, d["dm_sigma"], d["dm_noise"], critic.fake, pictures.teacher
         )
         if adversarial:
-            xt = x + msd.expand(d["sigma"], x) * d["noise"]
+            xt = x + expand(d["sigma"], x) * d["noise"]
             logit = critic.logit(xt, d["sigma"], c)
             loss = loss + p.gan_generator * msd.gan_generator_loss(logit)
         return loss
@@ -256,22 +259,16 @@ def _turns(job: Job, pictures: Pictures, adversarial: bool) -> dict[str, Turn]:
         x = shared["x"]
         loss = msd.fake_score_loss(x, c, sigma, d["noise"], critic.fake, msd.eps_weight(sigma))
         if adversarial:
-            s = msd.expand(sigma, x)
+            s = expand(sigma, x)
             noised = torch.cat([x + s * d["noise"], d["real"] + s * d["real_noise"]])
             logits = critic.logit(noised, sigma.repeat(2), c.repeat(2))
             loss = loss + p.gan_critic * msd.gan_discriminator_loss(*logits.chunk(2))
         return loss
 
     # The discriminator's head is new in ADM, so its stage has no warm-up to lose.
-    options = dict(weight_decay=0.01, warmup=p.warmup, clip=10.0)
+    critic = Optimiser(p.critic_lr, weight_decay=0.01, warmup=p.warmup, clip=10.0, ema=None)
+    student = replace(critic, lr=p.student_lr, schedule="cosine", ema=p.ema)
     return {
-        "student": Turn(
-            student_loss,
-            p.student_lr,
-            every=p.student_every,
-            schedule="cosine",
-            ema=p.ema,
-            **options,
-        ),
-        "critic": Turn(critic_loss, p.critic_lr, **options),
+        "student": Turn(student_loss, student, every=p.student_every),
+        "critic": Turn(critic_loss, critic),
     }

@@ -28,16 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from repro.diffusion.schedules import expand
+
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5
 DM_STEPS = (20, 980)
 """First and last grid index of the noises of L_DM; those of the other losses are 0 and 999."""
-
-
-def expand(sigma: Tensor, x: Tensor) -> Tensor:
-    """sigma with trailing axes of length 1, so that it multiplies x."""
-    return sigma.reshape(*sigma.shape, *[1] * (x.ndim - sigma.ndim))
 
 
 # Partition and routing ---------------------------------------------------------------------------

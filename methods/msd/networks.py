@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from methods.msd.method import Denoiser, expand
-from repro.diffusion.schedules import vp_sigmas
+from methods.msd.method import Denoiser
+from repro.diffusion.schedules import expand, vp_sigmas
 from repro.nets import edm
 from repro.nets.unet import UNet
 

@@ -16,11 +16,11 @@ from torch import Generator, Tensor, nn
 
 from methods.msd import method as msd
 from methods.msd.networks import MLPDenoisers
-from repro.alternating import Turn, fit_alternating
 from repro.diffusion.samplers import heun
 from repro.diffusion.schedules import karras_sigmas
 from repro.errors import ReproError
-from repro.training import fit
+from repro.training.fit import fit, fit_alternating, fit_and_save
+from repro.training.settings import Batch, Loss, Optimiser, Turn
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -190,6 +190,11 @@ def initial_students(toy: Toy, sets: Sequence[Students]) -> MLPDenoisers:
     return students
 
 
+def imitation(toy: Toy) -> Optimiser:
+    """How every network is trained that imitates another one."""
+    return Optimiser(lr=toy.p.lr, schedule="cosine", clip=None, ema=None)
+
+
 def fake_from_teacher(toy: Toy) -> MLPDenoisers:
     """One fake denoiser that imitates the teacher's: the start of all students' fakes."""
     p = toy.p
@@ -206,21 +211,15 @@ def fake_from_teacher(toy: Toy) -> MLPDenoisers:
         return msd.teacher_score_matching(network, toy.mixture.denoise, x, c, sigma, noise, weight)
 
     network = toy.denoisers(1, p.fake_width, "fake")
-    fit(
-        toy.job, network, loss, batch, steps=p.warm_iterations, lr=p.lr, schedule="cosine",
-        ema=None, clip=None, name="fake",
-    )  # fmt: skip
+    fit(toy.job, network, loss, batch, imitation(toy), steps=p.warm_iterations, name="fake")
     return network
 
 
 def _imitators(
-    toy: Toy, sets: Sequence[Students], loss: Any, batch: Any, name: str
+    toy: Toy, sets: Sequence[Students], loss: Loss, batch: Batch, name: str
 ) -> MLPDenoisers:
     students = initial_students(toy, sets)
-    fit(
-        toy.job, students, loss, batch, steps=toy.p.tsm_iterations, lr=toy.p.lr, schedule="cosine",
-        ema=None, clip=None, name=name,
-    )  # fmt: skip
+    fit(toy.job, students, loss, batch, imitation(toy), steps=toy.p.tsm_iterations, name=name)
     return students
 
 
@@ -321,11 +320,11 @@ def distribution_matching(
             shared["x"], shared["c"], d["sigma"], d["noise"], nets["fakes"], weight
         )
 
-    options = dict(lr=p.lr, schedule="linear", clip=None)
+    optimiser = Optimiser(lr=p.lr, schedule="linear", clip=None, ema=None)
     found = fit_alternating(
         toy.job,
         {"students": students, "fakes": fakes},
-        {"students": Turn(student_loss, **options), "fakes": Turn(fake_loss, **options)},
+        {"students": Turn(student_loss, optimiser), "fakes": Turn(fake_loss, optimiser)},
         batch,
         steps=p.iterations * sets[0].times,
         name=name,
@@ -377,11 +376,9 @@ def consistency_distillation(toy: Toy, sets: Sequence[Students]) -> dict[str, Te
         )
 
     network = _WithTarget(initial_students(toy, sets), initial_students(toy, sets))
-    fitted = fit(
-        toy.job, network, loss, batch, steps=p.iterations, lr=p.lr, schedule="cosine", ema=None,
-        clip=None, name="consistency",
+    state = fit_and_save(
+        toy.job, network, loss, batch, imitation(toy),
+        steps=p.iterations, name="consistency", curve="curve-consistency",
     )  # fmt: skip
-    toy.job.save("curve-consistency", fitted.curve)
-    state = fitted.state_dict
     prefix = "student."
     return _by_set({k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}, sets)

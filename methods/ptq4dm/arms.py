@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from methods.ptq4dm import exact as identities
 from methods.ptq4dm import method as ptq
 from methods.ptq4dm.networks import CONFIGS, count, unet
-from repro.diffusion.samplers import ddim, ddpm, dpm_solver_pp_2m
+from repro.diffusion.multistep import dpm_solver_pp_2m
+from repro.diffusion.samplers import ddim, ddpm
 from repro.diffusion.schedules import timesteps_quad
 from repro.errors import ReproError
-from repro.metrics import bops, interleaved
+from repro.metrics.cost import bops, interleaved, measure_interval
 from repro.quant.calibration import CalibrationSet, uniform_grid
 from repro.quant.layers import calibrate, quantise, use
 from repro.quant.scores import SCORES
@@ -355,8 +356,5 @@ def latency(job: Job) -> None:
         rounds = interleaved(runs, repeats=p.repeats, warmup=3)
     job.measure("seconds", rounds["plain"].median, network="plain")
     for name in ("w8a8", "w8"):
-        ratio = rounds.ratio(name, "plain")
         job.measure("seconds", rounds[name].median, network=name)
-        job.measure("latency_ratio", ratio.median, network=name)
-        job.measure("latency_ratio_low", ratio.lo, network=name)
-        job.measure("latency_ratio_high", ratio.hi, network=name)
+        measure_interval(job, "latency_ratio", rounds.ratio(name, "plain"), network=name)

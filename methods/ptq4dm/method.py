@@ -33,7 +33,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from repro.diffusion.samplers import ddim
+from repro.diffusion.samplers import ddim, ddim_scales, noise_like, walk
+from repro.diffusion.schedules import q_sample
 from repro.errors import ReproError
 from repro.quant.affine import Grid, grid_from_range
 from repro.quant.calibration import CalibrationSet
@@ -244,9 +245,8 @@ def training_mimic(
     x_0: Tensor, noise: Tensor, when: TimeSteps, timesteps: Tensor, alphas_cumprod: Tensor
 ) -> CalibrationSet:
     """Noised images √ᾱ_t x_0 + √(1 - ᾱ_t) ε, what the network saw in training (Table 2)."""
-    t = timesteps[when.label]
-    abar = alphas_cumprod[t].to(x_0).reshape(-1, *[1] * (x_0.ndim - 1))
-    return CalibrationSet(abar.sqrt() * x_0 + (1 - abar).sqrt() * noise, t.to(x_0.device))
+    t = timesteps[when.label].to(x_0.device)
+    return CalibrationSet(q_sample(x_0, t, alphas_cumprod.to(x_0), noise), t)
 
 
 # 3. Operations -----------------------------------------------------------------------------------
@@ -274,22 +274,16 @@ def sample_with(
     number a step, which a range [0, σ²] holds without error; only a network that learns Σ has it as
     a tensor to quantise. `clip` bounds |x̂_0|. Returns x_0 (B, ...).
     """
-    abar = alphas_cumprod.double()[timesteps]
-    abar_below = torch.cat([abar.new_ones(1), abar[:-1]])
     x = x_T.clone()
-    for k in reversed(range(len(timesteps))):
-        a_t, a_s = float(abar[k]), float(abar_below[k])
-        t = timesteps[k].to(x.device).expand(len(x))
+    for _, t, abar_t, abar_s in walk(x, timesteps, alphas_cumprod):
         eps = through("eps", eps_model(x, t))
-        x0_hat = (x - math.sqrt(1 - a_t) * eps) / math.sqrt(a_t)
+        x0_hat = (x - math.sqrt(1 - abar_t) * eps) / math.sqrt(abar_t)
         if clip is not None:
             x0_hat = x0_hat.clamp(-clip, clip)
-            eps = (x - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)
-        sigma = eta * math.sqrt((1 - a_s) / (1 - a_t) * (1 - a_t / a_s))
-        direction = math.sqrt(max(1 - a_s - sigma**2, 0.0))
-        mean = through("mean", math.sqrt(a_s) * x0_hat + direction * eps)
-        z = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        x = through("sample", mean + sigma * z)
+            eps = (x - math.sqrt(abar_t) * x0_hat) / math.sqrt(1 - abar_t)
+        sigma, direction = ddim_scales(abar_t, abar_s, eta)
+        mean = through("mean", math.sqrt(abar_s) * x0_hat + direction * eps)
+        x = through("sample", mean + sigma * noise_like(x, generator))
     return x
 
 

@@ -15,8 +15,13 @@ from torch import Tensor, nn
 
 from methods.q_diffusion import exact as identities
 from methods.q_diffusion import method as qd
-from repro.metrics import bops, count_macs, count_parameters, model_size_bytes
-from repro.metrics.cost import quantisable_weights
+from repro.metrics.cost import (
+    bops,
+    count_macs,
+    count_parameters,
+    model_size_bytes,
+    quantisable_weights,
+)
 from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
 from repro.nets.unet import UNet
 from repro.quant import rounded

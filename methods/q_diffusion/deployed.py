@@ -21,7 +21,7 @@ from methods.q_diffusion.arms import Protocol
 from methods.q_diffusion.method import initialise
 from repro import store
 from repro.errors import ReproError
-from repro.metrics import interleaved
+from repro.metrics.cost import interleaved
 from repro.quant import deploy, rounded
 from repro.quant.calibration import Trajectory
 from repro.quant.layers import quantise

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from methods.quest import exact as identities
 from methods.quest import method as qu
-from repro.metrics import interleaved, model_size_bytes, peak_memory
+from repro.metrics.cost import interleaved, model_size_bytes, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, select
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid

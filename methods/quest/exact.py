@@ -7,6 +7,7 @@ forms.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -131,30 +132,36 @@ def frozen(network: nn.Module, data: CalibrationSet) -> dict[str, int]:
         before = qu.tensors(copied)
         with qu.Tuner(copied, lesson, state, stage, qu.RELEASED, lr=1e-3, step_lr=1e-3) as tuner:
             tuner.step(torch.arange(4))
-        allowed = {f"{name}.layer.{leaf}" for name in tuner.tuned for leaf in ("weight", "bias")}
-        learned = {
-            name
-            for name, value in qu.tensors(copied).items()
-            if not torch.equal(value, before[name])
-        }
-        steps = {name for name in learned if ".activations." in name or "quantised_attend" in name}
-        own = tuple(f"{name}.activations" for name in tuner.tuned)
-        for name in steps:
-            mine = name.startswith(own) if stage == "tla" else "emb" not in name
-            if name.endswith(".delta") and mine:
-                allowed.add(name)
-        found["changed-outside"] += len(learned - allowed)
-        found["changed-grids"] += sum(".weight_grid." in name for name in learned)
-        found["same-inside"] += len({n for n in allowed if ".activations." not in n} - learned)
-        again = rounded.export(copied)
-        found["changed-grids"] += sum(
-            not torch.equal(again[name], value) for name, value in state.items()
-        )
+        changed = _changed(before, qu.tensors(copied))
+        weights = {f"{name}.layer.{leaf}" for name in tuner.tuned for leaf in ("weight", "bias")}
+        allowed = weights | _tuned_steps(changed, stage, tuner.tuned)
+        found["changed-outside"] += len(changed - allowed)
+        found["changed-grids"] += sum(".weight_grid." in name for name in changed)
+        found["changed-grids"] += len(_changed(state, rounded.export(copied)))
+        found["same-inside"] += len(weights - changed)
     with qu.Tuner(base, lesson, state, "tla", qu.RELEASED, lr=0.0, step_lr=0.0) as tuner:
         expected = _eps(base, data)
         tuner.step(torch.arange(4))
     found["changed-function"] = int(not torch.equal(_eps(base, data), expected))
     return found
+
+
+def _changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
+    return {name for name, value in before.items() if not torch.equal(after[name], value)}
+
+
+def _tuned_steps(changed: set[str], stage: str, tuned: Iterable[str]) -> set[str]:
+    """The changed step sizes of activations that a stage may tune: those of its layers (TLA), or
+    all but those of the time embedding (CMA).
+    """
+    own = tuple(f"{name}.activations" for name in tuned)
+    return {
+        name
+        for name in changed
+        if name.endswith(".delta")
+        and (".activations." in name or "quantised_attend" in name)
+        and (name.startswith(own) if stage == "tla" else "emb" not in name)
+    }
 
 
 @torch.no_grad()

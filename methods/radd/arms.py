@@ -14,16 +14,29 @@ from torch import Tensor
 
 from methods.radd import exact, official
 from methods.radd import method as radd
-from repro import data, metrics
-from repro.data import official as corpora
+from repro.data import cache as data_cache
+from repro.data.containers import Text
+from repro.data.corpora import ZeroShotCorpus
+from repro.data.official import lambada, lm1b, ptb, wikitext2, wikitext103
+from repro.data.tokens import CHAR_ALPHABET, build_gpt2, char_corpus
 from repro.diffusion import absorbing
 from repro.errors import ReproError
+from repro.metrics.cost import (
+    count_parameters,
+    interleaved,
+    measure_interval,
+    model_size_bytes,
+)
+from repro.metrics.text import NGram, generative_perplexity, unigram_entropy
 from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer, macs
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 
 if TYPE_CHECKING:
     from repro.job import Job
 
-SYMBOLS = len(data.CHAR_ALPHABET)
+SYMBOLS = len(CHAR_ALPHABET)
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 LOSSES = ("dse", "t-dce", "lambda-dce", "ao", "sedd-scale", "sedd-unscale")
 
@@ -31,20 +44,17 @@ LOSSES = ("dse", "t-dce", "lambda-dce", "ao", "sedd-scale", "sedd-unscale")
 
 
 @functools.lru_cache(maxsize=4)
-def corpus(name: str, split: str, characters: int) -> np.ndarray | None:
-    """Codes (n,) of a split of a data set, None where it has no such split.
+def encoded(text: str, characters: int) -> np.ndarray:
+    """Codes (n,) of a text.
 
-    characters: at most about so many, from excerpts spread evenly over the split, so that each of
+    characters: at most about so many, from excerpts spread evenly over the text, so that each of
     its sources keeps its share; 0 for all.
     """
-    text = getattr(data.load(name), split)
-    if not text:
-        return None
     excerpt = 20_000
     if 0 < characters < len(text):
         starts = np.linspace(0, len(text) - excerpt, max(characters // excerpt, 1)).astype(int)
         text = "\n".join(text[s : s + excerpt] for s in starts)
-    return data.char_corpus(text)
+    return char_corpus(text)
 
 
 def windows(codes: np.ndarray, count: int, length: int) -> Tensor:
@@ -56,9 +66,21 @@ def windows(codes: np.ndarray, count: int, length: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def judge(name: str, characters: int, order: int) -> metrics.NGram:
+def fitted(text: str, characters: int, order: int) -> NGram:
+    """An n-gram model of a text."""
+    return NGram(order, SYMBOLS).fit(encoded(text, characters))
+
+
+def corpus(job: Job) -> Text:
+    """The one text of an arm."""
+    (name,) = job.data_names or ()
+    text: Text = job.data(name)
+    return text
+
+
+def judge(job: Job) -> NGram:
     """An n-gram model of the training text, the stand-in for the paper's GPT-2 large."""
-    return metrics.NGram(order, SYMBOLS).fit(corpus(name, "train", characters))
+    return fitted(corpus(job).train, job.params.characters, job.params.order)
 
 
 # Networks
@@ -141,12 +163,10 @@ def loss_of(model: Loaded, loss: str, x0: Tensor, u: Tensor, generator: torch.Ge
 
 def train(job: Job) -> dict[str, Tensor]:
     """Train one network with one loss; every loss gets the same data, budget and draw of t."""
-    from repro import training
-
     p = job.params
     if p.loss not in LOSSES:
         raise ReproError(f"there is no loss `{p.loss}`; choose one of {', '.join(LOSSES)}")
-    codes = torch.from_numpy(corpus(job.data_names[0], "train", p.characters))
+    codes = torch.from_numpy(encoded(corpus(job).train, p.characters))
     offsets = torch.arange(p.length)
 
     def batch(step: int, generator: torch.Generator) -> Tensor:
@@ -158,22 +178,11 @@ def train(job: Job) -> dict[str, Tensor]:
         model = Loaded(network, p.loss, p.length)
         return loss_of(model, p.loss, x0, u, generator).mean() / p.length
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("network").initial_seed())
-        network = build(p, p.loss)
-    fitted = training.fit(
-        job,
-        network,
-        loss,
-        batch,
-        steps=p.updates,
-        lr=p.lr,
-        warmup=p.warmup,
-        schedule="cosine",
-        precision=p.precision,
+    network = seeded(lambda: build(p, p.loss), job.rng("network"))
+    optimiser = Optimiser(lr=p.lr, warmup=p.warmup, schedule="cosine")
+    return fit_and_save(
+        job, network, loss, batch, optimiser, steps=p.updates, precision=p.precision
     )
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
 
 
 # Scoring
@@ -198,13 +207,12 @@ def estimate(job: Job, model: Loaded, loss: str, x0: Tensor, draws: int, stream:
 
 def score(job: Job) -> None:
     """Score a model in distribution and zero-shot, by a common estimator and by its own loss."""
-    p, model, name = job.params, load(job), job.data_names[0]
+    p, model, text = job.params, load(job), corpus(job)
     own = "dse" if model.timed else model.loss
-    for split in ("test", "ood"):
-        codes = corpus(name, split, p.characters)
-        if codes is None:
+    for split, passages in (("test", text.test), ("ood", text.ood)):
+        if not passages:
             continue
-        x0 = windows(codes, p.windows, model.length)
+        x0 = windows(encoded(passages, p.characters), p.windows, model.length)
         for scorer in dict.fromkeys(["lambda-dce", own, *p.scorers]):
             nats = estimate(job, model, scorer, x0, p.draws, f"{split}/{scorer}")
             job.measure("nats", nats, split=split, scorer=scorer)
@@ -238,18 +246,18 @@ def sampler_for(
     return lambda: radd.tau_leaping(model.c_theta, x, psi, cache=cache, **keep)
 
 
-def measure_text(job: Job, x: Tensor, **at: Any) -> None:
+def measure_text(job: Job, text_judge: NGram, x: Tensor, **at: Any) -> None:
     """Quality of samples: the judge's nats per token, and the diversity within each sequence."""
-    p, tokens = job.params, x.cpu().numpy()
-    nll = judge(job.data_names[0], p.characters, p.order).nll(tokens)
+    tokens = x.cpu().numpy()
+    nll = text_judge.nll(tokens)
     job.measure("judge_nll", nll.mean(), **at)
     job.measure("judge_perplexity", np.exp(nll).mean(), **at)
-    job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+    job.measure("entropy", unigram_entropy(tokens).mean(), **at)
 
 
 def sample(job: Job) -> None:
     """Sample a model over a range of steps: evaluations, quality, and what caching changes."""
-    p, model = job.params, load(job)
+    p, model, text_judge = job.params, load(job), judge(job)
     dtype = DTYPES[p.draws_in]
     for steps in job.progress(p.steps, "steps"):
         generator = job.rng("sample", steps)
@@ -263,7 +271,7 @@ def sample(job: Job) -> None:
                 absorbing.step_probabilities(absorbing.LogLinear(), steps)
             )
             job.measure("nfe_formula", absorbing.expected_nfe(reveal, model.length), steps=steps)
-        measure_text(job, out.x, steps=steps)
+        measure_text(job, text_judge, out.x, steps=steps)
         job.save(f"samples-{steps}", out.x[:8].to(torch.uint8))
     if model.timed:
         return
@@ -278,7 +286,7 @@ def sample(job: Job) -> None:
 
 def sample_in_order(job: Job) -> None:
     """Sample a model one token at a time, in random, forward and backward order."""
-    p, model = job.params, load(job)
+    p, model, text_judge = job.params, load(job), judge(job)
     d, mask = model.length, model.network.config.vocab
     for name in p.orders:
         generator = job.rng("order", name)
@@ -297,14 +305,14 @@ def sample_in_order(job: Job) -> None:
             dtype=DTYPES[p.draws_in],
         )
         job.measure("calls", out.calls.double().mean(), order=name)
-        measure_text(job, out.x, order=name)
+        measure_text(job, text_judge, out.x, order=name)
 
 
 def held_out(job: Job) -> None:
     """The judge on real text it has not seen: the mark that samples can aim at."""
     p = job.params
-    codes = corpus(job.data_names[0], "test", p.characters)
-    measure_text(job, windows(codes, p.sequences, p.length))
+    codes = encoded(corpus(job).test, p.characters)
+    measure_text(job, judge(job), windows(codes, p.sequences, p.length))
 
 
 # Counting and timing
@@ -326,11 +334,11 @@ def structure(job: Job) -> None:
             state = {k: tuple(v.shape) for k, v in network.state_dict().items()}
             released = official.shapes(config)
             at = {"family": family, "size": size}
-            job.measure("parameters", metrics.count_parameters(network), **at)
+            job.measure("parameters", count_parameters(network), **at)
             job.measure("tensors", len(state), **at)
             job.measure("wrong_tensors", len(set(state.items()) ^ set(released.items())), **at)
             job.measure("gmacs", macs(config, job.params.tokens)["total"] / 1e9, **at)
-            job.measure("megabytes", metrics.model_size_bytes(network) / 1e6, **at)
+            job.measure("megabytes", model_size_bytes(network) / 1e6, **at)
 
 
 def simulate_nfe(job: Job) -> None:
@@ -389,9 +397,9 @@ def time_samplers(job: Job) -> None:
     networks = {}
     for family, cond in (("radd", None), ("sedd", 128)):
         config = Config(p.vocab, *sizes, cond=cond)
-        with torch.random.fork_rng(devices=[]), torch.device(job.device):
-            torch.manual_seed(job.rng("network").initial_seed())
-            network = Transformer(config).eval().requires_grad_(False)
+        with torch.device(job.device):
+            network = seeded(lambda config=config: Transformer(config), job.rng("network"))
+        network.eval().requires_grad_(False)
         loss = "sedd-scale" if family == "sedd" else "dse"
         networks[family] = Loaded(network.to(DTYPES[p.precision]), loss, p.length)
     generator = torch.Generator(job.device).manual_seed(job.rng("latency").initial_seed())
@@ -428,27 +436,29 @@ def time_samplers(job: Job) -> None:
                     generator=generator,
                 )
                 warm()
-            rounds = metrics.interleaved(functions, p.repeats, warmup=0)
+            rounds = interleaved(functions, p.repeats, warmup=0)
             at = {"batch": batch, "steps_per_token": per_token}
             for name, taken in rounds.items():
-                job.measure("seconds", taken.median / batch, variant=name, **at)
-                job.measure("seconds_low", taken.lo / batch, variant=name, **at)
-                job.measure("seconds_high", taken.hi / batch, variant=name, **at)
+                measure_interval(job, "seconds", taken, per=batch, variant=name, **at)
             for name in p.variants:
                 if name != "cached":
                     ratio = rounds.ratio(name, "cached")
-                    job.measure("speedup", ratio.median, over=name, **at)
-                    job.measure("speedup_low", ratio.lo, over=name, **at)
-                    job.measure("speedup_high", ratio.hi, over=name, **at)
+                    measure_interval(job, "speedup", ratio, over=name, **at)
 
 
 # Official weights and data
+
+ZERO_SHOT: dict[str, ZeroShotCorpus] = {
+    layout.name: layout
+    for layout in (lambada.LAYOUT, wikitext2.LAYOUT, ptb.LAYOUT, wikitext103.LAYOUT, lm1b.LAYOUT)
+}
+"""The five corpora of the paper's zero-shot tables."""
 
 
 def zero_shot(job: Job) -> None:
     """Perplexity of a released model on the official corpora, by the loss it was trained with."""
     p = job.params
-    loaded = official.load_published(data.cache.root() / "official" / p.weights, p.weights)
+    loaded = official.load_published(data_cache.root() / "official" / p.weights, p.weights)
     network = loaded.network.to(job.device)
     loss = (
         p.loss
@@ -456,9 +466,12 @@ def zero_shot(job: Job) -> None:
         else ("sedd-scale" if loaded.scaled else "sedd-unscale")
     )
     model = Loaded(network, loss, loaded.length)
-    tokenizer = data.gpt2_tokenizer()
+    vocabulary = job.data("gpt2-bpe")
+    tokenizer = build_gpt2(vocabulary.encoder, vocabulary.merges)
     for name in p.corpora:
-        blocks = corpora.zero_shot_blocks(name, tokenizer, length=model.length)
+        if name not in ZERO_SHOT:
+            raise ReproError(f"{name} is no zero-shot set; choose among {', '.join(ZERO_SHOT)}")
+        blocks = ZERO_SHOT[name].blocks(tokenizer, length=model.length)
         if len(blocks) == 0:
             raise ReproError(f"official corpus {name} is shorter than one block of {model.length}")
         x0 = torch.from_numpy(blocks)
@@ -485,7 +498,7 @@ def autocast(job: Job) -> AbstractContextManager[Any]:
 
 def official_samples(job: Job) -> None:
     """Samples of a released model judged by GPT-2 large: the protocol of Tables 3, 4 and 6."""
-    p, root = job.params, data.cache.root() / "official"
+    p, root = job.params, data_cache.root() / "official"
     loaded = official.load_published(root / p.weights, p.weights)
     timed = loaded.network.config.cond is not None
     loss = ("sedd-scale" if loaded.scaled else "sedd-unscale") if timed else "dse"
@@ -511,5 +524,5 @@ def official_samples(job: Job) -> None:
             tokens = torch.cat(parts)[: p.sequences].numpy()
             at = {"steps": steps, "draws_in": dtype}
             job.measure("calls", torch.cat(calls).mean(), **at)
-            job.measure("judge_perplexity", metrics.generative_perplexity(large, tokens), **at)
-            job.measure("entropy", metrics.unigram_entropy(tokens).mean(), **at)
+            job.measure("judge_perplexity", generative_perplexity(large, tokens), **at)
+            job.measure("entropy", unigram_entropy(tokens).mean(), **at)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,9 +17,7 @@ from methods.slimflow import structure as sizes
 from methods.slimflow.networks import NETWORKS
 from methods.slimflow.training import autocast, load_flow, teacher_network, teacher_velocity
 from repro.diffusion import flow
-from repro.errors import ReproError
-from repro.metrics import count_macs, count_parameters
-from repro.metrics.cost import interleaved
+from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.nets.unet import UNet
 from repro.zoo.judge import Judge
 
@@ -117,11 +114,11 @@ def student(job: Job) -> None:
 
 def released(job: Job) -> None:
     """A released checkpoint on CIFAR-10: one step, truncation to bytes, FID by clean-fid."""
-    from repro import data
-    from repro.metrics import clean_fid
+    from repro.data import cache
+    from repro.metrics.fid import clean_fid
 
     p = job.params
-    path = Path(data.cache.root()) / "official" / "slimflow" / p.checkpoint
+    path = cache.root() / "official" / "slimflow" / p.checkpoint
     network = official.load(path, p.size).to(job.device)
     v = flow.network_velocity(network)
     parts = []
@@ -132,7 +129,5 @@ def released(job: Job) -> None:
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
         parts.append(pixels.permute(0, 2, 3, 1).cpu())
     real = job.data("cifar10").train.images
-    if len(real) < 2:
-        raise ReproError("the training images of cifar10 are missing; run `repro data get cifar10`")
     fake = torch.cat(parts)
     job.measure("fid", clean_fid(real, fake, device=str(job.device)))

@@ -31,8 +31,7 @@ from torch import Generator, Tensor, nn
 from methods.slimflow import method as slim
 from methods.slimflow import training
 from repro.diffusion import flow
-from repro.diffusion.parameterise import expand
-from repro.diffusion.schedules import karras_sigmas
+from repro.diffusion.schedules import expand, karras_sigmas
 from repro.errors import ReproError
 from repro.nets.unet import UNet
 

@@ -15,8 +15,10 @@ from torch import Generator, Tensor, nn
 from methods.slimflow import method as slim
 from methods.slimflow.training import drawn
 from repro.diffusion import flow
-from repro.metrics import frechet_from_features
-from repro.training import fit
+from repro.metrics.fid import frechet_from_features
+from repro.training.fit import fit
+from repro.training.seeding import seeded
+from repro.training.settings import Optimiser
 from repro.zoo.judge import Judge
 from repro.zoo.train import images, scaled
 
@@ -50,9 +52,7 @@ def build(job: Job, name: str) -> MLP:
     """A network by name, its weights from the seed's stream."""
     p = job.params
     depth, width = {"teacher": p.teacher, "narrow": p.narrow}.get(name, p.wide)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise", name).initial_seed())
-        return MLP(depth, width).to(job.device)
+    return seeded(lambda: MLP(depth, width), job.rng("initialise", name)).to(job.device)
 
 
 def mirrored_digits(job: Job, split: str) -> Tensor:
@@ -69,18 +69,8 @@ def train(job: Job) -> dict[str, Tensor]:
         def batch(step: int, generator: Generator):
             return drawn(data, p.batch, True, generator)
 
-        result = fit(
-            job,
-            network,
-            loss,
-            batch,
-            steps=steps,
-            lr=p.lr,
-            warmup=p.warmup,
-            schedule="cosine",
-            ema=p.ema,
-            name=name,
-        )
+        optimiser = Optimiser(lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema)
+        result = fit(job, network, loss, batch, optimiser, steps=steps, name=name)
         states.update({f"{name}/{k}": v for k, v in result.state_dict.items()})
         return network
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from methods.slimflow import method as slim
 from repro.diffusion import flow
 from repro.nets.ddpmpp import DDPMpp, DDPMppConfig
-from repro.training import ema_decay
+from repro.training.settings import ema_decay
 
 F64 = torch.float64
 STEPS = (0, 50_000, 100_000, 150_000, 300_000)

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.diffusion.flow import TIME_SCALE, Velocity, interpolate, velocity_loss
-from repro.diffusion.parameterise import expand
+from repro.diffusion.schedules import expand
 from repro.errors import ReproError
 
 EPS = 1e-3

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from methods.slimflow import method as slim
 from methods.slimflow.networks import NETWORKS
-from repro.metrics import NFECounter, count_macs, count_parameters
+from repro.metrics.cost import NFECounter, count_macs, count_parameters
 
 
 def filter_macs(network: nn.Module, arguments: tuple[Tensor, ...]) -> int:

@@ -15,12 +15,13 @@ from torch import Generator, Tensor, nn
 
 from methods.slimflow import method as slim
 from repro.diffusion import flow
-from repro.diffusion.parameterise import q_sample
-from repro.diffusion.samplers import dpm_solver_pp_2m
-from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_uniform
+from repro.diffusion.multistep import dpm_solver_pp_2m
+from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, timesteps_uniform
 from repro.errors import ReproError
 from repro.nets.unet import UNet
-from repro.training import fit
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Batch, Loss, Optimiser
 from repro.zoo import pretrained
 from repro.zoo.judge import enlarged
 from repro.zoo.train import images, scaled
@@ -38,24 +39,11 @@ def autocast(job: Job) -> AbstractContextManager[Any]:
     return torch.autocast(job.device.type, torch.bfloat16, enabled=half)
 
 
-def fitted(job: Job, network: nn.Module, loss: Callable, batch: Callable) -> dict[str, Tensor]:
+def fitted(job: Job, network: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
     """Train with the options of the card; keeps the curve."""
     p = job.params
-    result = fit(
-        job,
-        network,
-        loss,
-        batch,
-        steps=p.steps,
-        lr=p.lr,
-        warmup=p.warmup,
-        schedule="cosine",
-        ema=p.ema,
-        precision=p.precision,
-        betas=(0.9, 0.99),
-    )
-    job.save("curve", result.curve)
-    return result.state_dict
+    optimiser = Optimiser(lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema, betas=(0.9, 0.99))
+    return fit_and_save(job, network, loss, batch, optimiser, steps=p.steps, precision=p.precision)
 
 
 # The teacher and its pairs -------------------------------------------------------------------
@@ -131,9 +119,7 @@ def velocity(network: Callable[[Tensor, Tensor], Tensor], p: Params) -> flow.Vel
 
 def initialised(job: Job, state: dict[str, Tensor] | None = None) -> UNet:
     """A small network: fresh, from the seed's stream, or with weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        network = UNet(**job.params.unet)
+    network = seeded(lambda: UNet(**job.params.unet), job.rng("initialise"))
     if state is not None:
         network.load_state_dict(state)
     return network.to(job.device)

@@ -20,7 +20,9 @@ from torch import Generator, Tensor, nn
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ResidualMLP, ScheduleMatched
 from repro.errors import ReproError
-from repro.training import fit
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Batch, Optimiser
 from repro.zoo import pretrained
 from repro.zoo.train import images, scaled
 
@@ -65,30 +67,17 @@ def loss(net: nn.Module, data: tuple[Tensor, ...], generator: Generator) -> Tens
     return (noise + net(x, t.cpu()).float()).square().mean()
 
 
-def _fit(job: Job, network: nn.Module, batch: Any) -> dict[str, Tensor]:
+def _fit(job: Job, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
     p = job.params
-    fitted = fit(
-        job,
-        network,
-        loss,
-        batch,
-        steps=p.updates,
-        lr=p.lr,
-        warmup=p.warmup,
-        schedule="cosine",
-        ema=p.ema,
-        precision=p.training_precision,
-        betas=(0.9, 0.99),
+    optimiser = Optimiser(lr=p.lr, warmup=p.warmup, schedule="cosine", ema=p.ema, betas=(0.9, 0.99))
+    return fit_and_save(
+        job, network, loss, batch, optimiser, steps=p.updates, precision=p.training_precision
     )
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
 
 
 def _initialised(job: Job, dim: int) -> nn.Module:
     """All models of a seed start alike; those of a half differ from each other by data alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        network = build(job.params, dim)
+    network = seeded(lambda: build(job, job.params, dim), job.rng("initialise"))
     if job.params.start:
         network.network.load_state_dict(job.model(job.params.start))
     return network

@@ -11,8 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ScoreUNet, cifar_network, edge_aware_macs, lean
-from repro.metrics import NFECounter, count_macs, count_parameters, interleaved, peak_memory
+from repro.metrics.cost import (
+    NFECounter,
+    count_macs,
+    count_parameters,
+    interleaved,
+    measure_interval,
+    peak_memory,
+)
 from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
+from repro.training.seeding import seeded
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -104,12 +112,10 @@ def cost(job: Job) -> None:
     p = job.params
     pairs = {}
     for kind in ("plain", "lean"):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.rng("network").initial_seed())
-            nets = [
-                ScoreUNet(channels=p.channels).eval().requires_grad_(False).to(job.device)
-                for _ in range(2)
-            ]
+        nets = seeded(
+            lambda: [ScoreUNet(channels=p.channels) for _ in range(2)], job.rng("network")
+        )
+        nets = [net.eval().requires_grad_(False).to(job.device) for net in nets]
         pairs[kind] = [as_model(lean(n) if kind == "lean" else n) for n in nets]
     x = torch.randn(p.batch, 3, 32, 32, generator=job.rng("x")).to(job.device)
 
@@ -137,8 +143,6 @@ def cost(job: Job) -> None:
         job.measure("seconds", rounds[name].median / p.batch, estimator=name)
         if name != "ito":
             ratio = rounds.ratio(name, "ito")
-            job.measure("time_ratio", ratio.median, estimator=name)
-            job.measure("time_ratio_low", ratio.lo, estimator=name)
-            job.measure("time_ratio_high", ratio.hi, estimator=name)
+            measure_interval(job, "time_ratio", ratio, estimator=name)
             used = peak_memory(run, job.device)
             job.measure("memory_ratio", reference / used, estimator=name)

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from repro import data
+from repro.data import catalogue
 from repro.errors import ReproError
 
 
@@ -20,13 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.command == "list":
-        for name, entry in data.REGISTRY.items():
-            state = "cached" if data.is_cached(name) else f"{entry.megabytes:g} MB"
-            print(f"{name:22} {state:>9}  {entry.title}")
+        for name in catalogue.names():
+            dataset = catalogue.info(name)
+            state = "cached" if catalogue.is_cached(name) else f"{dataset.megabytes:g} MB"
+            print(f"{name:22} {state:>9}  {dataset.title}")
         return 0
     try:
         for name in options.names:
-            facts = data.prepare(name)
+            facts = catalogue.prepare(name)
             print(f"{name}: {facts['source']}, {facts['seconds']} s, {facts['content_sha256']}")
     except ReproError as error:
         print(error, file=sys.stderr)

@@ -8,6 +8,7 @@ a drive is refused as a whole, and a member that is asked for must be a regular 
 from __future__ import annotations
 
 import fnmatch
+import gzip
 import io
 import lzma
 import re
@@ -38,6 +39,20 @@ def safe_name(name: str, archive: str) -> str:
             f"{archive} holds the unsafe path {name!r}; delete the archive and fetch it again"
         )
     return "/".join(part for part in parts if part not in ("", "."))
+
+
+def gunzip(data: bytes, name: str) -> bytes:
+    """Decompress gzip data; other data comes back as it is.
+
+    Raises:
+        ReproError: the data is cut short or damaged.
+    """
+    if not data.startswith(b"\x1f\x8b"):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ReproError(f"{name} is damaged ({error}); fetch it again") from error
 
 
 def read_members(path: Path, patterns: Iterable[str]) -> dict[str, bytes]:

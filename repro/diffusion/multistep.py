@@ -1,11 +1,13 @@
-r"""Multistep samplers on any grid, and the grids that few-step sampling compares.
+r"""Samplers that remember earlier predictions, and the continuous time of DPM-Solver.
 
-In the symbols of `repro.diffusion.samplers`: $\bar\alpha_t$ decreases in $t$, $x_t =
-\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon$.
+In the symbols of `repro.diffusion.samplers`: $\bar\alpha_t$ decreases in $t$, $x_t = \alpha_t x_0 +
+\sigma_t \varepsilon$ with $\alpha_t = \sqrt{\bar\alpha_t}$ and $\sigma_t = \sqrt{1 -
+\bar\alpha_t}$. A step leads from $t$ to $s$.
 
-| sampler | grid | ends at | network evaluations for n steps |
+| sampler | grid | ends at | network evaluations |
 | --- | --- | --- | --- |
-| `plms` | any sub-sequence of the training steps | clean data | n + 1 |
+| `plms` | any n of the training steps | clean data | n + 1 |
+| `dpm_solver_pp_2m` | any n of the training steps | clean data | n |
 | `dpm_solver_pp_2m_times` | any n + 1 real times in [1 / T, 1] | the last time | n |
 
 Continuous time runs from $1 / T$ (training step 0) to 1 (training step T - 1); $\log\alpha_t$ is
@@ -14,29 +16,40 @@ linear between the training steps, as in the released code of DPM-Solver.
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import pairwise
+from math import inf, sqrt
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.diffusion.samplers import Callback, Network, _abar, _batches, _sampler
+from repro.diffusion.samplers import (
+    Callback,
+    Network,
+    abar_at,
+    axpby,
+    in_inference_mode,
+    predict_x0,
+    walk,
+)
 from repro.errors import ReproError
 
 __all__ = [
     "alpha_at",
+    "dpm_solver_pp_2m",
     "dpm_solver_pp_2m_times",
     "model_time",
     "plms",
     "times_of_steps",
     "times_uniform",
-    "timesteps_inclusive",
-    "timesteps_stride",
 ]
 
 _ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12),
                     (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # fmt: skip
 
 
-@_sampler
+@in_inference_mode
 def plms(
     eps_model: Network,
     x: Tensor,
@@ -77,38 +90,167 @@ def plms(
         Liu et al., Pseudo Numerical Methods for Diffusion Models on Manifolds (2022), as latent
         diffusion uses it (without the Runge-Kutta start).
     """
-    abar_t, abar_s = _abar(timesteps, alphas_cumprod)
-    sigma_t, sigma_s = (1 - abar_t).sqrt(), (1 - abar_s).sqrt()
-    to_x0, from_eps = abar_t.rsqrt().tolist(), (-sigma_t * abar_t.rsqrt()).tolist()
-    m_x = (sigma_s / sigma_t).tolist()
-    m_x0 = (abar_s.sqrt() - sigma_s / sigma_t * abar_t.sqrt()).tolist()
-    t = _batches(timesteps, x)
     evaluations = 0
 
-    def evaluate(x: Tensor, i: int) -> Tensor:
+    def evaluate(x: Tensor, t: Tensor) -> Tensor:
         nonlocal evaluations
-        eps = eps_model(x, t[i])
+        eps = eps_model(x, t)
         if callback:
-            callback(evaluations, t[i], x, eps)
+            callback(evaluations, t, x, eps)
         evaluations += 1
         return eps
 
-    def step(x: Tensor, eps: Tensor, i: int) -> Tensor:
-        x0 = (x * to_x0[i]).add_(eps, alpha=from_eps[i])
-        if clip is not None:
-            x0.clamp_(-clip, clip)
-        return (x * m_x[i]).add_(x0, alpha=m_x0[i])
+    def ddim_step(x: Tensor, eps: Tensor, abar_t: float, abar_s: float) -> Tensor:
+        alpha_t, sigma_t, alpha_s, sigma_s = (
+            sqrt(v) for v in (abar_t, 1 - abar_t, abar_s, 1 - abar_s)
+        )
+        x0_hat = predict_x0(x, eps, alpha_t, sigma_t, clip)
+        # alpha_s x0_hat + sigma_s eps, with eps written in x and the (clipped) x0_hat
+        from_x_t = sigma_s / sigma_t
+        return axpby(from_x_t, x, alpha_s - from_x_t * alpha_t, x0_hat)
 
+    steps = list(walk(x, timesteps, alphas_cumprod))
     past: list[Tensor] = []
-    for i in reversed(range(len(t))):
-        past = [evaluate(x, i), *past[:3]]
-        if len(past) == 1 and i == len(t) - 1:
-            trial = evaluate(step(x, past[0], i), max(i - 1, 0))
+    for i, t, abar_t, abar_s in steps:
+        past = [evaluate(x, t), *past[:3]]
+        if i == 0:
+            _, t_trial, *_ = steps[min(1, len(steps) - 1)]
+            trial = evaluate(ddim_step(x, past[0], abar_t, abar_s), t_trial)
             eps = (past[0] + trial).mul_(0.5)
         else:
             weights = _ADAMS_BASHFORTH[len(past) - 1]
-            eps = sum(w * e for w, e in zip(weights, past, strict=True))
-        x = step(x, eps, i)
+            eps = reduce(torch.add, (w * e for w, e in zip(weights, past, strict=True)))
+        x = ddim_step(x, eps, abar_t, abar_s)
+    return x
+
+
+@in_inference_mode
+def dpm_solver_pp_2m(
+    eps_model: Network,
+    x: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    *,
+    clip: float | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    r"""DPM-Solver++(2M), the multistep solver of second order for data prediction.
+
+    With $\lambda_t = \log(\alpha_t / \sigma_t)$, $h_i = \lambda_{t_i} - \lambda_{t_{i - 1}}$ and
+    $r_i = h_{i - 1} / h_i$ (here $i$ counts in the direction of sampling),
+
+    $$ D_i = \left(1 + \frac{1}{2 r_i}\right) \hat x_0(x_{t_{i - 1}}, t_{i - 1})
+             - \frac{1}{2 r_i} \hat x_0(x_{t_{i - 2}}, t_{i - 2}), \qquad
+       x_{t_i} = \frac{\sigma_{t_i}}{\sigma_{t_{i - 1}}} x_{t_{i - 1}}
+             - \alpha_{t_i} (e^{-h_i} - 1) D_i $$
+
+    The first step has no past and is of first order; so is the last, to $\lambda = \infty$, where
+    it returns $\hat x_0$.
+
+    Arguments:
+        eps_model: (x_t (B, ...), t int64 (B,)) -> $\varepsilon$ (B, ...).
+        x: $x_t$ at `timesteps[-1]`, shape (B, ...).
+        timesteps: strictly ascending, int64 of shape (n,).
+        alphas_cumprod: $\bar\alpha_t$, shape (T,).
+        clip: bound of $|\hat x_0|$, or None.
+        callback: called with (i, t (B,), x_t, eps), i = 0 ... n - 1.
+
+    Returns:
+        $x_0$, shape (B, ...).
+
+    Raises:
+        ReproError: if `timesteps` do not ascend strictly.
+
+    Source:
+        Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
+        (2022), algorithm 2.
+    """
+    if bool((timesteps.diff() <= 0).any()):
+        raise ReproError("timesteps repeat or descend; give DPM-Solver++ a strictly ascending grid")
+    abar = abar_at(timesteps, alphas_cumprod)
+    alpha = torch.cat([abar.new_ones(1), abar.sqrt()])
+    sigma = torch.cat([abar.new_zeros(1), (1 - abar).sqrt()])
+    return _second_order(eps_model, x, timesteps, alpha, sigma, True, clip, callback)
+
+
+@in_inference_mode
+def dpm_solver_pp_2m_times(
+    eps_model: Network,
+    x: Tensor,
+    times: Tensor,
+    alphas_cumprod: Tensor,
+    *,
+    lower_order_last: bool | None = None,
+    clip: float | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    r"""DPM-Solver++(2M) from the last to the first of n + 1 real times, n evaluations.
+
+    The steps of `dpm_solver_pp_2m`, with $\alpha_t$ of `alpha_at` and networks that see the real
+    step `model_time`. The first step is of first order; so is the last, where `lower_order_last`.
+
+    Arguments:
+        eps_model: (x_t (B, ...), t float64 (B,)) -> $\varepsilon$ (B, ...).
+        x: state at `times[-1]`, shape (B, ...).
+        times: strictly ascending, in [1 / T, 1], shape (n + 1,), n >= 1.
+        alphas_cumprod: $\bar\alpha_t$, shape (T,).
+        lower_order_last: None means for fewer than 15 steps, as the released code.
+        clip: bound of $|\hat x_0|$, or None.
+        callback: called with (i, t (B,), x_t, eps), i = 0 ... n - 1.
+
+    Returns:
+        The state at `times[0]`, shape (B, ...).
+
+    Raises:
+        ReproError: if times repeat, descend, lie outside [1 / T, 1], or there are fewer than two.
+
+    Source:
+        Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
+        (2022), algorithm 2, and its released code (`multistep`, order 2).
+    """
+    if times.ndim != 1 or len(times) < 2 or bool((times.diff() <= 0).any()):
+        raise ReproError("DPM-Solver++ needs two or more strictly ascending times")
+    if lower_order_last is None:
+        lower_order_last = len(times) - 1 < 15
+    alpha = alpha_at(times, alphas_cumprod)
+    sigma = (1 - alpha**2).sqrt()
+    seen = model_time(times[1:], len(alphas_cumprod))
+    return _second_order(eps_model, x, seen, alpha, sigma, lower_order_last, clip, callback)
+
+
+def _second_order(
+    eps_model: Network,
+    x: Tensor,
+    seen: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    lower_order_last: bool,
+    clip: float | None,
+    callback: Callback | None,
+) -> Tensor:
+    """The loop of both: n steps over n + 1 points of alpha and sigma (float64, ascending noise).
+
+    seen: what the network sees as its time at all points but the first, shape (n,).
+    """
+    h = (alpha / sigma).log().flip(0).diff()
+    phi = -torch.expm1(-h)
+    alphas, sigmas = (pairwise(v.flip(0).tolist()) for v in (alpha, sigma))
+    steps = zip(seen.to(x.device).flip(0), alphas, sigmas, h.tolist(), phi.tolist(), strict=True)
+
+    h_before, x0_before = inf, x  # the first step has no past: 1 / (2 r_i) = 0
+    for i, (t, (alpha_t, alpha_s), (sigma_t, sigma_s), h_i, phi_i) in enumerate(steps):
+        t = t.expand(len(x))
+        eps = eps_model(x, t)
+        if callback:
+            callback(i, t, x, eps)
+        x0_hat = predict_x0(x, eps, alpha_t, sigma_t, clip)
+        last = i == len(h) - 1
+        half = 0.0 if last and lower_order_last else 0.5 * h_i / h_before  # 1 / (2 r_i)
+        # sigma_s / sigma_t x + alpha_s phi D with D = (1 + half) x0_hat - half x0_before
+        x = axpby(sigma_s / sigma_t, x, alpha_s * phi_i * (1 + half), x0_hat)
+        if half:
+            x.add_(x0_before, alpha=-alpha_s * phi_i * half)
+        h_before, x0_before = h_i, x0_hat
     return x
 
 
@@ -148,115 +290,6 @@ def times_of_steps(timesteps: Tensor, T: int = 1000) -> Tensor:
     times = (timesteps.double() + 1) / T
     start = times.new_tensor([1 / T])
     return times if int(timesteps[0]) == 0 else torch.cat([start, times])
-
-
-@_sampler
-def dpm_solver_pp_2m_times(
-    eps_model: Network,
-    x: Tensor,
-    times: Tensor,
-    alphas_cumprod: Tensor,
-    *,
-    lower_order_last: bool | None = None,
-    clip: float | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
-    r"""DPM-Solver++(2M) from the last to the first of n + 1 real times, n evaluations.
-
-    The step of `samplers.dpm_solver_pp_2m`, with $\alpha_t$ of `alpha_at` and networks that see the
-    real step `model_time`. The first step is of first order; so is the last, where
-    `lower_order_last`.
-
-    Arguments:
-        eps_model: (x_t (B, ...), t float64 (B,)) -> $\varepsilon$ (B, ...).
-        x: state at `times[-1]`, shape (B, ...).
-        times: strictly ascending, in [1 / T, 1], shape (n + 1,), n >= 1.
-        alphas_cumprod: $\bar\alpha_t$, shape (T,).
-        lower_order_last: None means for fewer than 15 steps, as the released code.
-        clip: bound of $|\hat x_0|$, or None.
-        callback: called with (i, t (B,), x_t, eps), i = 0 ... n - 1.
-
-    Returns:
-        The state at `times[0]`, shape (B, ...).
-
-    Raises:
-        ReproError: if times repeat, descend, lie outside [1 / T, 1], or there are fewer than two.
-
-    Source:
-        Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
-        (2022), algorithm 2, and its released code (`multistep`, order 2).
-    """
-    if times.ndim != 1 or len(times) < 2 or bool((times.diff() <= 0).any()):
-        raise ReproError("DPM-Solver++ needs two or more strictly ascending times")
-    n = len(times) - 1
-    if lower_order_last is None:
-        lower_order_last = n < 15
-    alpha = alpha_at(times, alphas_cumprod)
-    sigma = (1 - alpha**2).sqrt()
-    lambda_ = (alpha / sigma).log()
-    h = lambda_[:-1] - lambda_[1:]  # h[i]: from time i + 1 to time i
-    half = torch.cat([0.5 * h[:-1] / h[1:], h.new_zeros(1)])
-    if lower_order_last:
-        half[0] = 0
-    phi = -alpha[:-1] * torch.expm1(-h)
-    a, b, c = (sigma[:-1] / sigma[1:]).tolist(), (phi * (1 + half)).tolist(), -phi * half
-    c, to_x0, from_eps = c.tolist(), (1 / alpha).tolist(), (-sigma / alpha).tolist()
-    t = _batches(model_time(times, len(alphas_cumprod)), x)
-
-    x0_before = None
-    for step, i in enumerate(reversed(range(n))):
-        eps = eps_model(x, t[i + 1])
-        if callback:
-            callback(step, t[i + 1], x, eps)
-        x0 = (x * to_x0[i + 1]).add_(eps, alpha=from_eps[i + 1])
-        if clip is not None:
-            x0.clamp_(-clip, clip)
-        x = (x * a[i]).add_(x0, alpha=b[i])
-        if c[i]:
-            x.add_(x0_before, alpha=c[i])
-        x0_before = x0
-    return x
-
-
-# Grids -------------------------------------------------------------------------------------------
-
-
-def timesteps_stride(T: int, n: int) -> Tensor:
-    """Returns 0, s, 2 s, ... with the smallest stride s that gives n steps below T, int64 (n,).
-
-    The rule `ddimN` of guided-diffusion. It never starts at the noisy end: n = 4 and T = 1000
-    start at 750.
-
-    Raises:
-        ReproError: if no stride gives n steps.
-
-    Source:
-        Released code of Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021),
-        `space_timesteps`.
-    """
-    for stride in range(1, T + 1):
-        steps = torch.arange(0, T, stride)
-        if len(steps) == n:
-            return steps
-        if len(steps) < n:
-            break
-    raise ReproError(f"no stride gives {n} of {T} time steps; ask for another number")
-
-
-def timesteps_inclusive(T: int, n: int) -> Tensor:
-    r"""Returns $\tau_i = \mathrm{round}(i (T - 1) / (n - 1))$, both ends included, int64 (n,).
-
-    One step is the noisiest one.
-
-    Raises:
-        ReproError: if not 1 <= n <= T.
-    """
-    if not 1 <= n <= T:
-        raise ReproError(f"cannot pick {n} of {T} time steps; ask for 1 to {T}")
-    if n == 1:
-        return torch.tensor([T - 1])
-    i = torch.arange(n, dtype=torch.float64)
-    return (i * (T - 1) / (n - 1)).round().long()
 
 
 def times_uniform(n: int, T: int = 1000) -> Tensor:

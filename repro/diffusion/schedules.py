@@ -1,4 +1,4 @@
-r"""Noise schedules and the grids that samplers walk.
+r"""Noise schedules, noised data, and the grids that samplers walk.
 
 Variance preserving (DDPM), for $t = 0 \dots T-1$:
 
@@ -19,6 +19,8 @@ takes one last step to clean data. Tables are float64 on the CPU: samplers read 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,10 +30,17 @@ from repro.errors import ReproError
 __all__ = [
     "alphas_cumprod",
     "cosine_betas",
+    "descend",
+    "expand",
     "geometric_sigmas",
     "karras_sigmas",
     "linear_betas",
+    "q_sample",
+    "stratified",
+    "stratified_steps",
+    "timesteps_inclusive",
     "timesteps_quad",
+    "timesteps_stride",
     "timesteps_uniform",
     "vp_sigmas",
 ]
@@ -83,6 +92,57 @@ def vp_sigmas(alphas_cumprod: Tensor) -> Tensor:
     """
     abar = alphas_cumprod.double()
     return ((1 - abar) / abar).sqrt()
+
+
+def expand(value: Tensor, like: Tensor) -> Tensor:
+    """Returns numbers of shape (B,) as (B, 1, ..., 1) in the type of `like` (B, ...).
+
+    Any leading shape of `like` serves as well as (B,).
+    """
+    value = value.to(device=like.device, dtype=like.dtype)
+    return value.reshape(value.shape + (1,) * (like.ndim - value.ndim))
+
+
+def q_sample(x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor) -> Tensor:
+    r"""Returns $x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \varepsilon$.
+
+    Arguments:
+        x0: clean data, shape (B, ...).
+        t: time steps, int64 of shape (B,).
+        alphas_cumprod: $\bar\alpha_t$, shape (T,); roots are taken in its type.
+        noise: $\varepsilon$, shape (B, ...).
+
+    Returns:
+        shape (B, ...), in the type of `x0`.
+
+    Source:
+        Ho et al., Denoising Diffusion Probabilistic Models (2020), eq. 4.
+    """
+    abar = alphas_cumprod.to(t.device)[t]
+    return expand(abar.sqrt(), x0) * x0 + expand((1 - abar).sqrt(), x0) * noise
+
+
+def stratified(n: int, generator: torch.Generator) -> Tensor:
+    """Returns $i + u_i$ with u ~ U[0, 1), i = 0 ... n - 1: (n,) on the generator's device.
+
+    Divided by n, each is uniform on its n-th of [0, 1) and together they cover it evenly, which
+    lowers the variance of a gradient over independent times.
+    """
+    device = generator.device
+    return torch.arange(n, device=device) + torch.rand(n, generator=generator, device=device)
+
+
+def stratified_steps(n: int, T: int, generator: torch.Generator) -> Tensor:
+    """Returns n training steps of 0 ... T - 1, one in each of n equal strata, int64 (n,)."""
+    return (stratified(n, generator) * T / n).long().clamp(max=T - 1)
+
+
+def descend(levels: Tensor, clean: float) -> Iterator[tuple[float, float]]:
+    """Yields the pairs (level i, level i - 1) of levels (n,) for i = n - 1 ... 0.
+
+    `clean` is the level of clean data, where the last step ends.
+    """
+    return pairwise([*levels.flip(0).tolist(), clean])
 
 
 def geometric_sigmas(n: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -151,3 +211,41 @@ def timesteps_quad(T: int, n: int) -> Tensor:
     if not 2 <= n <= T:
         raise ReproError(f"cannot pick {n} of {T} time steps quadratically; ask for 2 to {T}")
     return torch.linspace(0, math.sqrt(0.8 * T), n, dtype=torch.float64).square().long()
+
+
+def timesteps_stride(T: int, n: int) -> Tensor:
+    """Returns 0, s, 2 s, ... with the smallest stride s that gives n steps below T, int64 (n,).
+
+    The rule `ddimN` of guided-diffusion. It never starts at the noisy end: n = 4 and T = 1000
+    start at 750.
+
+    Raises:
+        ReproError: if no stride gives n steps.
+
+    Source:
+        Released code of Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021),
+        `space_timesteps`.
+    """
+    for stride in range(1, T + 1):
+        steps = torch.arange(0, T, stride)
+        if len(steps) == n:
+            return steps
+        if len(steps) < n:
+            break
+    raise ReproError(f"no stride gives {n} of {T} time steps; ask for another number")
+
+
+def timesteps_inclusive(T: int, n: int) -> Tensor:
+    r"""Returns $\tau_i = \mathrm{round}(i (T - 1) / (n - 1))$, both ends included, int64 (n,).
+
+    One step is the noisiest one.
+
+    Raises:
+        ReproError: if not 1 <= n <= T.
+    """
+    if not 1 <= n <= T:
+        raise ReproError(f"cannot pick {n} of {T} time steps; ask for 1 to {T}")
+    if n == 1:
+        return torch.tensor([T - 1])
+    i = torch.arange(n, dtype=torch.float64)
+    return (i * (T - 1) / (n - 1)).round().long()

@@ -1,4 +1,14 @@
-"""What every forward operator shares: the interface, and a count of its applications."""
+"""Linear forward operators of image reconstruction, with exact adjoints: what all of them share.
+
+Every operator maps a stack of slices ``x`` of shape (Z, 1, H, W) to measurements whose first axis
+is again the slice, and has
+
+``forward(x)``   the measurements y = A x
+``adjoint(y)``   the transpose for the weighted inner product ⟨u, v⟩ = ``scale`` · Σ u v of the
+                 measurements, i.e. ``scale`` · Aᵀ y; ``scale`` is 1 unless the operator says so
+``normal(x)``    ``adjoint(forward(x))``, symmetric and positive semi-definite
+``counts``       applications so far, see :class:`Counts`
+"""
 
 from __future__ import annotations
 

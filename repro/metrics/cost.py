@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from repro.job import Job
+
 __all__ = [
     "Latency",
     "Macs",
@@ -40,6 +42,7 @@ __all__ = [
     "count_parameters",
     "interleaved",
     "latency",
+    "measure_interval",
     "model_size_bytes",
     "peak_memory",
 ]
@@ -294,6 +297,20 @@ def interleaved(
         if collecting:
             gc.enable()
     return Rounds(seconds)
+
+
+def measure_interval(job: Job, name: str, latency: Latency, *, per: float = 1.0, **at: Any) -> None:
+    """Measures a median as `name` and the ends of its interval as `name_low` and `name_high`.
+
+    Arguments:
+        job: it declares all three names.
+        latency: seconds, or a ratio of `Rounds`.
+        per: what the three are divided by, e.g. the samples that a call makes.
+        at: coordinates.
+    """
+    job.measure(name, latency.median / per, **at)
+    job.measure(f"{name}_low", latency.lo / per, **at)
+    job.measure(f"{name}_high", latency.hi / per, **at)
 
 
 def latency(function: Callable[[], Any], warmup: int = 3, repeats: int = 20) -> Latency:

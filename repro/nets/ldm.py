@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -370,60 +370,37 @@ class LatentUNet(nn.Module):
             nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
 
-        def residual(c_in: int, c_out: int, **options: object) -> ResBlock:
-            return ResBlock(
-                c_in, c_out, embedding, dropout=config.dropout, groups=config.groups,
-                scale_shift=config.scale_shift, **options,
-            )  # fmt: skip
-
-        def attention(c: int) -> nn.Module:
-            heads = config.heads or c // config.head_width
-            if not config.transformer:
-                return AttentionBlock(c, heads, groups=config.groups)
-            return SpatialTransformer(
-                c, heads, depth=config.depth, context=config.context, dropout=config.dropout,
-                groups=config.groups,
-            )  # fmt: skip
-
         width, skips, factor = channels, [channels], 1
         self.input_blocks = nn.ModuleList(
             [Block(nn.Conv2d(config.in_channels, channels, 3, padding=1))]
         )
         for level, m in enumerate(config.mult):
             for _ in range(config.blocks):
-                layers: list[nn.Module] = [residual(width, m * channels)]
+                layers = [self._residual(width, m * channels)]
                 width = m * channels
                 if factor in config.attention:
-                    layers.append(attention(width))
+                    layers.append(self._attention(width))
                 self.input_blocks.append(Block(*layers))
                 skips.append(width)
             if level < levels - 1:
-                self.input_blocks.append(
-                    Block(
-                        residual(width, width, resample="down")
-                        if config.resblock_updown
-                        else Downsample(width)
-                    )
-                )
+                self.input_blocks.append(Block(self._resampling(width, "down")))
                 skips.append(width)
                 factor *= 2
 
-        self.middle_block = Block(residual(width, width), attention(width), residual(width, width))
+        self.middle_block = Block(
+            self._residual(width, width), self._attention(width), self._residual(width, width)
+        )
 
         self.output_blocks = nn.ModuleList()
         for level, m in reversed(list(enumerate(config.mult))):
             for i in range(config.blocks + 1):
                 skip = skips.pop()
-                layers = [residual(width + skip, m * channels, skip_channels=skip)]
+                layers = [self._residual(width + skip, m * channels, skip_channels=skip)]
                 width = m * channels
                 if factor in config.attention:
-                    layers.append(attention(width))
+                    layers.append(self._attention(width))
                 if level and i == config.blocks:
-                    layers.append(
-                        residual(width, width, resample="up")
-                        if config.resblock_updown
-                        else Upsample(width)
-                    )
+                    layers.append(self._resampling(width, "up"))
                     factor //= 2
                 self.output_blocks.append(Block(*layers))
 
@@ -437,6 +414,27 @@ class LatentUNet(nn.Module):
                 if name.endswith(("out_layers.3", "proj_out")) or name == "out.2":
                     nn.init.zeros_(module.weight)
                     nn.init.zeros_(module.bias)
+
+    def _residual(self, c_in: int, c_out: int, **options: Any) -> nn.Module:
+        c = self.config
+        return ResBlock(
+            c_in, c_out, 4 * c.channels, dropout=c.dropout, groups=c.groups,
+            scale_shift=c.scale_shift, **options,
+        )  # fmt: skip
+
+    def _attention(self, width: int) -> nn.Module:
+        c = self.config
+        heads = c.heads or width // c.head_width
+        if not c.transformer:
+            return AttentionBlock(width, heads, groups=c.groups)
+        return SpatialTransformer(
+            width, heads, depth=c.depth, context=c.context, dropout=c.dropout, groups=c.groups
+        )
+
+    def _resampling(self, width: int, direction: Literal["down", "up"]) -> nn.Module:
+        if self.config.resblock_updown:
+            return self._residual(width, width, resample=direction)
+        return Downsample(width) if direction == "down" else Upsample(width)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         if (context is None) != (self.config.context is None):

@@ -154,39 +154,47 @@ def _check(network: nn.Module) -> None:
     if not layers:
         raise ReproError("this network has no quantised layer; give export() what quantise() made")
     for name, layer in layers.items():
-        if layer.side != "input":
-            raise ReproError(
-                f"layer {name} quantises its output, so its input is a float and no int8 kernel "
-                "can compute it; deploy a recipe with side='input'"
-            )
-        if not layer.weight_on or any(
-            g.lo >= 0 or g.hi > 127 or g.zero_point.any() for g in layer.weight_grids
-        ):
-            raise ReproError(
-                f"the weights of layer {name} are not symmetric and of at most 8 bits; use "
-                "minmax_grid(..., symmetric=True, channel_wise=True) with weight_bits=8"
-            )
-        if any(g.delta.numel() != len(layer.layer.weight) for g in layer.weight_grids):
-            raise ReproError(
-                f"the weights of layer {name} have no step per output channel; use channel_wise"
-            )
-        if not layer.activations:
-            raise ReproError(
-                f"layer {name} has no quantised activations; give the recipe activation_bits=(8,)"
-            )
+        _check_layer(name, layer)
     for name, quantiser in activation_quantisers(network).items():
-        grid = quantiser.grids.get(quantiser.bits)
-        if quantiser.mode != "quantise" or grid is None:
-            raise ReproError(
-                f"the activations of {name} are not quantised; run calibrate() on a calibration set"
-            )
-        if (grid.lo, grid.hi) not in (code_span(8), code_span(8, signed=True)):
-            raise ReproError(
-                f"the activations of {name} have {quantiser.bits} bits and the kernels 8; "
-                "prepare and select 8 bits"
-            )
-        if grid.delta.numel() != 1:
-            raise ReproError(f"the activations of {name} need one grid for the whole tensor")
+        _check_activations(name, quantiser)
+
+
+def _check_layer(name: str, layer: QuantisedLayer) -> None:
+    if layer.side != "input":
+        raise ReproError(
+            f"layer {name} quantises its output, so its input is a float and no int8 kernel "
+            "can compute it; deploy a recipe with side='input'"
+        )
+    if not layer.weight_on or any(
+        g.lo >= 0 or g.hi > 127 or g.zero_point.any() for g in layer.weight_grids
+    ):
+        raise ReproError(
+            f"the weights of layer {name} are not symmetric and of at most 8 bits; use "
+            "minmax_grid(..., symmetric=True, channel_wise=True) with weight_bits=8"
+        )
+    if any(g.delta.numel() != len(layer.layer.weight) for g in layer.weight_grids):
+        raise ReproError(
+            f"the weights of layer {name} have no step per output channel; use channel_wise"
+        )
+    if not layer.activations:
+        raise ReproError(
+            f"layer {name} has no quantised activations; give the recipe activation_bits=(8,)"
+        )
+
+
+def _check_activations(name: str, quantiser: ActivationQuantiser) -> None:
+    grid = quantiser.grids.get(quantiser.bits)
+    if quantiser.mode != "quantise" or grid is None:
+        raise ReproError(
+            f"the activations of {name} are not quantised; run calibrate() on a calibration set"
+        )
+    if (grid.lo, grid.hi) not in (code_span(8), code_span(8, signed=True)):
+        raise ReproError(
+            f"the activations of {name} have {quantiser.bits} bits and the kernels 8; "
+            "prepare and select 8 bits"
+        )
+    if grid.delta.numel() != 1:
+        raise ReproError(f"the activations of {name} need one grid for the whole tensor")
 
 
 def lowered(network: nn.Module) -> nn.Module:
@@ -200,12 +208,9 @@ def lowered(network: nn.Module) -> nn.Module:
     _check(network)
     network = copy.deepcopy(network).eval()
     for name, layer in quantised_layers(network).items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, _Layer(layer))
+        network.set_submodule(name, _Layer(layer))
     for name, quantiser in activation_quantisers(network).items():
-        parent, _, leaf = name.rpartition(".")
-        grid = quantiser.grids[quantiser.bits]
-        setattr(network.get_submodule(parent), leaf, _QuantiseDequantise(grid))
+        network.set_submodule(name, _QuantiseDequantise(quantiser.grids[quantiser.bits]))
     assert not any(isinstance(m, ActivationQuantiser) for m in network.modules())
     return network.requires_grad_(False)
 

@@ -11,6 +11,8 @@ and a further package), so these suit transformers, not U-Nets. Needs torchao (t
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -42,19 +44,8 @@ def on_gpu(network: nn.Module, kind: Literal["int4", "float8"]) -> nn.Module:
     Raises ReproError on another kind, without a fitting GPU, without torchao, or where the network
     has no linear layer.
     """
-    if kind not in CAPABILITY:
-        raise ReproError(f"no kernels are called '{kind}'; choose {' or '.join(CAPABILITY)}")
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < CAPABILITY[kind]:
-        major, minor = CAPABILITY[kind]
-        raise ReproError(f"{kind} kernels need a GPU of compute capability {major}.{minor} or more")
-    try:
-        import torchao.quantization as ao
-        from torchao.quantization.quantize_.workflows import Int4PackingFormat
-    except ImportError as error:
-        raise ReproError(
-            "GPU kernels need the package 'torchao'; run: pip install 'torchao>=0.18,<0.19'"
-        ) from error
-
+    _check_device(kind)
+    convert = _converter(kind)
     network = copy.deepcopy(network).eval().requires_grad_(False).cuda()
     names = [
         n
@@ -65,17 +56,36 @@ def on_gpu(network: nn.Module, kind: Literal["int4", "float8"]) -> nn.Module:
     if not names:
         raise ReproError(f"this network has no linear layer that {kind} kernels can compute")
     for name in names:
-        parent, _, leaf = name.rpartition(".")
         wrapped = _InBfloat16(network.get_submodule(name))
-        if not name:
-            network = wrapped
+        if name:
+            network.set_submodule(name, wrapped)
         else:
-            setattr(network.get_submodule(parent), leaf, wrapped)
+            network = wrapped
+    layers = {id(m.linear) for m in network.modules() if isinstance(m, _InBfloat16)}
+    convert(network, filter_fn=lambda module, name: id(module) in layers)
+    return network
+
+
+def _check_device(kind: str) -> None:
+    if kind not in CAPABILITY:
+        raise ReproError(f"no kernels are called '{kind}'; choose {' or '.join(CAPABILITY)}")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < CAPABILITY[kind]:
+        major, minor = CAPABILITY[kind]
+        raise ReproError(f"{kind} kernels need a GPU of compute capability {major}.{minor} or more")
+
+
+def _converter(kind: str) -> Callable[..., None]:
+    """(network, filter_fn): puts the layers that the filter chooses on kernels of a kind."""
+    try:
+        import torchao.quantization as ao
+        from torchao.quantization.quantize_.workflows import Int4PackingFormat
+    except ImportError as error:
+        raise ReproError(
+            "GPU kernels need the package 'torchao'; run: pip install 'torchao>=0.18,<0.19'"
+        ) from error
     if kind == "int4":
         packing = Int4PackingFormat.TILE_PACKED_TO_4D  # its kernels come with PyTorch
         config = ao.Int4WeightOnlyConfig(group_size=128, int4_packing_format=packing)
     else:
         config = ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow())
-    parents = {id(m.linear) for m in network.modules() if isinstance(m, _InBfloat16)}
-    ao.quantize_(network, config, filter_fn=lambda module, name: id(module) in parents)
-    return network
+    return partial(ao.quantize_, config=config)

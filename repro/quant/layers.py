@@ -111,6 +111,35 @@ class ActivationQuantiser(nn.Module):
         return grid.apply_(x if own else x.clone())
 
 
+def _input_parts(layer: nn.Module, recipe: Recipe, name: str) -> list[int]:
+    """Input channels of each part of a layer; one part unless the recipe splits it."""
+    split, total = recipe.splits.get(name), layer.weight.shape[1]
+    if not split:
+        return [total]
+    if recipe.side == "output" or not 0 < split < total or getattr(layer, "groups", 1) != 1:
+        raise ReproError(
+            f"layer {name} cannot be split at {split} of {total} input channels; split "
+            "input-side layers"
+        )
+    return [split, total - split]
+
+
+def _weight_width(recipe: Recipe, edge: str | None) -> int | None:
+    """Bits of a layer's weights; None where they stay floats."""
+    if edge and recipe.edge_bits and recipe.weight_bits:
+        return recipe.edge_bits
+    return recipe.weight_bits
+
+
+def _activation_widths(recipe: Recipe, edge: str | None) -> tuple[tuple[int, ...], bool]:
+    """Widths of a layer's activations, none where they stay floats, and whether they are pinned."""
+    if edge == "last" and recipe.side == "output" and not recipe.last_output:
+        return (), False
+    if edge == "first" and recipe.edge_bits and recipe.activation_bits:
+        return (recipe.edge_bits,), True
+    return recipe.activation_bits, False
+
+
 class QuantisedLayer(nn.Module):
     """A convolution or linear layer with fake-quantised weight and input or output.
 
@@ -122,22 +151,8 @@ class QuantisedLayer(nn.Module):
     def __init__(self, layer: nn.Module, recipe: Recipe, name: str, edge: str | None):
         super().__init__()
         self.layer, self.side = layer, recipe.side
-        split = recipe.splits.get(name)
-        total = layer.weight.shape[1]
-        self.parts = [split, total - split] if split else [total]
-        if split and (
-            recipe.side == "output" or not 0 < split < total or getattr(layer, "groups", 1) != 1
-        ):
-            raise ReproError(
-                f"layer {name} cannot be split at {split} of {total} input channels; split "
-                "input-side layers"
-            )
-        bits = (
-            recipe.edge_bits
-            if edge and recipe.edge_bits and recipe.weight_bits
-            else recipe.weight_bits
-        )
-        self.weight_bits = bits
+        self.parts = _input_parts(layer, recipe, name)
+        bits = self.weight_bits = _weight_width(recipe, edge)
         self.weight_grids: list[Grid] = []
         if bits is not None:
             self.weight_grids = [
@@ -147,16 +162,11 @@ class QuantisedLayer(nn.Module):
         self.roundings: list[Rounding] = [nearest] * len(self.parts)
         self.weight_on = bits is not None
         self._kept: Tensor | None = None
-        widths = recipe.activation_bits
-        pinned = edge == "first" and bool(recipe.edge_bits and widths)
-        if pinned:
-            widths = (recipe.edge_bits,)
-        quantised = bool(widths) and not (
-            edge == "last" and recipe.side == "output" and not recipe.last_output
-        )
-        count = len(self.parts) if quantised else 0
+        widths, pinned = _activation_widths(recipe, edge)
         self.activations = nn.ModuleList(
-            ActivationQuantiser(recipe.observer(widths), widths, pinned) for _ in range(count)
+            ActivationQuantiser(recipe.observer(widths), widths, pinned)
+            for _ in self.parts
+            if widths
         )
 
     @property
@@ -269,9 +279,8 @@ def quantise(network: nn.Module, recipe: Recipe) -> nn.Module:
     ] or names
     edges = {convolutions[0]: "first", convolutions[-1]: "last"}
     for name in names:
-        parent, _, leaf = name.rpartition(".")
         wrapped = QuantisedLayer(network.get_submodule(name), recipe, name, edges.get(name))
-        setattr(network.get_submodule(parent), leaf, wrapped)
+        network.set_submodule(name, wrapped)
     if recipe.attention_bits:
         blocks = [m for m in network.modules() if callable(getattr(m, "attend", None))]
         if not blocks:

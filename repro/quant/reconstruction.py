@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -124,6 +125,72 @@ class _Recorder:
         self.buffer[start : start + len(x)].copy_(x)
 
 
+class _Recording:
+    """What the submodules `names` get and give while a network sees `total` samples in batches."""
+
+    def __init__(self, names: Sequence[str], total: int, dtype: torch.dtype):
+        self.names, self.total, self.dtype = names, total, dtype
+        self.inputs: dict[str, list[_Recorder]] = {}
+        self.outputs: dict[str, _Recorder] = {}
+        self.start = 0
+        self.seen: set[str] = set()
+
+    @contextmanager
+    def hooks(self, network: nn.Module, record: str) -> Iterator[None]:
+        handles = []
+        for name in self.names:
+            module = network.get_submodule(name)
+            if record != "output":
+                last = record == "inputs"
+                handles.append(module.register_forward_pre_hook(partial(self._got, name, last)))
+            if record != "inputs":
+                handles.append(module.register_forward_hook(partial(self._gave, name)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(self, network: nn.Module, arguments: Sequence[Tensor], start: int) -> None:
+        """One batch, whose first sample has the number `start`, through the last of `names`."""
+        self.start = start
+        self.seen.clear()
+        try:
+            network(*arguments)
+        except _Reached:
+            return
+        missing = next(name for name in self.names if name not in self.seen)
+        raise ReproError(f"{missing} does not run in a forward pass; leave it out of the units")
+
+    def caches(self) -> dict[str, Cache]:
+        return {
+            name: Cache(
+                tuple(r.buffer for r in self.inputs[name]) if name in self.inputs else None,
+                self.outputs[name].buffer if name in self.outputs else None,
+            )
+            for name in self.names
+        }
+
+    def _got(self, name: str, last: bool, module: nn.Module, args: tuple[object, ...]) -> None:
+        if name not in self.inputs:
+            self.inputs[name] = [_Recorder(self.total, self.dtype) for _ in args]
+        for recorder, x in zip(self.inputs[name], args, strict=True):
+            recorder.write(x, self.start)
+        if last:
+            self._reached(name)
+
+    def _gave(self, name: str, module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+        if name not in self.outputs:
+            self.outputs[name] = _Recorder(self.total, self.dtype)
+        self.outputs[name].write(output, self.start)
+        self._reached(name)
+
+    def _reached(self, name: str) -> None:
+        self.seen.add(name)
+        if len(self.seen) == len(self.names):
+            raise _Reached
+
+
 @torch.no_grad()
 def capture(
     network: nn.Module,
@@ -145,58 +212,11 @@ def capture(
     total = len(arguments[0]) if arguments else 0
     if not total:
         raise ReproError("the calibration set is empty; reconstruction needs at least one sample")
-    inputs: dict[str, list[_Recorder]] = {}
-    outputs: dict[str, _Recorder] = {}
-    start, seen = 0, set()
-
-    def reached(name: str) -> None:
-        seen.add(name)
-        if len(seen) == len(names):
-            raise _Reached
-
-    def before(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
-            recorders = inputs.setdefault(name, [_Recorder(total, dtype) for _ in args])
-            for recorder, x in zip(recorders, args, strict=True):
-                recorder.write(x, start)
-            if record == "inputs":
-                reached(name)
-
-        return hook
-
-    def after(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
-            outputs.setdefault(name, _Recorder(total, dtype)).write(output, start)
-            reached(name)
-
-        return hook
-
-    handles = []
-    for name in names:
-        module = network.get_submodule(name)
-        if record != "output":
-            handles.append(module.register_forward_pre_hook(before(name)))
-        if record != "inputs":
-            handles.append(module.register_forward_hook(after(name)))
-    try:
+    recording = _Recording(names, total, dtype)
+    with recording.hooks(network, record):
         for start in range(0, total, batch):
-            seen.clear()
-            try:
-                network(*(a[start : start + batch] for a in arguments))
-            except _Reached:
-                continue
-            missing = next(name for name in names if name not in seen)
-            raise ReproError(f"{missing} does not run in a forward pass; leave it out of the units")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        name: Cache(
-            tuple(r.buffer for r in inputs[name]) if name in inputs else None,
-            outputs[name].buffer if name in outputs else None,
-        )
-        for name in names
-    }
+            recording.run(network, [a[start : start + batch] for a in arguments], start)
+    return recording.caches()
 
 
 def _captures(

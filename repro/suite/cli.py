@@ -82,7 +82,7 @@ def list_methods() -> None:
 @app.command()
 def show(paper: str) -> None:
     """A paper's facts, claims, experiment, and the data that it uses."""
-    from repro import data
+    from repro.data import catalogue
 
     method = library.load(paper)
     card, experiment = method.paper, method.experiment
@@ -110,8 +110,8 @@ def show(paper: str) -> None:
     names |= {n for model in experiment.models.values() for n in model.data}
     datasets = Table("dataset", "licence", "citation", "here", title="Data")
     for name in sorted(names):
-        info = data.info(name)
-        datasets.add_row(name, info.licence, info.citation, "yes" if data.is_cached(name) else "no")
+        info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
+        datasets.add_row(name, info.licence, info.citation, here)
     out.print(datasets)
 
 
@@ -208,7 +208,7 @@ def publish(scale: str) -> None:
 @app.command()
 def doctor() -> None:
     """What this machine can run, and what is missing."""
-    from repro import data
+    from repro.data import cache, catalogue
 
     table = Table("what", "found", "needed for")
     table.add_row("suite", __version__, "")
@@ -233,9 +233,9 @@ def doctor() -> None:
     }.items():
         found = shutil.which(client) or ("python -m pip" if client == "pip" else None)
         table.add_row(client, "yes" if found else "[yellow]no[/yellow]", use)
-    table.add_row("data cache", str(data.cache_root()), "set REPRO_DATA to move it")
-    for name in data.REGISTRY:
-        table.add_row(f"  {name}", "here" if data.is_cached(name) else "not yet fetched", "")
+    table.add_row("data cache", str(cache.root()), "set REPRO_DATA to move it")
+    for name in catalogue.names():
+        table.add_row(f"  {name}", "here" if catalogue.is_cached(name) else "not yet fetched", "")
     out.print(table)
 
 

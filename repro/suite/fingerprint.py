@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.data import catalogue
 from repro.errors import ReproError
 from repro.places import ROOT, short
 from repro.suite import definitions
@@ -47,9 +48,8 @@ def sources(function: str) -> list[Path]:
 @functools.cache
 def of_data(name: str) -> str:
     """Identity of a dataset: the checksum of its content, and how it is built from that."""
-    from repro import data
-
-    return data.fingerprint(name)
+    build = f"{catalogue.module_of(name)}:build"
+    return digest([catalogue.fingerprint(name), definitions.closure([build])])
 
 
 def of_model(method: Owner, scale: str, ref: ModelRef, retrain: bool = False) -> str:

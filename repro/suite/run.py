@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro import store
+from repro.data import catalogue
 from repro.errors import ReproError, nearest
 from repro.job import Job, Params, reproducible
 from repro.places import work_root
@@ -76,13 +77,9 @@ def device_for(options: Options) -> str:
 
 def prepare_data(name: str, work: Path) -> None:
     """Fetch and verify a dataset; leave its manifest for the DAG."""
-    from repro import data
-
-    if name not in data.REGISTRY:
-        raise ReproError(f"no dataset `{name}`{nearest(name, data.REGISTRY)}")
-    data.prepare(name)
+    catalogue.prepare(name)
     store.write_json(
-        work / "data" / f"{name}.json", {"name": name, "fingerprint": data.fingerprint(name)}
+        work / "data" / f"{name}.json", {"name": name, "fingerprint": catalogue.fingerprint(name)}
     )
 
 

@@ -1,4 +1,4 @@
-"""Make shipped weights: ``python -m repro.zoo.ship NAME``.
+"""Make shipped weights: ``python -m repro.suite.ship NAME``.
 
 Trains a zoo model by the function and parameters of its card, measures it, and writes
 ``weights/NAME.safetensors``, its provenance ``weights/NAME.json`` and a sample grid
@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro import data, store
+from repro import store
+from repro.data import catalogue
 from repro.diffusion import samplers
 from repro.diffusion.schedules import (
     alphas_cumprod,
@@ -34,7 +35,7 @@ from repro.diffusion.schedules import (
 )
 from repro.errors import ReproError
 from repro.job import Job, Params
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.places import ROOT
 from repro.suite import fingerprint, zoo
 from repro.suite.cards import library
@@ -47,15 +48,7 @@ LIBRARIES = ("torch", "torchvision", "pytorch-lightning", "numpy", "safetensors"
 SAMPLES = {"fashion-mnist-unconditional": 5000, "fashion-mnist-conditional": 2000}
 FEWER = 1000
 STEPS = 50
-SOURCES = (
-    "repro/nets",
-    "repro/training.py",
-    "repro/zoo/train.py",
-    "repro/zoo/judge.py",
-    "repro/zoo/slices.py",
-    "repro/zoo/__init__.py",
-    "repro/zoo/zoo.yaml",
-)
+CRITIC = "zoo/fashion-mnist-classifier"
 
 
 def _git(*arguments: str) -> str:
@@ -64,12 +57,15 @@ def _git(*arguments: str) -> str:
     ).stdout.strip()
 
 
-def _commit() -> str:
+def _commit(train: str) -> str:
     """The commit of the code, which must be what is on disk.
+
+    train: the function of the card; with what it reaches and the card it makes the weights.
 
     Raises ReproError where the sources of the weights have uncommitted changes.
     """
-    changed = _git("status", "--porcelain", "--", *SOURCES)
+    sources = [*fingerprint.sources(train), ROOT / "repro" / "zoo" / "zoo.yaml"]
+    changed = _git("status", "--porcelain", "--", *map(str, sources))
     if changed:
         raise ReproError(
             f"{changed.split()[-1]} has uncommitted changes; commit first, so that the provenance "
@@ -89,7 +85,7 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train, or take up what an earlier call of this command trained."""
     tensors, note = job.scratch / "trained.safetensors", job.scratch / "trained.json"
     if not note.exists():
-        commit = _commit()
+        commit = _commit(card.train)
         resumed = (job.scratch / "fit.checkpoint").exists()
         started = time.monotonic()
         module, _, function = card.train.partition(":")
@@ -107,7 +103,7 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "params": job.params.as_dict(),
                 "train": card.train,
                 "seed": job.seed,
-                "data": {n: data.fingerprint(n) for n in card.data},
+                "data": {n: catalogue.fingerprint(n) for n in card.data},
                 "threads": job.threads,
                 "processor": _processor(),
                 "python": platform.python_version(),
@@ -145,7 +141,7 @@ def sample(
 
 def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Tensor]:
     dataset = job.params.dataset
-    real = scaled(images(data.load(dataset).test, dataset), dataset)
+    real = scaled(images(job.data(dataset).test, dataset), dataset)
     count = SAMPLES.get(job.name, FEWER)
     labelled = network.num_classes is not None
     fake = sample(network, job, count, tuple(real.shape[1:]), labels=labelled)
@@ -156,7 +152,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
         extract, features = pretrained.colour_features(job), "MobileNetV2"
         real = real[:count]
     else:
-        extract = zoo.features(zoo.shipped("fashion-mnist-classifier")[0])
+        extract = pretrained.features(zoo.job(models={CRITIC: zoo.shipped(CRITIC)[0]}))
         features = "Fashion-MNIST classifier"
     distance = frechet_from_features(extract(fake), extract(real))
     measured = {
@@ -166,8 +162,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
         "sampler": f"DDIM, {STEPS} uniform steps, eta 0, clipped",
     }
     if labelled and dataset == "fashion-mnist":
-        critic = zoo.build("fashion-mnist-classifier").eval()
-        critic.load_state_dict(zoo.shipped("fashion-mnist-classifier")[0])
+        critic = pretrained.network(zoo.job(models={CRITIC: zoo.shipped(CRITIC)[0]}), CRITIC)
         with torch.no_grad():
             guess = torch.cat([critic(part).argmax(1) for part in fake.split(500)])
         agreement = (guess == torch.arange(count) % 10).float().mean().item()
@@ -177,7 +172,7 @@ def _measure_denoiser(network: nn.Module, job: Job) -> tuple[dict[str, Any], Ten
 
 def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], None]:
     dataset = job.params.dataset
-    test = data.load(dataset).test
+    test = job.data(dataset).test
     x, y = scaled(images(test, dataset), dataset), torch.from_numpy(np.array(test.labels))
     with torch.no_grad():
         guess = torch.cat([network(judge.enlarged(part)).argmax(1) for part in x.split(500)])
@@ -186,7 +181,7 @@ def _measure_classifier(network: nn.Module, job: Job) -> tuple[dict[str, Any], N
 
 def _measure_slices(network: nn.Module, job: Job) -> tuple[dict[str, Any], Tensor]:
     """Denoising PSNR on held-out slices, and samples of the VE ODE by Heun's method."""
-    volume = slices.volume_3mm(data.load(job.params.dataset).t1)
+    volume = slices.volume_3mm(job.data(job.params.dataset).t1)
     held = volume[list(slices.HELD_OUT)][:, None]
     measured: dict[str, Any] = {"reference": f"{len(held)} held-out slices"}
     with torch.no_grad():
@@ -234,7 +229,7 @@ def main(name: str) -> None:
 
     half = card.params.get("store") == "float16"
     kept = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
-    network = zoo.build(name, card.params)
+    network = pretrained.build(card.params)
     network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in kept.items()})
     network.eval().requires_grad_(False)
     measure = {
@@ -242,7 +237,7 @@ def main(name: str) -> None:
         "classifier": _measure_classifier,
         "slice_denoiser": _measure_slices,
     }[card.train.partition(":")[2]]
-    job.data_names = ()
+    job.data_names = [*card.data, "mobilenetv2-imagenet"]  # judges colour images
     measured, shown = measure(network, job)
     job.log.info("%s: %s", name, measured)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from repro.errors import ReproError, nearest
+from repro.job import Job
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Model
 from repro.suite.fingerprint import shipped_path
+from repro.suite.words import ZOO
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,9 +61,8 @@ def shipped(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return pretrained.shipped(shipped_path(file))
 
 
-def for_test(*models: str) -> dict[str, dict[str, Any]]:
-    """Arguments of `Job.for_test` that give a job shipped models: weights and parameters."""
-    return {
-        "models": {name: shipped(name)[0] for name in models},
-        "model_params": {name: params(name) for name in models},
-    }
+def job(*arguments: Any, **named: Any) -> Job:
+    """`Job.for_test`, with the parameters of every model of the zoo: for tests and notebooks."""
+    own = named.pop("model_params", {})
+    known = {f"{ZOO}/{name}": params(name) for name in names()}
+    return Job.for_test(*arguments, model_params=known | own, **named)

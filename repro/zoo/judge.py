@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from repro.errors import ReproError
-from repro.metrics import frechet_from_features, precision_recall
+from repro.metrics.fid import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
-from repro.training import fit
+from repro.training.seeding import seeded
 from repro.zoo import pretrained
-from repro.zoo.train import images, scaled
+from repro.zoo.train import images, scaled, trained
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -127,9 +127,7 @@ def classifier(job: Job) -> dict[str, Tensor]:
     p = job.params
     split = job.data(p.dataset).train
     x, labels = images(split, p.dataset), torch.from_numpy(np.array(split.labels))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        network = pretrained.build(p.as_dict())
+    network = seeded(lambda: pretrained.build(p.as_dict()), job.rng("initialise"))
 
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(x), (p.batch,), generator=generator)
@@ -142,19 +140,4 @@ def classifier(job: Job) -> dict[str, Tensor]:
         picture, y = data
         return F.cross_entropy(net(picture).float(), y, label_smoothing=p.smoothing)
 
-    fitted = fit(
-        job,
-        network,
-        loss,
-        batch,
-        steps=p.steps,
-        lr=p.lr,
-        warmup=p.warmup,
-        schedule="cosine",
-        ema=p.ema,
-        precision=p.precision,
-        weight_decay=p.weight_decay,
-        betas=(0.9, 0.99),
-    )
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return trained(job, network, loss, batch)

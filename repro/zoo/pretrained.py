@@ -133,7 +133,7 @@ def colour_features(job: Job, size: int = 224) -> Extractor:
     except Exception as error:
         raise ReproError(
             f"{path} cannot be read as torchvision's MobileNetV2 ({type(error).__name__}); delete "
-            "it and run `repro data get mobilenetv2-imagenet`"
+            "it and run `python -m repro.data get mobilenetv2-imagenet`"
         ) from error
     net = net.eval().requires_grad_(False).to(job.device)
     mean = torch.tensor([0.485, 0.456, 0.406], device=job.device)[:, None, None]

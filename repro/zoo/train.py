@@ -15,9 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repro.diffusion.schedules import alphas_cumprod, linear_betas
+from repro.diffusion.schedules import (
+    alphas_cumprod,
+    linear_betas,
+    q_sample,
+    stratified,
+    stratified_steps,
+)
 from repro.errors import ReproError
-from repro.training import fit
+from repro.training.fit import fit_and_save
+from repro.training.seeding import seeded
+from repro.training.settings import Batch, Loss, Optimiser
 from repro.zoo import pretrained, slices
 
 if TYPE_CHECKING:
@@ -52,23 +60,21 @@ def _mirrored(x: Tensor, generator: Generator) -> Tensor:
 
 def _initialised(job: Job) -> nn.Module:
     """The network with weights drawn for the job's seed; the global generator stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.rng("initialise").initial_seed())
-        return pretrained.build(job.params.as_dict())
+    return seeded(lambda: pretrained.build(job.params.as_dict()), job.rng("initialise"))
 
 
-def _options(job: Job) -> dict[str, Any]:
+def trained(job: Job, network: nn.Module, loss: Loss, batch: Batch) -> dict[str, Tensor]:
+    """The weights of a network of the zoo, trained as its card says; the curve is kept."""
     p = job.params
-    return dict(
-        steps=p.steps,
+    optimiser = Optimiser(
         lr=p.lr,
         warmup=p.warmup,
         schedule="cosine",
         ema=p.ema,
-        precision=p.precision,
         weight_decay=p.weight_decay,
         betas=(0.9, 0.99),
     )
+    return fit_and_save(job, network, loss, batch, optimiser, steps=p.steps, precision=p.precision)
 
 
 def denoiser(job: Job) -> dict[str, Tensor]:
@@ -88,11 +94,9 @@ def denoiser(job: Job) -> dict[str, Tensor]:
         x0 = scaled(x[chosen], p.dataset)
         if p.mirror:
             x0 = _mirrored(x0, generator)
-        u = torch.arange(p.batch) + torch.rand(p.batch, generator=generator)
-        t = (u * len(abar) / p.batch).long().clamp(max=len(abar) - 1)
-        a = abar[t][:, None, None, None]
+        t = stratified_steps(p.batch, len(abar), generator)
         noise = torch.randn(x0.shape, generator=generator)
-        noisy = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        noisy = q_sample(x0, t, abar, noise)
         if classes is None:
             return noisy, t, noise
         y = labels[chosen]
@@ -103,9 +107,7 @@ def denoiser(job: Job) -> dict[str, Tensor]:
         noisy, t, noise, *y = data
         return (net(noisy, t, *y).float() - noise).square().mean()
 
-    fitted = fit(job, network, loss, batch, **_options(job))
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return trained(job, network, loss, batch)
 
 
 def classifier(job: Job) -> dict[str, Tensor]:
@@ -125,9 +127,7 @@ def classifier(job: Job) -> dict[str, Tensor]:
         image, y = data
         return F.cross_entropy(net(image).float(), y, label_smoothing=p.smoothing)
 
-    fitted = fit(job, _initialised(job), loss, batch, **_options(job))
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return trained(job, _initialised(job), loss, batch)
 
 
 def slice_denoiser(job: Job) -> dict[str, Tensor]:
@@ -139,7 +139,7 @@ def slice_denoiser(job: Job) -> dict[str, Tensor]:
     def batch(step: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(len(stack), (p.batch,), generator=generator)
         x0 = slices.augment(stack[chosen], generator)
-        u = (torch.arange(p.batch) + torch.rand(p.batch, generator=generator)) / p.batch
+        u = stratified(p.batch, generator) / p.batch
         # Most of the image is decided at intermediate noise: half of the batch goes there.
         middle = torch.rand(p.batch, generator=generator) < 0.5
         inner = math.log(0.02) + math.log(100.0) * u
@@ -149,6 +149,4 @@ def slice_denoiser(job: Job) -> dict[str, Tensor]:
     def loss(net: nn.Module, data: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
         return net.loss(*data)
 
-    fitted = fit(job, _initialised(job), loss, batch, **_options(job))
-    job.save("curve", fitted.curve)
-    return fitted.state_dict
+    return trained(job, _initialised(job), loss, batch)

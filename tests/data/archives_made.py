@@ -1,8 +1,11 @@
-"""Make small archives for the tests."""
+"""Make small archives and published files for the tests."""
 
 import io
+import struct
 import tarfile
 import zipfile
+
+import numpy as np
 
 
 def tar_bytes(members, mode="w:gz", links=()):
@@ -39,3 +42,21 @@ def deb_bytes(members, suffix="xz", mode="w:xz"):
     data = tar_bytes(dotted, mode)
     parts = [("debian-binary", b"2.0\n"), ("control.tar.xz", b"odd"), (f"data.tar.{suffix}", data)]
     return b"!<arch>\n" + b"".join(ar_member(*part) for part in parts)
+
+
+def idx(array):
+    """An IDX file of bytes."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def cifar_records(pixels, labels):
+    """Records of CIFAR-10's binary version: a label, then the pixels, channel first."""
+    flat = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
+    return np.concatenate([labels[:, None].astype(np.uint8), flat], 1).tobytes()
+
+
+def write_slices(folder, volume, name="{}.npy"):
+    """One ``.npy`` file a slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, values in enumerate(volume):
+        np.save(folder / name.format(i), values)

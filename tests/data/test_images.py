@@ -1,24 +1,14 @@
 import gzip
-import io
-import json
-import struct
 
-import nibabel
 import numpy as np
 import pytest
-from archives_made import tar_bytes
+from archives_made import cifar_records, idx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
 
 from repro.data import images
-from repro.data.archives import read_members
 from repro.errors import ReproError
-
-
-def idx(array):
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(max_dims=3, max_side=6)), st.booleans())
@@ -55,20 +45,6 @@ def test_idx_splits():
         images.idx_splits(files)
 
 
-def test_digits_of_both_spellings(monkeypatch):
-    monkeypatch.setattr(images, "DIGITS_TRAIN", 2)
-    table = np.random.default_rng(0).integers(0, 17, (3, 65)) % 10
-    floats = "\n".join(",".join(f"{v:.18e}" for v in row) for row in table)
-    integers = "\n".join(",".join(str(v) for v in row) for row in table)
-    one, two = images.digits(gzip.compress(floats.encode())), images.digits(integers.encode())
-    for key in one:
-        np.testing.assert_array_equal(one[key], two[key])
-    np.testing.assert_array_equal(one["test_images"][0].ravel(), table[2, :64])
-    np.testing.assert_array_equal(one["train_labels"], table[:2, 64])
-    with pytest.raises(ReproError, match="65 columns"):
-        images.digits(b"1,2,3\n4,5,6\n")
-
-
 @pytest.fixture
 def cifar():
     rng = np.random.default_rng(1)
@@ -76,51 +52,12 @@ def cifar():
     return pixels, rng.integers(0, 10, (6, 4))
 
 
-def binary(pixels, labels):
-    flat = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
-    return np.concatenate([labels[:, None].astype(np.uint8), flat], 1).tobytes()
-
-
-def test_cifar_mosaic_and_binary_versions_agree(tmp_path, cifar):
-    pixels, labels = cifar
-    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-    png, raw = {}, {}
-    for name, x, y in zip(names, pixels, labels, strict=True):
-        stream = io.BytesIO()
-        Image.fromarray(x.reshape(len(x), 1024, 3)).save(stream, "PNG")
-        png[f"package/{name}.png"] = stream.getvalue()
-        raw[f"cifar-10-batches-bin/{name}.bin"] = binary(x, y)
-    png["package/train_lables.json"] = json.dumps(labels[:5].ravel().tolist()).encode()
-    png["package/test_lables.json"] = json.dumps(labels[5].tolist()).encode()
-    (tmp_path / "png.tgz").write_bytes(tar_bytes(png))
-    (tmp_path / "raw.tar.gz").write_bytes(tar_bytes(raw))
-    one = images.cifar_package(tmp_path / "png.tgz")
-    two = images.cifar_binary(read_members(tmp_path / "raw.tar.gz", ["*/*.bin"]))
-    assert one.keys() == two.keys()
-    for key in one:
-        np.testing.assert_array_equal(one[key], two[key])
-        assert one[key].dtype == two[key].dtype
-    np.testing.assert_array_equal(one["train_images"][7], pixels[1, 3])
-
-
 def test_cifar_errors(cifar):
     pixels, labels = cifar
-    data = binary(pixels[0], labels[0])
+    data = cifar_records(pixels[0], labels[0])
     with pytest.raises(ReproError, match="3073-byte"):
         images.cifar_records(data[:-1])
     with pytest.raises(ReproError, match="labels above 9"):
-        images.cifar_records(binary(pixels[0], labels[0] + 10))
+        images.cifar_records(cifar_records(pixels[0], labels[0] + 10))
     with pytest.raises(ReproError, match=r"data_batch_2\.bin is missing"):
         images.cifar_binary({"data_batch_1.bin": data, "test_batch.bin": data})
-
-
-def test_nifti_comes_axial_first_in_ras():
-    values = np.random.default_rng(2).integers(0, 256, (4, 5, 6), np.uint8)  # x, y, z
-    affine = np.diag([-2.0, 3.0, 1.0, 1.0])  # stored right to left
-    data = nibabel.Nifti1Image(values, affine).to_bytes()
-    volume, spacing = images.nifti(gzip.compress(data), "v")
-    assert volume.shape == (6, 5, 4) and spacing == (1.0, 3.0, 2.0)
-    np.testing.assert_array_equal(volume, values[::-1].transpose(2, 1, 0))
-    broken = nibabel.Nifti1Image(values.astype(np.float32) + 0.5, affine).to_bytes()
-    with pytest.raises(ReproError, match="volume of bytes"):
-        images.nifti(broken, "v")

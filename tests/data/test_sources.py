@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from archives_made import zip_bytes
 
-from repro import data
-from repro.data import cache, sources
-from repro.data.registry import REGISTRY, Entry
+from repro.data import cache, catalogue, sources
+from repro.data.dataset import Dataset
 from repro.data.sources import File, Installed, Source, Unavailable, Url
 from repro.errors import ReproError
 
@@ -55,7 +54,7 @@ def source(client, sha256=SHA256, title="one", name="file.bin"):
 
 
 def entry(*all_sources, checksum=CHECKSUM, name="made"):
-    return Entry(name, "", "", "MIT", "", "", checksum, all_sources, lambda _, f: f)
+    return Dataset(name, "", "", "MIT", "", "", checksum, all_sources, lambda _, f: f)
 
 
 @pytest.fixture
@@ -66,7 +65,7 @@ def online(root, monkeypatch):
 
 @pytest.fixture
 def register(monkeypatch):
-    return lambda made: monkeypatch.setitem(REGISTRY, made.name, made)
+    return lambda made: monkeypatch.setattr(catalogue, "info", {made.name: made}.__getitem__)
 
 
 def test_content_checksum_depends_on_everything_that_matters():
@@ -87,15 +86,15 @@ def test_content_checksum_depends_on_everything_that_matters():
 def test_prepare_fetches_once_and_leaves_a_manifest(online, register):
     client = Written()
     register(entry(source(client)))
-    assert not data.is_cached("made")
-    facts = data.prepare("made")
+    assert not catalogue.is_cached("made")
+    facts = catalogue.prepare("made")
     assert (facts["source"], facts["content_sha256"]) == ("one", CHECKSUM)
-    assert data.is_cached("made") and data.verify("made")
-    folder = data.load("made")
+    assert catalogue.is_cached("made") and catalogue.verify("made")
+    folder = catalogue.load("made")
     assert json.loads((folder / "manifest.json").read_text())["licence"] == "MIT"
     np.testing.assert_array_equal(cache.read_arrays(folder)["x"], ARRAY)
     assert (online / "downloads" / "file.bin").read_bytes() == PAYLOAD
-    data.prepare("made")
+    catalogue.prepare("made")
     assert client.calls == 1
     assert list((online / "tmp").iterdir()) == []
 
@@ -105,54 +104,39 @@ def test_a_file_put_there_by_hand_works_offline(root, register):
     register(entry(source(client)))
     (root / "downloads").mkdir(parents=True)
     (root / "downloads" / "file.bin").write_bytes(PAYLOAD)
-    assert data.prepare("made")["source"] == "one"
+    assert catalogue.prepare("made")["source"] == "one"
     assert client.calls == 0
 
 
 def test_offline_message_says_which_file_to_put_where(root, register):
     register(entry(source(Written())))
     with pytest.raises(ReproError) as caught:
-        data.load("made")
+        catalogue.load("made")
     message = str(caught.value)
     assert "made is missing" in message and "REPRO_OFFLINE" in message
     assert str(root / "downloads" / "file.bin") in message
     assert SHA256 in message and "test package" in message
 
 
-@pytest.mark.parametrize("name", list(REGISTRY))
-def test_every_data_set_explains_itself_offline(root, name, monkeypatch):
-    monkeypatch.setattr(Installed, "read", lambda self, network: decode_nothing(self))
-    with pytest.raises(ReproError) as caught:
-        data.prepare(name)
-    for made in REGISTRY[name].sources:
-        for file in getattr(made, "files", ()):
-            assert f"{root / 'downloads' / file.name}  <- " in str(caught.value)
-            assert file.sha256 is None or file.sha256 in str(caught.value)
-
-
-def decode_nothing(installed):
-    raise Unavailable(f"{installed.distribution} is not installed")
-
-
 def test_checksum_mismatch_falls_through_to_the_next_source(online, register):
     bad, good = Written(b"other bytes"), Written()
     register(entry(source(bad), source(good, title="two", name="second.bin")))
-    assert data.prepare("made")["source"] == "two"
+    assert catalogue.prepare("made")["source"] == "two"
     assert not (online / "downloads" / "file.bin").exists()
 
 
 def test_checksum_mismatch_of_the_only_source(online, register):
     register(entry(source(Written(b"other bytes"))))
     with pytest.raises(ReproError, match="instead of"):
-        data.prepare("made")
-    assert not data.is_cached("made")
+        catalogue.prepare("made")
+    assert not catalogue.is_cached("made")
 
 
 def test_a_wrong_file_in_downloads_is_replaced(online, register):
     (online / "downloads").mkdir(parents=True)
     (online / "downloads" / "file.bin").write_bytes(b"cut short")
     register(entry(source(Written())))
-    data.prepare("made")
+    catalogue.prepare("made")
     assert (online / "downloads" / "file.bin").read_bytes() == PAYLOAD
 
 
@@ -162,8 +146,8 @@ def test_a_wrong_file_in_downloads_is_replaced(online, register):
 def test_wrong_content_without_a_file_checksum_is_refused(online, register, payload):
     register(entry(source(Written(payload), sha256=None)))
     with pytest.raises(ReproError, match=r"its content has SHA-256|cannot be decoded"):
-        data.prepare("made")
-    assert not data.is_cached("made")
+        catalogue.prepare("made")
+    assert not catalogue.is_cached("made")
     assert not (online / "downloads" / "file.bin").exists()
     assert (online / "downloads" / "file.bin.wrong").read_bytes() == payload
 
@@ -178,10 +162,10 @@ def test_a_kill_while_writing_leaves_nothing_that_counts(online, register, monke
     with monkeypatch.context() as patch:
         patch.setattr(cache.np, "savez", killed)
         with pytest.raises(KeyboardInterrupt):
-            data.prepare("made")
-    assert not data.is_cached("made")
-    data.prepare("made")
-    assert data.verify("made")
+            catalogue.prepare("made")
+    assert not catalogue.is_cached("made")
+    catalogue.prepare("made")
+    assert catalogue.verify("made")
 
 
 def test_what_killed_processes_left_is_swept_in_time(root):
@@ -197,23 +181,23 @@ def test_a_folder_without_manifest_is_made_anew(online, register):
     folder = cache.dataset_folder("made", CHECKSUM)
     folder.mkdir(parents=True)
     (folder / "arrays.npz").write_bytes(b"left by somebody")
-    data.prepare("made")
-    assert data.verify("made")
+    catalogue.prepare("made")
+    assert catalogue.verify("made")
 
 
 def test_damage_in_the_cache_is_noticed(online, register, monkeypatch):
-    made = Entry(
+    made = Dataset(
         "made", "", "", "", "", "", CHECKSUM, (source(Written()),),
         lambda _, f: cache.read_arrays(f),
     )  # fmt: skip
     register(made)
-    path = data._folder("made") / "arrays.npz"
-    data.load("made")
+    path = catalogue._folder("made") / "arrays.npz"
+    catalogue.load("made")
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 255
     path.write_bytes(raw)
     with pytest.raises(ReproError, match="damaged"):
-        data.load("made")
+        catalogue.load("made")
 
 
 def test_two_threads_prepare_once(online, register):
@@ -221,7 +205,7 @@ def test_two_threads_prepare_once(online, register):
     register(entry(source(client)))
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(data.prepare("made"))) for _ in range(3)
+        threading.Thread(target=lambda: found.append(catalogue.prepare("made"))) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -256,7 +240,7 @@ def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "file" / "cache"))
     with pytest.raises(ReproError, match="REPRO_DATA"):
-        data.prepare("digits")
+        catalogue.prepare("digits")
 
 
 # --- addresses ------------------------------------------------------------------------------------
@@ -302,17 +286,17 @@ def address(server, path):
 
 def test_download(online, register, server):
     register(entry(source(address(server, "/whole"), sha256=None)))
-    assert data.prepare("made")["source"] == "one"
+    assert catalogue.prepare("made")["source"] == "one"
 
 
 def test_truncated_download_is_an_error_and_resumes(online, register, server):
     register(entry(source(address(server, "/cut"))))
     with pytest.raises(ReproError, match=f"cut short at {len(PAYLOAD) // 2} of {len(PAYLOAD)}"):
-        data.prepare("made")
+        catalogue.prepare("made")
     assert not (online / "downloads" / "file.bin").exists()
-    data.prepare("made")
+    catalogue.prepare("made")
     assert server.seen == [("/cut", 0), ("/cut", len(PAYLOAD) // 2)]
-    assert data.verify("made")
+    assert catalogue.verify("made")
     assert [p.name for p in (online / "downloads").iterdir()] == ["file.bin"]
 
 
@@ -321,20 +305,20 @@ def test_a_partial_file_longer_than_the_file_is_dropped(online, register, server
     (online / "downloads" / "file.bin.part").write_bytes(PAYLOAD + b"more")
     register(entry(source(address(server, "/whole"))))
     with pytest.raises(ReproError, match="416"):
-        data.prepare("made")
-    data.prepare("made")
-    assert data.verify("made")
+        catalogue.prepare("made")
+    catalogue.prepare("made")
+    assert catalogue.verify("made")
 
 
 def test_missing_address_and_no_server(online, register, server):
     register(entry(source(address(server, "/missing"))))
     with pytest.raises(ReproError, match="answered 404"):
-        data.prepare("made")
+        catalogue.prepare("made")
     server.shutdown()
     server.server_close()
     register(entry(source(address(server, "/whole"))))
     with pytest.raises(ReproError, match="cannot be reached"):
-        data.prepare("made")
+        catalogue.prepare("made")
 
 
 # --- package clients ------------------------------------------------------------------------------
@@ -419,57 +403,3 @@ def test_installed_files_are_read_without_an_import():
         Installed("t", "no-such-distribution", ("x",), dict).read(False)
     with pytest.raises(Unavailable, match="no readable"):
         Installed("t", "numpy", ("numpy/no-such-file",), dict).read(False)
-
-
-# --- the front door -------------------------------------------------------------------------------
-
-
-def test_unknown_names_get_a_hint():
-    with pytest.raises(ReproError, match="did you mean fashion-mnist"):
-        data.load("fashion_mnist")
-    with pytest.raises(ReproError, match="choose among digits"):
-        data.info("zzz")
-
-
-def test_registry_is_complete(root):
-    for name, made in REGISTRY.items():
-        facts = made.as_dict()
-        assert name == made.name and all(facts[k] for k in ("title", "licence", "citation"))
-        assert len(made.checksum) == 64 and data.fingerprint(name) == made.checksum
-        assert made.megabytes > 0 and len(facts["sources"]) == len(made.sources)
-        assert not data.is_cached(name)
-    smoke = {"digits", "mni152", "wikipedia-excerpt", "mobilenetv2-imagenet"}
-    assert {n for n, e in REGISTRY.items() if e.pip_only} == smoke
-    for name in smoke:
-        first = [s for s in REGISTRY[name].sources if isinstance(s, Source)][0]
-        assert all(isinstance(file.client, sources.Pip) for file in first.files)
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("REPRO_DATA", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert data.cache_root() == tmp_path / ".cache" / "repro-data"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert data.cache_root() == tmp_path / "xdg" / "repro-data"
-    monkeypatch.setenv("REPRO_DATA", "~/mine")
-    assert data.cache_root() == tmp_path / "mine"
-
-
-def test_import_is_light():
-    code = (
-        "import sys, repro.data, repro.data.official\n"
-        "heavy = {'torch', 'sklearn', 'nilearn', 'gensim', 'pandas', 'nibabel', 'rdata', 'PIL'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_command_line(root, capsys):
-    from repro.data.__main__ import main
-
-    assert main(["list"]) == 0
-    assert "fashion-mnist" in capsys.readouterr().out
-    assert main(["get", "cifar10"]) == 1
-    assert "cifar10 is missing" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repro.diffusion import multistep, samplers, schedules
 from repro.errors import ReproError
-from repro.metrics import NFECounter
+from repro.metrics.cost import NFECounter
 
 ABAR = schedules.alphas_cumprod(schedules.linear_betas())
 TOLERANCE = 3e-5  # float32 tables of diffusers, over 20 steps, against states of size 1
@@ -82,7 +82,7 @@ def test_dpm_solver_on_whole_steps_is_the_discrete_one():
             network, noise(), multistep.times_of_steps(grid), ABAR, lower_order_last=False,
             callback=keep,
         ),
-        "steps": lambda keep: samplers.dpm_solver_pp_2m(
+        "steps": lambda keep: multistep.dpm_solver_pp_2m(
             network, noise(), grid, ABAR, callback=keep
         ),
     }.items():  # fmt: skip
@@ -108,7 +108,7 @@ def test_orders_of_convergence():
 
     errors = {}
     for n in (10, 40):
-        steps = multistep.timesteps_inclusive(1000, n)
+        steps = schedules.timesteps_inclusive(1000, n)
         one = torch.ones((), dtype=torch.float64)
         for name, x in {
             "ddim": samplers.ddim(exact, noise(), steps, ABAR) - truth(steps, one),
@@ -166,11 +166,11 @@ def test_alpha_at_training_steps_is_the_table_and_between_them_log_linear():
 @given(st.integers(1, 31))
 @settings(deadline=None)
 def test_grids_ascend_and_have_their_length(n):
-    for make in (multistep.timesteps_stride, multistep.timesteps_inclusive):
+    for make in (schedules.timesteps_stride, schedules.timesteps_inclusive):
         steps = make(1000, n)
         assert len(steps) == n and (steps.diff() > 0).all()
         assert int(steps[0]) >= 0 and int(steps[-1]) < 1000
-    stride = multistep.timesteps_stride(1000, n)
+    stride = schedules.timesteps_stride(1000, n)
     assert len(set(stride.diff().tolist())) <= 1
     times = multistep.times_uniform(n)
     assert len(times) == n + 1 and float(times[0]) == pytest.approx(1e-3) and times[-1] == 1
@@ -181,14 +181,14 @@ def test_grids_ascend_and_have_their_length(n):
     [(4, [0, 250, 500, 750]), (6, [0, 167, 334, 501, 668, 835]), (3, [0, 334, 668])],
 )
 def test_stride(n, expected):
-    assert multistep.timesteps_stride(1000, n).tolist() == expected
+    assert schedules.timesteps_stride(1000, n).tolist() == expected
 
 
 def test_bad_grids_are_named():
     with pytest.raises(ReproError, match="no stride"):
-        multistep.timesteps_stride(1000, 501)
+        schedules.timesteps_stride(1000, 501)
     with pytest.raises(ReproError, match="cannot pick"):
-        multistep.timesteps_inclusive(10, 11)
+        schedules.timesteps_inclusive(10, 11)
     with pytest.raises(ReproError, match="ascend"):
         multistep.plms(network, noise(), torch.tensor([5, 3]), ABAR)
     for times in ([0.5, 0.5], [0.9, 0.2], [0.7]):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from repro.diffusion import samplers, schedules
+from repro.diffusion import multistep, samplers, schedules
 from repro.errors import ReproError
 from tests.diffusion.gaussian import DATA, slope
 
@@ -46,9 +46,8 @@ def ve_error(sampler, n: int) -> float:
     ("sampler", "error", "order"),
     [
         (samplers.ddim, vp_error, 1),
-        (samplers.euler, ve_error, 1),
         (samplers.heun, ve_error, 2),
-        (samplers.dpm_solver_pp_2m, vp_error, 2),
+        (multistep.dpm_solver_pp_2m, vp_error, 2),
     ],
 )
 def test_order_of_convergence_to_the_exact_flow(sampler, error, order):
@@ -145,16 +144,16 @@ def test_ddim_with_eta_one_is_ddpm():
     torch.testing.assert_close(*runs, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("sampler", [samplers.euler, samplers.heun])
-def test_churn_keeps_the_moments(sampler):
+def test_churn_keeps_the_moments():
     sigmas = schedules.karras_sigmas(200, 0.002, 20.0)
     rng = torch.Generator().manual_seed(4)
     n = 10_000
     x = DATA.mu + (DATA.S + 20.0**2).sqrt() * torch.randn(n, 3, generator=rng, dtype=F64)
-    samples = sampler(DATA.denoiser, x, sigmas, generator=rng, S_churn=40, S_min=0.05, S_max=15)
-    bias = 0.06 if sampler is samplers.euler else 0.005
-    assert ((samples.mean(0) - DATA.mu).abs() < 4.5 * (DATA.S / n).sqrt() + bias).all()
-    assert ((samples.var(0) / DATA.S - 1).abs() < 4.5 * math.sqrt(2 / n) + bias).all()
+    samples = samplers.heun(
+        DATA.denoiser, x, sigmas, generator=rng, S_churn=40, S_min=0.05, S_max=15
+    )
+    assert ((samples.mean(0) - DATA.mu).abs() < 4.5 * (DATA.S / n).sqrt() + 0.005).all()
+    assert ((samples.var(0) / DATA.S - 1).abs() < 4.5 * math.sqrt(2 / n) + 0.005).all()
 
 
 def test_churn_adds_the_noise_of_algorithm_2():
@@ -162,7 +161,7 @@ def test_churn_adds_the_noise_of_algorithm_2():
     sigmas = torch.tensor([1.0, 2.0, 4.0], dtype=F64)
     rng = torch.Generator().manual_seed(5)
     x = torch.zeros(50_000, 1, dtype=F64)
-    samples = samplers.euler(
+    samples = samplers.heun(
         lambda x, _: x, x, sigmas, generator=rng, S_churn=0.6, S_min=1.5, S_max=9, S_noise=1.1
     )
     gamma = 0.6 / 3  # below sqrt(2) - 1, for the two levels inside [S_min, S_max]
@@ -170,46 +169,52 @@ def test_churn_adds_the_noise_of_algorithm_2():
     assert samples.var().item() == pytest.approx(expected, rel=4.5 * math.sqrt(2 / 50_000))
 
 
-def test_predictor_corrector_recovers_the_data():
+def predict_and_correct(x, sigmas, rng, snr=None):
+    """The loop of algorithms 2 and 4, without a corrector where `snr` is None."""
+    for sigma, sigma_next in schedules.descend(sigmas, 0.0):
+        level = x.new_full((len(x),), sigma)
+        g2 = sigma**2 - sigma_next**2
+        x = samplers.reverse_diffusion_predictor(
+            x, DATA.score(x, level), g2, samplers.noise_like(x, rng)
+        )
+        if snr is not None:
+            z = samplers.noise_like(x, rng)
+            x = samplers.langevin_corrector(x, DATA.score(x, level), snr, z)
+    return x
+
+
+def test_predictor_and_corrector_recover_the_data():
     sigmas = schedules.geometric_sigmas(500, 0.01, 20.0)
     rng = torch.Generator().manual_seed(6)
     n = 4000
     x = 20.0 * torch.randn(n, 3, generator=rng, dtype=F64)
-    samples = samplers.ve_predictor_corrector(
-        DATA.score, x, sigmas, generator=rng, snr=0.05, denoise=False
-    )
+    samples = predict_and_correct(x, sigmas, rng, snr=0.05)
     # 4.5 standard errors plus 3 % for 500 finite steps of each kind. With r = 0.16 and so few
     # dimensions a Langevin step is long against the narrowest direction, hence the smaller r.
     assert ((samples.mean(0) - DATA.mu).abs() < 4.5 * (DATA.S / n).sqrt() + 0.03).all()
     assert ((samples.var(0) / DATA.S - 1).abs() < 4.5 * math.sqrt(2 / n) + 0.03).all()
 
 
-@pytest.mark.parametrize("denoise", [False, True])
-def test_predictor_alone_has_its_closed_form_moments(denoise):
+def test_predictor_alone_has_its_closed_form_moments():
     sigmas = schedules.geometric_sigmas(30, 0.05, 5.0)
     rng = torch.Generator().manual_seed(8)
-    n = 40_000
-    x = 5.0 * torch.randn(n, 3, generator=rng, dtype=F64)
-    samples = samplers.ve_predictor_corrector(
-        DATA.score, x, sigmas, generator=rng, corrector_steps=0, denoise=denoise
-    )
+    x = 5.0 * torch.randn(40_000, 3, generator=rng, dtype=F64)
+    samples = predict_and_correct(x, sigmas, rng)
     m, v = torch.zeros(3, dtype=F64), torch.full((3,), 25.0, dtype=F64)
-    for i in reversed(range(30)):
-        g2 = sigmas[i] ** 2 - (sigmas[i - 1] ** 2 if i else 0)
-        k = g2 / (DATA.S + sigmas[i] ** 2)
-        m, v = (1 - k) * m + k * DATA.mu, (1 - k) ** 2 * v + (0 if denoise and i == 0 else g2)
+    for sigma, sigma_next in schedules.descend(sigmas, 0.0):
+        g2 = sigma**2 - sigma_next**2
+        k = g2 / (DATA.S + sigma**2)
+        m, v = (1 - k) * m + k * DATA.mu, (1 - k) ** 2 * v + g2
     check_moments(samples, m, v)
 
 
 def test_langevin_step_has_the_size_that_the_norms_give():
     rng = torch.Generator().manual_seed(9)
-    x, score = torch.randn(2, 4, 1, 5, 5, generator=rng, dtype=F64)
-    z = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(10), dtype=F64)
-    noisy, mean = samplers.langevin_corrector(x, score, 0.16, torch.Generator().manual_seed(10))
+    x, score, z = torch.randn(3, 4, 1, 5, 5, generator=rng, dtype=F64)
+    found = samplers.langevin_corrector(x, score, 0.16, z)
     ratio = z.flatten(1).norm(dim=1).mean() / score.flatten(1).norm(dim=1).mean()
     epsilon = 2 * (0.16 * ratio) ** 2
-    torch.testing.assert_close(mean, x + epsilon * score)
-    torch.testing.assert_close(noisy, x + epsilon * score + (2 * epsilon).sqrt() * z)
+    torch.testing.assert_close(found, x + epsilon * score + (2 * epsilon).sqrt() * z)
 
 
 def test_clipping_bounds_the_prediction():
@@ -218,7 +223,7 @@ def test_clipping_bounds_the_prediction():
     def wild(x, t):
         return -5 * torch.ones_like(x)
 
-    for sampler in (samplers.ddim, samplers.ddpm, samplers.dpm_solver_pp_2m):
+    for sampler in (samplers.ddim, samplers.ddpm, multistep.dpm_solver_pp_2m):
         kwargs = {"generator": torch.Generator()} if sampler is samplers.ddpm else {}
         clipped = sampler(wild, start(), TIMESTEPS, abar, clip=1.0, **kwargs)
         torch.testing.assert_close(clipped, torch.ones_like(clipped))
@@ -226,36 +231,34 @@ def test_clipping_bounds_the_prediction():
         assert free.max() > 2
 
 
-@pytest.mark.parametrize("sampler", [samplers.ddim, samplers.ddpm, samplers.dpm_solver_pp_2m])
+@pytest.mark.parametrize("sampler", [samplers.ddim, samplers.ddpm, multistep.dpm_solver_pp_2m])
 def test_wide_clipping_changes_nothing(sampler):
     abar = schedules.alphas_cumprod(schedules.linear_betas(100, 1e-3, 0.1))
     runs = []
     for clip in (None, 1e6):
         kwargs = (
             {}
-            if sampler is samplers.dpm_solver_pp_2m
+            if sampler is multistep.dpm_solver_pp_2m
             else {"generator": torch.Generator().manual_seed(0)}
         )
         runs.append(sampler(DATA.eps(abar), start(), TIMESTEPS, abar, clip=clip, **kwargs))
     torch.testing.assert_close(*runs, rtol=0, atol=1e-11)
 
 
-CALLS = {
-    "ddpm": 8,
-    "ddim": 8,
-    "dpm_solver_pp_2m": 8,
-    "euler": 8,
-    "heun": 15,
-    "ve_predictor_corrector": 16,
+SAMPLERS = {
+    "ddpm": (samplers.ddpm, 8),
+    "ddim": (samplers.ddim, 8),
+    "dpm_solver_pp_2m": (multistep.dpm_solver_pp_2m, 8),
+    "heun": (samplers.heun, 15),
 }
 
 
-@pytest.mark.parametrize(("name", "calls"), CALLS.items())
-def test_contract_of_every_sampler(name, calls):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_contract_of_every_sampler(name):
     """Evaluations, callback, shapes of the network's inputs, reproducibility, no autograd state."""
-    sampler = getattr(samplers, name)
+    sampler, calls = SAMPLERS[name]
     abar = schedules.alphas_cumprod(schedules.linear_betas(100, 1e-3, 0.1))
-    discrete = name in ("ddpm", "ddim", "dpm_solver_pp_2m")
+    discrete = name != "heun"
     grid = TIMESTEPS if discrete else schedules.karras_sigmas(8, 0.1, 10.0)
     count, seen = 0, []
     weight = torch.ones(1, requires_grad=True)
@@ -267,8 +270,7 @@ def test_contract_of_every_sampler(name, calls):
         return 0.1 * x * weight
 
     def run():
-        noisy = name in ("ddpm", "ve_predictor_corrector")
-        kwargs = {"generator": torch.Generator().manual_seed(1)} if noisy else {}
+        kwargs = {"generator": torch.Generator().manual_seed(1)} if name == "ddpm" else {}
         args = (grid, abar) if discrete else (grid,)
         x = torch.ones(4, 2)
         out = sampler(network, x, *args, **kwargs, callback=lambda *args: seen.append(args))
@@ -304,10 +306,40 @@ def test_mistakes_are_named():
     with pytest.raises(ReproError, match="ascend"):
         samplers.ddim(eps, x, TIMESTEPS.flip(0), abar)
     with pytest.raises(ReproError, match="strictly ascending"):
-        samplers.dpm_solver_pp_2m(eps, x, torch.tensor([0, 0, 9]), abar)
+        multistep.dpm_solver_pp_2m(eps, x, torch.tensor([0, 0, 9]), abar)
     with pytest.raises(ReproError, match="Generator"):
         samplers.ddim(eps, x, TIMESTEPS, abar, eta=1.0)
     with pytest.raises(ReproError, match="unknown variance"):
         samplers.ddpm(eps, x, TIMESTEPS, abar, variance="large", generator=torch.Generator())
     with pytest.raises(ReproError, match="ascend"):
         samplers.heun(DATA.denoiser, x, torch.tensor([2.0, 1.0]))
+    for value in (0.0, 1.0):
+        with pytest.raises(ReproError, match="without noise or without signal"):
+            samplers.ddim(eps, x, torch.tensor([0, 1]), torch.tensor([0.5, value]))
+
+
+def test_a_walk_names_its_steps_and_ends_at_clean_data():
+    abar = torch.tensor([0.9, 0.5, 0.2], dtype=F64)
+    steps = list(samplers.walk(torch.zeros(4, 1), torch.tensor([0, 2]), abar))
+    assert [(i, t.tolist(), *levels) for i, t, *levels in steps] == [
+        (0, [2] * 4, 0.2, 0.9),
+        (1, [0] * 4, 0.9, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "plms"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_loop_never_waits_for_the_state(name, clip):
+    """Tensors of the meta device have no values: reading one in a loop raises."""
+    if name == "heun":
+        grid, options = (schedules.karras_sigmas(8, 0.1, 10.0),), {"S_churn": 4.0}
+    else:
+        abar = schedules.alphas_cumprod(schedules.linear_betas(100, 1e-3, 0.1))
+        grid, options = (TIMESTEPS, abar), {"clip": clip}
+    if name in ("ddim", "ddpm", "heun"):
+        options["generator"] = torch.Generator().manual_seed(0)
+    if name == "ddim":
+        options["eta"] = 0.5
+    sampler = multistep.plms if name == "plms" else SAMPLERS[name][0]
+    x = sampler(lambda x, t: 0.1 * x, torch.empty(4, 2, device="meta"), *grid, **options)
+    assert x.is_meta and x.shape == (4, 2)

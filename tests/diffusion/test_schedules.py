@@ -100,3 +100,35 @@ def test_too_many_or_no_steps_are_refused(n):
         schedules.timesteps_uniform(10, n)
     with pytest.raises(ReproError, match="time steps"):
         schedules.timesteps_quad(10, n)
+
+
+def test_noised_data_keeps_its_type_and_has_its_own_level_in_every_row():
+    abar = schedules.alphas_cumprod(schedules.linear_betas(100))
+    x0, noise = torch.randn(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 50, 99])
+    x_t = schedules.q_sample(x0, t, abar, noise)
+    assert x_t.dtype == torch.float32
+    for b in range(3):
+        expected = abar[t[b]].sqrt() * x0[b] + (1 - abar[t[b]]).sqrt() * noise[b]
+        torch.testing.assert_close(x_t[b], expected.float())
+
+
+@pytest.mark.parametrize("n", [1, 7, 100, 256])
+def test_one_draw_falls_in_every_stratum(n):
+    u = schedules.stratified(n, torch.Generator().manual_seed(0))
+    assert u.floor().tolist() == list(range(n)) and (n == 1 or u.frac().std() > 0.1)
+    t = schedules.stratified_steps(n, 1000, torch.Generator().manual_seed(0))
+    assert t.dtype == torch.int64 and bool((t.diff() >= 0).all())
+    assert torch.equal(t, (u * 1000 / n).long()) and 0 <= t[0] and t[-1] < 1000
+
+
+def test_descent_pairs_every_level_with_the_next():
+    pairs = list(schedules.descend(torch.tensor([0.5, 1.0, 4.0]), 0.0))
+    assert pairs == [(4.0, 1.0), (1.0, 0.5), (0.5, 0.0)]
+
+
+def test_numbers_get_the_axes_and_the_type_of_the_data():
+    x = torch.zeros(2, 3, 4, 5)
+    assert schedules.expand(torch.ones(2, dtype=torch.float64), x).shape == (2, 1, 1, 1)
+    assert schedules.expand(torch.ones(2, 3, dtype=torch.float64), x).shape == (2, 3, 1, 1)
+    assert schedules.expand(torch.ones(2, dtype=torch.float64), x).dtype == torch.float32

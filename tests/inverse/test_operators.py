@@ -7,15 +7,14 @@ import pytest
 import torch
 
 from repro.errors import ReproError
-from repro.inverse import (
+from repro.inverse.base import Identity
+from repro.inverse.fourier import MaskedFourier, uniform1d_mask
+from repro.inverse.radon import (
     CompatRadon,
-    Identity,
-    MaskedFourier,
     ParallelBeam,
     limited_angles,
     ramp_filter,
     sparse_view_angles,
-    uniform1d_mask,
 )
 
 

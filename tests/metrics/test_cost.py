@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from repro.errors import ReproError
+from repro.job import Job
 from repro.metrics import cost
 
 
@@ -139,6 +140,13 @@ def test_ratios_are_taken_within_rounds():
     rounds = cost.Rounds({"a": a, "b": [2 * v for v in a]})
     ratio = rounds.ratio("b", "a")
     assert (ratio.median, ratio.lo, ratio.hi) == (2, 2, 2)
+
+
+def test_a_median_is_measured_with_its_interval():
+    job = Job.for_test()
+    cost.measure_interval(job, "seconds", cost.Latency.of([6.0, 2.0, 4.0]), per=2, network="a")
+    at = {"network": "a"}
+    assert job.measured == [("seconds", at, 2), ("seconds_low", at, 1), ("seconds_high", at, 3)]
 
 
 def test_latency_sees_a_sleep():

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repro import metrics
 from repro.errors import ReproError
 from repro.metrics import text
 
@@ -41,7 +40,7 @@ def test_probabilities_follow_the_recursion(seed, K, order, dense):
     limit = text._DENSE
     text._DENSE = limit if dense else 0  # both kinds of table
     try:
-        found = metrics.NGram(order, K).fit(rows).probabilities(test)
+        found = text.NGram(order, K).fit(rows).probabilities(test)
     finally:
         text._DENSE = limit
     for b, i in itertools.product(range(2), range(6)):
@@ -56,7 +55,7 @@ def test_probabilities_follow_the_recursion(seed, K, order, dense):
 @settings(max_examples=30, deadline=None)
 def test_probabilities_sum_to_one_after_every_history(seed, K, order):
     rng = np.random.default_rng(seed)
-    model = metrics.NGram(order, K).fit(rng.integers(0, K, 40))
+    model = text.NGram(order, K).fit(rng.integers(0, K, 40))
     history = np.repeat(rng.integers(0, K, (1, order - 1)), K, axis=0)
     continued = np.concatenate([history, np.arange(K)[:, None]], axis=1)
     assert model.probabilities(continued)[:, -1].sum() == pytest.approx(1, rel=1e-12)
@@ -64,7 +63,7 @@ def test_probabilities_sum_to_one_after_every_history(seed, K, order):
 
 def test_unigram_model_of_a_uniform_text_is_uniform():
     K = 8
-    model = metrics.NGram(1, K).fit(np.tile(np.arange(K), 10))
+    model = text.NGram(1, K).fit(np.tile(np.arange(K), 10))
     nll = model.nll(np.random.default_rng(0).integers(0, K, (5, 30)))
     np.testing.assert_allclose(nll, math.log(K), rtol=1e-12)
 
@@ -82,17 +81,17 @@ def test_a_markov_text_is_scored_at_its_entropy_rate():
         return np.array(chain)
 
     train, test = sample(60_000), sample(60_000)[None]
-    nll = {order: metrics.NGram(order, 2).fit(train).nll(test)[0] for order in (1, 2, 4)}
+    nll = {order: text.NGram(order, 2).fit(train).nll(test)[0] for order in (1, 2, 4)}
     # the standard error of the rate over 60,000 steps is about 0.003
     assert nll[2] == pytest.approx(rate, abs=0.01)
     assert nll[4] == pytest.approx(rate, abs=0.01)
     assert nll[1] == pytest.approx(-(stationary * np.log(stationary)).sum(), abs=0.02)
-    judge = metrics.NGram(2, 2).fit(train)
-    assert metrics.generative_perplexity(judge, test) == pytest.approx(math.exp(nll[2]))
+    judge = text.NGram(2, 2).fit(train)
+    assert text.generative_perplexity(judge, test) == pytest.approx(math.exp(nll[2]))
 
 
 def test_rows_are_separate_texts():
-    model = metrics.NGram(2, 3).fit(np.array([[0, 1], [2, 0]]))
+    model = text.NGram(2, 3).fit(np.array([[0, 1], [2, 0]]))
     p = model.probabilities(np.array([[1, 2]]))
     # 1 never had a successor, so 2 gets its unigram probability (1 + 3/3) / (4 + 3)
     assert p[0, 1] == pytest.approx(2 / 7)
@@ -103,46 +102,46 @@ def test_generative_perplexity_averages_over_sequences():
         def nll(self, tokens):
             return np.log([2.0, 8.0])
 
-    assert metrics.generative_perplexity(Judge(), None) == pytest.approx(5)
+    assert text.generative_perplexity(Judge(), None) == pytest.approx(5)
 
 
 def test_perplexity_averages_over_tokens():
-    assert metrics.perplexity([math.log(4), math.log(16)], [1, 2]) == pytest.approx(4)
+    assert text.perplexity([math.log(4), math.log(16)], [1, 2]) == pytest.approx(4)
     with pytest.raises(ReproError, match="no tokens"):
-        metrics.perplexity(0.0, 0)
+        text.perplexity(0.0, 0)
 
 
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_entropy_of_k_equally_frequent_tokens(k):
     rows = np.tile(np.arange(k), (3, 16 // k))
-    np.testing.assert_allclose(metrics.unigram_entropy(rows), math.log(k), atol=1e-12)
+    np.testing.assert_allclose(text.unigram_entropy(rows), math.log(k), atol=1e-12)
 
 
 def test_entropy_is_taken_within_each_sequence():
     rows = torch.tensor([[5, 5, 5, 5], [1, 2, 3, 4], [7, 7, 9, 9]])
     expected = [0, math.log(4), math.log(2)]
-    np.testing.assert_allclose(metrics.unigram_entropy(rows), expected, atol=1e-12)
+    np.testing.assert_allclose(text.unigram_entropy(rows), expected, atol=1e-12)
     shuffled = rows[:, [2, 0, 3, 1]]
-    np.testing.assert_allclose(metrics.unigram_entropy(shuffled), expected, atol=1e-12)
+    np.testing.assert_allclose(text.unigram_entropy(shuffled), expected, atol=1e-12)
 
 
 def test_large_alphabets_use_sorted_codes():
     rng = np.random.default_rng(2)
     tokens = rng.integers(0, 50_257, (4, 200))
-    model = metrics.NGram(3, 50_257).fit(tokens)
+    model = text.NGram(3, 50_257).fit(tokens)
     assert (model.nll(tokens) < model.nll(rng.integers(0, 50_257, (4, 200)))).all()
 
 
 def test_mistakes_are_named():
     with pytest.raises(ReproError, match="63 bits"):
-        metrics.NGram(5, 50_257)
+        text.NGram(5, 50_257)
     with pytest.raises(ReproError, match="call fit first"):
-        metrics.NGram(2, 3).nll(np.zeros((1, 4), dtype=int))
+        text.NGram(2, 3).nll(np.zeros((1, 4), dtype=int))
     with pytest.raises(ReproError, match="alphabet"):
-        metrics.NGram(2, 3).fit(np.array([0, 1, 3]))
+        text.NGram(2, 3).fit(np.array([0, 1, 3]))
     with pytest.raises(ReproError, match="no sequences"):
-        metrics.NGram(2, 3).fit(np.array([0, 1, 2])).nll(np.array([0, 1]))
+        text.NGram(2, 3).fit(np.array([0, 1, 2])).nll(np.array([0, 1]))
     with pytest.raises(ReproError, match="longer"):
-        metrics.NGram(4, 3).fit(np.array([0, 1, 2]))
+        text.NGram(4, 3).fit(np.array([0, 1, 2]))
     with pytest.raises(ReproError, match="no sequences"):
-        metrics.unigram_entropy(np.zeros(4, dtype=int))
+        text.unigram_entropy(np.zeros(4, dtype=int))

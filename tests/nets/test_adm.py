@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repro.errors import ReproError
-from repro.metrics import count_macs, count_parameters
+from repro.metrics.cost import count_macs, count_parameters
 from repro.nets import adm
 
 SMALL = adm.ADMConfig(16, 32, (1, 2), 1, (8,), head=32, new_order=True, classes=5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from repro.metrics import count_macs, count_parameters
+from repro.metrics.cost import count_macs, count_parameters
 from repro.nets.ddpmpp import DDPMpp, DDPMppConfig, resample
 
 SLIM = dict(ch_mult=(1, 2, 2), num_res_blocks=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from repro.metrics import count_macs, count_parameters
+from repro.metrics.cost import count_macs, count_parameters
 from repro.nets import edm
 
 ADM = dict(channels=128, mult=(1, 2, 2, 4), blocks=2)

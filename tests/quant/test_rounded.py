@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from repro.errors import ReproError
-from repro.job import Job
 from repro.nets.ldm import LatentUNet, LDMConfig
 from repro.quant import rounded
 from repro.quant.layers import activation_quantisers, calibrate, quantise, quantised_layers
@@ -21,7 +20,7 @@ PARAMS = {
 
 def job(seed=0, **params):
     weights = {DIGITS: zoo.shipped("digits-unconditional")[0]}
-    return Job.for_test("q-diffusion", "w4", seed, PARAMS | params, weights)
+    return zoo.job("q-diffusion", "w4", seed, PARAMS | params, weights)
 
 
 @pytest.fixture(scope="module")

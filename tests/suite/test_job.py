@@ -114,6 +114,14 @@ def test_mistakes_in_an_arm(action, message):
         action(made)
 
 
+@pytest.mark.parametrize("names", [(), ("digits",)])
+def test_data_that_the_card_does_not_list_is_refused(names):
+    made = Job.for_test("toy", "x")
+    made.data_names = names
+    with pytest.raises(ReproError, match="`mnist` but its card does not list it"):
+        made.data("mnist")
+
+
 def test_a_crash_is_one_line_that_names_the_log(options, toy):
     source = toy / "methods/toy/arms.py"
     source.write_text(

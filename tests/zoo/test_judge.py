@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from repro import data
+from repro.data.catalogue import load
 from repro.errors import ReproError
-from repro.job import Job
-from repro.metrics import frechet_from_features
+from repro.metrics.fid import frechet_from_features
 from repro.suite import zoo
 from repro.suite.cards import library
-from repro.zoo import judge, train
+from repro.zoo import judge, pretrained, train
 
 NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-classifier"}
 
@@ -20,11 +19,11 @@ NAMES = {"digits": "zoo/digits-classifier", "fashion-mnist": "zoo/fashion-mnist-
 def a_judge(dataset: str = "digits", **params: object) -> judge.Judge:
     name = NAMES[dataset]
     values = {"dataset": dataset, "classifier": name, "samples": 32, "real": 200} | params
-    return judge.Judge(Job.for_test(params=values, models={name: zoo.shipped(name)[0]}))
+    return judge.Judge(zoo.job(params=values, models={name: zoo.shipped(name)[0]}))
 
 
 def real(n: int, split: str = "test") -> torch.Tensor:
-    part = getattr(data.load("digits"), split)
+    part = getattr(load("digits"), split)
     return train.scaled(train.images(part, "digits"), "digits")[:n]
 
 
@@ -43,7 +42,7 @@ def test_sizes_that_cannot_be_enlarged_are_refused(shape):
 
 
 def test_the_classifier_of_digits_knows_held_out_digits():
-    labels = torch.from_numpy(np.array(data.load("digits").test.labels))
+    labels = torch.from_numpy(np.array(load("digits").test.labels))
     guess = a_judge().probabilities(real(10_000)).argmax(1)
     assert (guess == labels).float().mean() > 0.97
 
@@ -88,9 +87,9 @@ def test_a_grid_is_kept_as_bytes():
 def test_the_classifier_trains_from_its_card(tmp_path):
     card = library.zoo().models["digits-classifier"]
     params = dict(card.params) | {"steps": 60, "warmup": 5}
-    job = Job.for_test(name="digits-classifier", params=params, scratch=tmp_path)
+    job = zoo.job(name="digits-classifier", params=params, scratch=tmp_path)
     state = judge.classifier(job)
-    net = zoo.build("digits-classifier", params)
+    net = pretrained.build(params)
     net.load_state_dict(state)
     curve = np.asarray(job.arrays["curve"])
     assert curve[-10:].mean() < 0.8 * curve[:10].mean()

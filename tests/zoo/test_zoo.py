@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from repro.zoo.ship import grid_image
 
-from repro import data, store
+from repro import store
+from repro.data import catalogue
 from repro.diffusion import samplers
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_uniform
 from repro.errors import ReproError
@@ -18,6 +18,7 @@ from repro.job import Job
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.suite import fingerprint, zoo
 from repro.suite.cards import library
+from repro.suite.ship import grid_image
 from repro.zoo import pretrained, slices, train
 
 NAMES = zoo.names()
@@ -27,7 +28,7 @@ LIMIT_BYTES = 12 * 2**20
 
 
 def job_with(*names: str) -> Job:
-    return Job.for_test(models={f"zoo/{n}": zoo.shipped(n)[0] for n in names})
+    return zoo.job(models={f"zoo/{n}": zoo.shipped(n)[0] for n in names})
 
 
 def shape_of(name: str) -> tuple[int, int, int]:
@@ -46,7 +47,7 @@ def test_shipped_weights_are_what_their_provenance_says(name):
     assert provenance["parameters"] == sum(p.numel() for p in module.parameters())
     assert provenance["params"] == json.loads(json.dumps(card.params))
     assert provenance["train"] == card.train
-    assert provenance["data"] == {n: data.fingerprint(n) for n in card.data}
+    assert provenance["data"] == {n: catalogue.fingerprint(n) for n in card.data}
     assert len(provenance["commit"]) == 40 and provenance["train_hours"] > 0
     assert provenance["curve"][-1] < provenance["curve"][0]
     assert provenance["measured"] and provenance["libraries"]["torch"]
@@ -61,7 +62,7 @@ def test_damaged_weights_are_refused(tmp_path, damage):
     path = tmp_path / source.name
     shutil.copy(source, path)
     shutil.copy(source.with_suffix(".json"), path.with_suffix(".json"))
-    assert zoo.shipped("digits-unconditional", path)[0]
+    assert pretrained.shipped(path)[0]
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-10])
     elif damage == "foreign":
@@ -69,7 +70,7 @@ def test_damaged_weights_are_refused(tmp_path, damage):
     else:
         path.with_suffix(".json").unlink()
     with pytest.raises(ReproError, match=rf"{tmp_path}.*(restore it|run its job)") as error:
-        zoo.shipped("digits-unconditional", path)
+        pretrained.shipped(path)
     assert "\n" not in str(error.value)
 
 
@@ -80,7 +81,7 @@ def test_unknown_name_suggests_the_known():
 
 def test_weights_of_another_network_are_refused():
     state = zoo.shipped("digits-unconditional")[0]
-    job = Job.for_test(models={"zoo/fashion-mnist-unconditional": state})
+    job = zoo.job(models={"zoo/fashion-mnist-unconditional": state})
     with pytest.raises(ReproError, match="do not fit its network.*one commit"):
         pretrained.network(job, "zoo/fashion-mnist-unconditional")
 
@@ -91,7 +92,7 @@ def test_epsilon_networks_predict_noise(name):
     net = pretrained.network(job_with(name), f"zoo/{name}")
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     dataset = zoo.params(name)["dataset"]
-    test = data.load(dataset).test
+    test = catalogue.load(dataset).test
     x0 = train.scaled(train.images(test, dataset)[:32], dataset)
     assert x0.shape[1:] == shape_of(name) and x0.min() == -1 and x0.max() <= 1
     generator = torch.Generator().manual_seed(0)
@@ -109,7 +110,7 @@ def test_conditional_networks_use_their_labels(name):
     """The true label explains noisy test images better than a false one does, on average."""
     net = pretrained.network(job_with(name), name)
     dataset = zoo.params(name)["dataset"]
-    test = data.load(dataset).test
+    test = catalogue.load(dataset).test
     x0 = train.scaled(train.images(test, dataset)[:64], dataset)
     y = torch.from_numpy(np.array(test.labels[:64]))
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
@@ -126,20 +127,19 @@ def test_samples_of_digits_are_in_the_range_of_the_data():
     net = pretrained.network(job_with("digits-unconditional"), "digits-unconditional")
     x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     y = samplers.ddim(net, x, timesteps_uniform(1000, 20), alphas_cumprod(linear_betas()))
-    split = data.load("digits").train
+    split = catalogue.load("digits").train
     real = train.scaled(train.images(split, "digits"), "digits")
     assert (y.mean(0) - real.mean(0)).abs().mean() < 0.15
     assert abs(y.std() - real.std()) < 0.15
 
 
 def test_classifier_features_separate_the_classes():
-    state = zoo.shipped("fashion-mnist-classifier")[0]
-    test = data.load("fashion-mnist").test
+    job = job_with("fashion-mnist-classifier")
+    test = catalogue.load("fashion-mnist").test
     x = train.scaled(train.images(test, "fashion-mnist")[:300], "fashion-mnist")
-    f = zoo.features(state)(x)
+    f = pretrained.features(job)(x)
     assert f.shape == (300, zoo.params("fashion-mnist-classifier")["classifier"]["features"])
-    assert torch.equal(f, zoo.features(job_with("fashion-mnist-classifier"))(x))
-    net = pretrained.network(job_with("fashion-mnist-classifier"), "fashion-mnist-classifier")
+    net = pretrained.network(job, "fashion-mnist-classifier")
     y = torch.from_numpy(np.array(test.labels[:300]))
     assert (net(x).argmax(1) == y).float().mean() > 0.85
 
@@ -147,22 +147,22 @@ def test_classifier_features_separate_the_classes():
 def test_colour_features_name_an_unreadable_file(tmp_path, monkeypatch):
     broken = tmp_path / "net.pth"
     broken.write_bytes(b"nothing")
-    monkeypatch.setattr(data, "load", lambda name: broken)
+    monkeypatch.setattr(catalogue, "load", lambda name: broken)
     with pytest.raises(ReproError, match=r"net\.pth cannot be read.*delete it"):
-        pretrained.colour_features(Job.for_test())
+        pretrained.colour_features(zoo.job())
 
 
 def test_colour_features_are_those_of_torchvision():
-    if not data.is_cached("mobilenetv2-imagenet"):
+    if not catalogue.is_cached("mobilenetv2-imagenet"):
         pytest.skip("the MobileNetV2 file is not in the cache")
     from torchvision.models import mobilenet_v2
     from torchvision.transforms.v2 import functional as transforms
 
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    f = pretrained.colour_features(Job.for_test())(x)
+    f = pretrained.colour_features(zoo.job())(x)
     assert f.shape == (2, 1280)
     reference = mobilenet_v2()
-    path = data.load("mobilenetv2-imagenet")
+    path = catalogue.load("mobilenetv2-imagenet")
     reference.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     reference.classifier = torch.nn.Identity()
     image = transforms.normalize(
@@ -176,8 +176,8 @@ def test_colour_features_are_those_of_torchvision():
 
 def test_slice_score_denoises_held_out_slices():
     """One Tweedie step from σ = 0.1 removes three quarters of the error of unseen slices."""
-    score = zoo.ve_score(zoo.shipped("mni152-score")[0])
-    x0 = slices.volume_3mm(data.load("mni152").t1)[list(slices.HELD_OUT)][:, None]
+    score = pretrained.network(job_with("mni152-score"), "mni152-score").score
+    x0 = slices.volume_3mm(catalogue.load("mni152").t1)[list(slices.HELD_OUT)][:, None]
     sigma = 0.1
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     x = x0 + sigma * noise
@@ -190,7 +190,7 @@ def test_slice_score_denoises_held_out_slices():
 
 def test_slice_score_at_great_noise_is_that_of_a_gaussian():
     """For σ far above the data the score tends to (mean − x) / σ²."""
-    score = zoo.ve_score(zoo.shipped("mni152-score")[0])
+    score = pretrained.network(job_with("mni152-score"), "mni152-score").score
     x = 50.0 * torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     denoised = x + 50.0**2 * score(x, 50.0)
     assert denoised.std() < 0.6 and denoised.abs().max() < 3
@@ -221,7 +221,7 @@ def test_training_slices_stay_clear_of_the_held_out_block():
 
 
 def test_augmented_slices_stay_images():
-    stack = slices.training_slices(data.load("mni152").t1)
+    stack = slices.training_slices(catalogue.load("mni152").t1)
     generator = torch.Generator().manual_seed(0)
     x = slices.augment(stack[:16], generator)
     assert x.shape == (16, 1, 64, 64) and x.min() >= 0 and x.max() <= 1
@@ -235,9 +235,7 @@ def test_training_repeats_itself(tmp_path, name):
     small = {"steps": 2, "warmup": 0, "batch": 4}
 
     def run(seed, folder):
-        job = Job.for_test(
-            "zoo", name, seed, {**zoo.params(name), **small}, scratch=tmp_path / folder
-        )
+        job = zoo.job("zoo", name, seed, {**zoo.params(name), **small}, scratch=tmp_path / folder)
         return train.denoiser(job)
 
     a, b, c = run(0, "a"), run(0, "b"), run(1, "c")

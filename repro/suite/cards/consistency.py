@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
 from repro.coordinates import canonical, outside
-from repro.data import REGISTRY
+from repro.data import catalogue
 from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
@@ -28,14 +28,14 @@ class _File:
     def fail(self, where: str, message: str) -> NoReturn:
         raise ReproError(f"methods/{self.name}: {where}: {message}")
 
-    def known(self, where: str, name: str, valid: Iterable[str], kind: str) -> None:
-        valid = list(valid)
+    def known(self, where: str, name: str, valid: Collection[str], kind: str) -> None:
         if name not in valid:
             self.fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
 
-    def matched(self, where: str, patterns: Iterable[str], names: Iterable[str], kind: str) -> None:
+    def matched(
+        self, where: str, patterns: Iterable[str], names: Collection[str], kind: str
+    ) -> None:
         """Every pattern has to match one of the names."""
-        names = list(names)
         for pattern in patterns:
             if not any(named(name, [pattern]) for name in names):
                 self.known(where, pattern, names, kind)
@@ -51,15 +51,18 @@ def cross_check(method: Method) -> None:
     experiment = method.experiment
     if experiment.paper != method.slug:
         file.fail("paper", f"expected `{method.slug}` (paper.yaml), found `{experiment.paper}`")
-    models = _models_in_reach(method)
+    datasets, models = catalogue.names(), _models_in_reach(method)
     for name, model in experiment.models.items():
+        _check_uses(file, f"models.{name}", model, datasets, models)
         _check_model(file, name, model, models)
     for name, arm in experiment.arms.items():
-        _check_arm(file, name, arm, models)
+        _check_uses(file, f"arms.{name}", arm, datasets, models)
+        if arm.deterministic and any(models[model].per_seed for model in arm.models):
+            file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
     for name, measurement in experiment.measurements.items():
         _check_measurement(file, name, measurement, experiment)
     for name, preset in experiment.scales.items():
-        _check_preset(file, f"scales.{name}", preset, method, models)
+        _check_preset(file, f"scales.{name}", preset, method, [*datasets, *models])
     _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
 
@@ -102,26 +105,23 @@ def _circle(models: Mapping[str, Model], start: str) -> list[str]:
     return []
 
 
+def _check_uses(
+    file: _File, where: str, card: Arm | Model, datasets: Collection[str], models: Collection[str]
+) -> None:
+    for data in card.data:
+        file.known(f"{where}.data", data, datasets, "dataset")
+    for model in card.models:
+        file.known(f"{where}.models", model, models, "model")
+
+
 def _check_model(file: _File, name: str, model: Model, models: Mapping[str, Model]) -> None:
-    for data in model.data:
-        file.known(f"models.{name}.data", data, REGISTRY, "dataset")
     for earlier in model.models:
-        file.known(f"models.{name}.models", earlier, models, "model")
         if models[earlier].per_seed and not model.per_seed:
             file.fail(
                 f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
             )
     if circle := _circle(models, name):
         file.fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
-
-
-def _check_arm(file: _File, name: str, arm: Arm, models: Mapping[str, Model]) -> None:
-    for data in arm.data:
-        file.known(f"arms.{name}.data", data, REGISTRY, "dataset")
-    for model in arm.models:
-        file.known(f"arms.{name}.models", model, models, "model")
-    if arm.deterministic and any(models[model].per_seed for model in arm.models):
-        file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
 
 
 def _check_measurement(
@@ -168,7 +168,7 @@ def _check_preset(
     where: str,
     preset: Scale,
     method: Method,
-    models: Mapping[str, Model],
+    replaceable: Collection[str],
 ) -> None:
     experiment, without = method.experiment, preset.without
     cards = [*experiment.models.values(), *experiment.arms.values()]
@@ -190,7 +190,7 @@ def _check_preset(
     file.matched(f"{where}.without.figures", without.figures, figures, "figure")
     for old, new in preset.replace.items():
         for name in (old, *([new] if new else [])):
-            file.known(f"{where}.replace", name, [*REGISTRY, *models], "dataset or model")
+            file.known(f"{where}.replace", name, replaceable, "dataset or model")
 
 
 def _check_overrides(

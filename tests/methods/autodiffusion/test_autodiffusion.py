@@ -14,8 +14,7 @@ from methods.autodiffusion import exact, figures, official, problems, searches
 from methods.autodiffusion import method as ad
 from methods.autodiffusion.noisy_classifier import NAME
 from repro.errors import ReproError
-from repro.job import Job
-from repro.metrics import count_macs
+from repro.metrics.cost import count_macs
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
@@ -141,7 +140,7 @@ def test_interrupted_search_ends_with_the_same_bits(tmp_path, stop):
             return [f / 3 for f in cheap(candidates, first)]
 
     def job(folder):
-        return Job.for_test("autodiffusion", "x", 3, {}, scratch=tmp_path / folder)
+        return zoo.job("autodiffusion", "x", 3, {}, scratch=tmp_path / folder)
 
     whole = searches.resumed(job("whole"), "x", Problem(), JOINT)
     with pytest.raises(KeyboardInterrupt):
@@ -340,7 +339,7 @@ def execute(card, name, models, scratch, kind="arms"):
     params |= {k: v for k, v in TOY.items() if k in params and params[k] != 2}
     params |= {k: smoke[k] for k in ("network", "dataset", "classifier") if k in params}
     declared = card.declared("gpu", name, params) if kind == "arms" else None
-    job = Job.for_test(
+    job = zoo.job(
         "autodiffusion", name, 0, params, models, declared, scratch / name,
         model_params={NAME: card.model_params("smoke", "autodiffusion", NAME)},
     )  # fmt: skip
@@ -439,7 +438,7 @@ def test_searched_network_is_not_changed(card, weights):
     params = card.model_params("smoke", "autodiffusion", "joint") | {
         k: v for k, v in TOY.items() if k not in ("samples", "Ks", "fresh")
     }
-    job = Job.for_test("autodiffusion", "joint", 0, params, weights)
+    job = zoo.job("autodiffusion", "joint", 0, params, weights)
     problem = problems.Images(job)
     ad.search(problem.evaluate, searches.settings(job, problem.network.L), rng)
     assert {name: exact.digest(state) for name, state in weights.items()} == before
@@ -447,7 +446,7 @@ def test_searched_network_is_not_changed(card, weights):
 
 def test_precisions_agree_and_others_are_named(card, weights):
     params = card.arm_params("smoke", "ddim") | {"samples": 8, "real": 20}
-    job = Job.for_test("autodiffusion", "ddim", 0, params, weights)
+    job = zoo.job("autodiffusion", "ddim", 0, params, weights)
     chain = ad.Candidate((0, 250, 500, 750))
     single, half = (problems.Images(job, p).ddim(chain) for p in ("float32", "bf16"))
     assert 0 < (single - half).abs().mean() < 0.05
@@ -461,7 +460,7 @@ def test_conditional_network_gets_labels(card, unet):
         "zoo/fashion-mnist-conditional": zoo.build("fashion-mnist-conditional").state_dict(),
     }
     params = card.arm_params("small", "transfer") | {"samples": 6, "batch": 4}
-    job = Job.for_test("autodiffusion", "transfer", 0, params, states)
+    job = zoo.job("autodiffusion", "transfer", 0, params, states)
     problem = problems.Images(job)
     seen = []
     inner = problem.network.network.forward

@@ -1,7 +1,5 @@
 """Classifier guidance: gradients, the guided sampler, its classifier and its searches."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,11 @@ from hypothesis import strategies as st
 
 from methods.autodiffusion import exact, guided, guided_arms, noisy_classifier, problems, searches
 from methods.autodiffusion import method as ad
-from methods.autodiffusion.noisy_classifier import NAME, NoisyClassifier, noised
+from methods.autodiffusion.noisy_classifier import NAME, NoisyClassifier
 from repro.errors import ReproError
-from repro.job import Job
 from repro.suite import zoo
 from repro.suite.cards import library
+from repro.zoo import pretrained
 
 ENCODER = {"resolution": 8, "channels": 8, "mult": [1, 2], "patch": 1, "groups": 4}
 CHAIN = ad.Candidate((120, 480, 870))
@@ -37,7 +35,7 @@ def job(weights, tmp_path):
     card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", "steps-guided")
     params |= {"samples": 12, "real": 40, "n": 10, "batch": 16, "precision": "float32"}
-    return Job.for_test(
+    return zoo.job(
         "autodiffusion", "steps-guided", 0, params, weights, scratch=tmp_path,
         model_params={NAME: {"encoder": ENCODER}},
     )  # fmt: skip
@@ -135,7 +133,7 @@ def test_candidates_together_are_guided_as_alone(job):
 def test_labels_reach_network_and_classifier(job, weights):
     torch.manual_seed(0)
     unet = dict(zoo.params("digits-unconditional")["unet"], num_classes=10)
-    network = zoo.build("digits-unconditional", {"unet": unet})
+    network = pretrained.build({"unet": unet})
     problem = guided.Guided(job)
     problem.network = ad.SkippableUNet(network.eval().requires_grad_(False))
     seen = []
@@ -188,21 +186,12 @@ def test_foreign_scale_is_refused(job):
 # The classifier -----------------------------------------------------------------------------------
 
 
-def test_noised_images_have_the_variance_of_their_time():
-    abar = problems.abar("linear")
-    x0, t = torch.full((4, 1, 64, 64), 0.5), torch.tensor([0, 250, 500, 999])
-    x = noised(x0, t, abar, rng("noise"))
-    for row, a in zip(x, abar[t].tolist(), strict=True):
-        assert abs(float(row.mean()) - 0.5 * math.sqrt(a)) < 0.06
-        assert abs(float(row.var()) - (1 - a)) < 0.08
-
-
 def test_classifier_learns_and_noise_hides_the_class(tmp_path):
     card = library.load("autodiffusion")
     params = card.model_params("smoke", "autodiffusion", NAME)
-    job = Job.for_test("autodiffusion", NAME, 0, params, scratch=tmp_path)
+    job = zoo.job("autodiffusion", NAME, 0, params, scratch=tmp_path)
     state = noisy_classifier.train(job)
-    judged = Job.for_test(
+    judged = zoo.job(
         "autodiffusion", "classifier-accuracy", 0,
         card.arm_params("smoke", "classifier-accuracy") | {"times": [0, 999]},
         {NAME: state}, model_params={NAME: params},

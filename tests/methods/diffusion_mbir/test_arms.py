@@ -17,8 +17,8 @@ from methods.diffusion_mbir.problems import (
 )
 from methods.diffusion_mbir.volumes import ellipsoids, plane_metrics, to_stack, z_roughness
 from repro.errors import ReproError
-from repro.inverse import MaskedFourier, ParallelBeam
-from repro.job import Job
+from repro.inverse.fourier import MaskedFourier
+from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNppConfig
 from repro.suite import zoo
 from repro.suite.cards import library
@@ -35,7 +35,7 @@ GRIDS = {
 
 
 def job(name, params, models=None, **more):
-    return Job.for_test("diffusion-mbir", name, 0, params, models, **more)
+    return zoo.job("diffusion-mbir", name, 0, params, models, **more)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_trained_score_is_a_prior(calibration, tmp_path):
     assert len(set(trainer.arrays["curve"].tolist())) == 3
     card = library.load("diffusion-mbir").experiment.arms["fast-ncsnpp"].params
     extra = SIZES | SIGMAS | {"levels": 4, "problems": ["ellipsoids-ct8"]}
-    of = Job.for_test(
+    of = zoo.job(
         "diffusion-mbir", "fast-ncsnpp", 0, card | extra,
         {"calibration": calibration[1], "ncsnpp": state}, model_params={"ncsnpp": params},
     )  # fmt: skip
@@ -219,7 +219,7 @@ def test_fbpconvnet_learns_to_improve_the_floor(tmp_path):
     state = arms.train_fbpconvnet(trainer)
     curve = trainer.arrays["ellipsoids-mri4_curve"]
     assert curve[-10:].mean() < curve[:5].mean()
-    of = Job.for_test(
+    of = zoo.job(
         "diffusion-mbir", "fbpconvnet", 0, params, {"fbpconvnet": state},
         model_params={"fbpconvnet": params},
     )  # fmt: skip
@@ -293,7 +293,7 @@ def test_problem_names():
 def test_masks_and_volumes_follow_the_seed():
     def first(seed):
         params = SIZES | {"problems": ["ellipsoids-mri4"]}
-        return next(problems(Job.for_test(seed=seed, params=params)))
+        return next(problems(zoo.job(seed=seed, params=params)))
 
     a, b, c = first(0), first(0), first(1)
     assert torch.equal(a.truth, b.truth) and torch.equal(a.A.mask, b.A.mask)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from methods.diffusion_mbir import arms, figures
-from repro.job import Job
+from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
 from repro.suite.report.results import Results
@@ -35,13 +35,13 @@ RUN = {
 def results(tmp_path_factory):
     work = tmp_path_factory.mktemp("work")
     method = library.load("diffusion-mbir")
-    tuner = Job.for_test("diffusion-mbir", "calibration", 0,
+    tuner = zoo.job("diffusion-mbir", "calibration", 0,
                          SIZES | {"volumes": 2, "grids": GRIDS, "slow": []})  # fmt: skip
     state = arms.calibrate(tuner)
     for name, function in RUN.items():
         for seed in (0, 1):
             params = method.experiment.arms[name].params
-            of = Job.for_test("diffusion-mbir", name, seed, params | SIZES, {"calibration": state})
+            of = zoo.job("diffusion-mbir", name, seed, params | SIZES, {"calibration": state})
             function(of)
             folder = work / "runs" / "diffusion-mbir" / name / str(seed)
             folder.mkdir(parents=True)

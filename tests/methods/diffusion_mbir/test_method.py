@@ -18,7 +18,8 @@ from methods.diffusion_mbir.method import (
 )
 from methods.diffusion_mbir.priors import IsotropicGaussian, StationaryGaussian
 from repro.diffusion.schedules import geometric_sigmas
-from repro.inverse import MaskedFourier, ParallelBeam, sparse_view_angles, uniform1d_mask
+from repro.inverse.fourier import MaskedFourier, uniform1d_mask
+from repro.inverse.radon import ParallelBeam, sparse_view_angles
 
 SHAPE = (6, 1, 16, 16)
 

@@ -12,7 +12,6 @@ import torch
 from methods.lowbit_fp import exact, figures
 from methods.lowbit_fp import method as lowbit
 from repro.errors import ReproError
-from repro.job import Job
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import quantise, quantised_layers
 from repro.suite import zoo
@@ -55,7 +54,7 @@ def coarse():
 
 def execute(card, name, params, models, kind="arms", seed=0):
     declared = card.declared("gpu", name, params) if name in card.experiment.arms else None
-    job = Job.for_test("lowbit-fp", name, seed, params, models, declared)
+    job = zoo.job("lowbit-fp", name, seed, params, models, declared)
     entry = getattr(card.experiment, kind)[name]
     module, function = (entry.run if kind == "arms" else entry.train).split(":")
     with coarse():

@@ -38,7 +38,7 @@ SETS = [
 
 
 def toy_job(tmp_path, sets, **changes) -> Job:
-    return Job.for_test(method="msd", params=PLANE | {"sets": sets} | changes, scratch=tmp_path)
+    return zoo.job(method="msd", params=PLANE | {"sets": sets} | changes, scratch=tmp_path)
 
 
 def same_bits(a, b) -> bool:
@@ -51,7 +51,7 @@ def test_sets_of_students_train_and_are_judged(tmp_path):
         "1-plain", "4-plain", "4-random", "4-filtered", "4-small-batch", "4-tsm", "4-post",
         "1-plain-x2",
     }  # fmt: skip
-    judged = Job.for_test(
+    judged = zoo.job(
         method="msd", name="toy-wide", params=PLANE | {"points": 50}, models={"toy-wide": state},
         model_params={"toy-wide": PLANE | {"sets": SETS}},
     )  # fmt: skip
@@ -126,7 +126,7 @@ DIGITS = dict(
 
 def image_job(tmp_path, **changes) -> Job:
     name = DIGITS["network"]
-    return Job.for_test(
+    return zoo.job(
         method="msd", params=DIGITS | changes, scratch=tmp_path,
         models={name: zoo.shipped(name)[0]}, model_params={name: zoo.params(name)},
     )  # fmt: skip

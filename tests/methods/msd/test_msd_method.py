@@ -15,7 +15,7 @@ from methods.msd.networks import EpsDenoiser, Head, MLPDenoisers
 from repro.diffusion.samplers import heun
 from repro.diffusion.schedules import alphas_cumprod, karras_sigmas, linear_betas
 from repro.errors import ReproError
-from repro.metrics import count_parameters
+from repro.metrics.cost import count_parameters
 from repro.nets.unet import UNet
 
 

@@ -10,7 +10,6 @@ import torch
 from methods.ptq4dm import arms, figures
 from methods.ptq4dm import method as ptq
 from repro.errors import ReproError
-from repro.job import Job
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report.results import Results
@@ -46,7 +45,7 @@ def run(card, weights):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
         declared = card.declared("gpu", arm, resolved)
-        job = Job.for_test("ptq4dm", arm, seed, resolved, weights, declared)
+        job = zoo.job("ptq4dm", arm, seed, resolved, weights, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         with pytest.MonkeyPatch.context() as patch:  # a coarser search is as good here
             patch.setattr(ptq, "CANDIDATES", 100 if arm == "exact" else 10)
@@ -171,7 +170,7 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
     monkeypatch.setattr(Judge, "pictures", pictures)
     params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
     declared = card.declared("gpu", "quality", params)
-    job = Job.for_test("ptq4dm", "quality", 0, params, weights, declared)
+    job = zoo.job("ptq4dm", "quality", 0, params, weights, declared)
     arms.quality(job)
     found = {a["network"]: v for n, a, v in job.measured if n == "frechet"}
     assert set(found) == {"full-precision", "ndtc-paper", "uniform"}
@@ -192,7 +191,7 @@ def test_wrong_parameters_are_named(run):
 
 def test_grid_holds_every_step_equally_often(card, weights):
     params = card.arm_params("smoke", "other-inputs") | TOY | {"calibration": 8}
-    protocol = arms.Protocol(Job.for_test("ptq4dm", "x", 0, params, weights))
+    protocol = arms.Protocol(zoo.job("ptq4dm", "x", 0, params, weights))
     chosen = protocol.other_inputs("grid")
     assert torch.bincount(chosen.t).max() == 2 and len(chosen.t.unique()) == 4
 

@@ -11,7 +11,6 @@ from methods.q_diffusion import arms, deployed, figures
 from methods.q_diffusion.drift import common_error
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.job import Job
 from repro.quant import deploy, rounded
 from repro.quant.calibration import Trajectory
 from repro.suite import zoo
@@ -43,7 +42,7 @@ def models(card, weights):
     for name in card.experiment.models:
         params = card.model_params("smoke", "q-diffusion", name)
         params |= {k: v for k, v in TOY.items() if k in params}
-        found[name] = rounded.learn(Job.for_test("q-diffusion", name, 0, params, weights))
+        found[name] = rounded.learn(zoo.job("q-diffusion", name, 0, params, weights))
     return found
 
 
@@ -53,7 +52,7 @@ def run(card, models):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
         declared = card.declared("gpu", arm, resolved)
-        job = Job.for_test("q-diffusion", arm, seed, resolved, models, declared)
+        job = zoo.job("q-diffusion", arm, seed, resolved, models, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         getattr(importlib.import_module(module), function)(job)
         return job
@@ -123,7 +122,7 @@ def test_error_alone_is_that_of_the_whole_evaluation(card, models):
     params = card.arm_params("smoke", "full-precision") | {
         k: v for k, v in TOY.items() if k in card.arm_params("smoke", "full-precision")
     }
-    job = Job.for_test("q-diffusion", "x", 0, params, models)
+    job = zoo.job("q-diffusion", "x", 0, params, models)
     protocol = arms.Protocol(job)
     network = protocol.started("W8A6", protocol.states())
     protocol.measure_eps(network, of="alone")
@@ -149,7 +148,7 @@ def test_learning_reads_no_data_and_a_reader_is_counted(card, weights, monkeypat
     from methods.q_diffusion import exact
 
     params = card.model_params("smoke", "q-diffusion", "w4")
-    job = Job.for_test("q-diffusion", "x", 0, params, weights)
+    job = zoo.job("q-diffusion", "x", 0, params, weights)
     monkeypatch.setattr(rounded, "learn", lambda job: job.data("digits"))
     assert exact.reads_of_learning(job) == 1
     assert "data" not in vars(job)
@@ -167,7 +166,7 @@ def test_widths():
 def deployment(card, weights, folder):
     params = card.arm_params("small", "deployed") | {"network": DIGITS, "repeats": 2}
     params |= {k: v for k, v in TOY.items() if k in params}
-    return Job.for_test(
+    return zoo.job(
         "q-diffusion", "deployed", 0, params, weights, card.declared("small", "deployed"), folder
     )
 
@@ -250,7 +249,7 @@ def test_figures_draw_what_was_measured(card, results, name):
 def test_common_error_is_that_of_a_constant_shift(card, models):
     params = card.arm_params("smoke", "drift")
     params |= {k: v for k, v in TOY.items() if k in params}
-    protocol = arms.Protocol(Job.for_test("q-diffusion", "x", 0, params, models))
+    protocol = arms.Protocol(zoo.job("q-diffusion", "x", 0, params, models))
     run = rounded.chains(protocol)
     shift = torch.linspace(-1, 1, run.eps[0, 0].numel()).view(run.eps[0, 0].shape)
     common, share = common_error(lambda x, t: protocol.network(x, t) + shift, run)

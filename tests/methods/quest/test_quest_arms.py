@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from methods.quest import figures
-from repro.job import Job
 from repro.quant import rounded
 from repro.quant.layers import quantise
 from repro.suite import zoo
@@ -53,7 +52,7 @@ def run(card, weights):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
         declared = card.declared("gpu", arm, resolved)
-        job = Job.for_test("quest", arm, seed, resolved, weights, declared)
+        job = zoo.job("quest", arm, seed, resolved, weights, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         getattr(importlib.import_module(module), function)(job)
         return job
@@ -162,7 +161,7 @@ def test_figures_draw_what_was_measured(card, results, name):
 
 def test_lessons_need_no_dataset(card, weights):
     params = card.arm_params("smoke", "granularity") | TOY
-    job = Job.for_test("quest", "x", 0, params, weights)
+    job = zoo.job("quest", "x", 0, params, weights)
     job.data = None  # reading one would fail
     module = importlib.import_module("methods.quest.arms")
     protocol = module.Protocol(job)

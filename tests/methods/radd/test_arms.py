@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from methods.radd import arms, exact
-from repro import data, metrics
+from repro.data import cache, catalogue
 from repro.diffusion import absorbing
 from repro.errors import ReproError
 from repro.job import Job
@@ -27,12 +27,8 @@ METHOD = library.load("radd")
 @pytest.fixture(autouse=True)
 def text(monkeypatch):
     loaded = SimpleNamespace(train=TEXT, test=TEXT[:600], ood=TEXT[300:900])
-    monkeypatch.setattr(data, "load", lambda name: loaded)
-    arms.corpus.cache_clear()
-    arms.judge.cache_clear()
-    yield loaded
-    arms.corpus.cache_clear()
-    arms.judge.cache_clear()
+    monkeypatch.setattr(catalogue, "load", lambda name: loaded)
+    return loaded
 
 
 def job_for(params, model=None, **more):
@@ -61,18 +57,23 @@ def key(**at):
 # Text
 
 
-def test_excerpts_are_spread_over_the_text(text):
-    text.train = "a" * 100_000 + "b" * 100_000 + "c" * 100_000
-    codes = arms.corpus("x", "train", 60_000)
+def test_excerpts_are_spread_over_the_text():
+    text = "a" * 100_000 + "b" * 100_000 + "c" * 100_000
+    codes = arms.encoded(text, 60_000)
     share = np.bincount(codes, minlength=31)[:3] / len(codes)
     assert len(codes) < 61_000 and share == pytest.approx([1 / 3] * 3, abs=0.01)
-    arms.corpus.cache_clear()
-    assert len(arms.corpus("x", "train", 0)) == 300_000
+    assert len(arms.encoded(text, 0)) == 300_000
 
 
-def test_missing_split_and_short_text(text):
-    text.ood = None
-    assert arms.corpus("x", "ood", 0) is None
+def test_a_text_is_read_through_the_card(monkeypatch):
+    job = job_for({})
+    assert arms.corpus(job).train == TEXT
+    job.data_names = ["wikipedia-excerpt"]
+    monkeypatch.setattr(catalogue, "load", lambda name: name)
+    assert arms.corpus(job) == "wikipedia-excerpt"
+
+
+def test_text_shorter_than_a_window():
     with pytest.raises(ReproError, match="no window of 32"):
         arms.windows(np.zeros(5, np.uint8), 2, 32)
 
@@ -224,8 +225,9 @@ def test_judge_is_better_on_text_than_on_noise():
     params = {"characters": 0, "order": 4, "sequences": 20, "length": 16}
     job = job_for(params)
     arms.held_out(job)
+    judge = arms.judge(job)
     noise = torch.randint(31, (20, 16), generator=torch.Generator().manual_seed(0))
-    arms.measure_text(job, noise, kind="noise")
+    arms.measure_text(job, judge, noise, kind="noise")
     nll = found(job, "judge_nll")
     assert nll[()] < 1 < nll[key(kind="noise")]
 
@@ -267,7 +269,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
     }  # fmt: skip
     job = job_for(params)
     evaluated = {}
-    right = metrics.interleaved
+    right = arms.interleaved
 
     def spy(functions, repeats, warmup):
         for name, function in functions.items():
@@ -275,7 +277,7 @@ def test_latency_runs_all_samplers_and_takes_ratios(monkeypatch):
             evaluated.setdefault(name, []).append(float(out.calls.double().mean()))
         return right(functions, repeats, warmup)
 
-    monkeypatch.setattr(metrics, "interleaved", spy)
+    monkeypatch.setattr(arms, "interleaved", spy)
     arms.time_samplers(job)
     assert evaluated["uncached"] == [6, 12, 6, 12] and evaluated["sedd"] == [7, 13, 7, 13]
     assert all(a <= b for a, b in zip(evaluated["cached"], evaluated["uncached"], strict=True))
@@ -320,18 +322,35 @@ def test_zero_shot_scores_official_blocks(monkeypatch, tmp_path):
     save_file(state, folder / "model.safetensors")
     model = {"hidden_size": 16, "n_heads": 2, "n_blocks": 1, "length": 6}
     (folder / "config.json").write_text(json.dumps({"tokens": 11, "model": model}))
-    monkeypatch.setattr(data.cache, "root", lambda: tmp_path)
-    monkeypatch.setattr(data, "gpt2_tokenizer", lambda: None)
+    monkeypatch.setattr(cache, "root", lambda: tmp_path)
+    vocabulary = SimpleNamespace(encoder={c: i for i, c in enumerate("abcdefghij.")}, merges=[])
+    monkeypatch.setattr(catalogue, "load", {"gpt2-bpe": vocabulary}.__getitem__)
     blocks = np.random.default_rng(0).integers(0, 11, (5, 6))
-    monkeypatch.setattr(arms.corpora, "zero_shot_blocks", lambda name, tokens, length: blocks)
+    corpus = SimpleNamespace(blocks=lambda tokenizer, length: blocks)
+    monkeypatch.setitem(arms.ZERO_SHOT, "ptb", corpus)
     params = {
         "weights": "radd-t-dce", "loss": "ao", "corpora": ["ptb"], "draws": 3, "batch": 2,
         "precision": "float32",
     }  # fmt: skip
     job = job_for(params)
+    job.data_names = METHOD.experiment.arms["official-t-dce"].data
     arms.zero_shot(job)
     assert found(job, "perplexity")[key(corpus="ptb")] == pytest.approx(11, rel=1e-5)  # uniform
     assert found(job, "blocks")[key(corpus="ptb")] == 5
+    job.params._values["corpora"] = ["openwebtext"]
+    with pytest.raises(ReproError, match="openwebtext is no zero-shot set; choose among lambada"):
+        arms.zero_shot(job)
+
+
+def test_a_split_that_a_text_lacks_is_not_scored(text):
+    text.ood = ""
+    splits = {dict(at)["split"] for at in found(scored("t-dce"), "nats")}
+    assert splits == {"test"}
+
+
+def test_zero_shot_corpora_are_those_of_the_card():
+    for name in ("official-lambda-dce", "official-t-dce", "official-sedd"):
+        assert METHOD.experiment.arms[name].params["corpora"] == list(arms.ZERO_SHOT)
 
 
 # Cards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import pytest
 import torch
@@ -10,11 +11,11 @@ import torch
 from methods.slimflow import consistency, digits, structure, training
 from methods.slimflow import method as slim
 from repro.errors import ReproError
-from repro.job import Job
 from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
 from repro.suite import zoo
 from repro.suite.cards import library
+from repro.training.fit import fit
 
 SHIPPED = ("zoo/digits-unconditional", "zoo/digits-classifier")
 TOY = {"steps": 2, "pairs": 24, "solver_steps": 3, "samples": 24, "real": 24, "straight": 4,
@@ -35,7 +36,7 @@ def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):
     params |= {k: v for k, v in TOY.items() if k in params} | changed
     preset = card.preset("smoke").replace
     wanted = [preset.get(n, n) for n in wanted]
-    job = Job.for_test(
+    job = zoo.job(
         "slimflow", name, seed, params, {n: models[n][0] for n in wanted},
         card.declared("gpu", name, params) if kind == "arms" else None,
         model_params={n: models[n][1] for n in wanted},
@@ -192,8 +193,7 @@ def test_consistency_distillation_starts_as_the_naive_student_and_ends_the_same_
     _, state = run(card, "consistency-l2", models, steps=1, lr=0.0)
     assert all(torch.equal(state[k], fresh[k]) for k in fresh)
 
-    plain = training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **k: plain(*a, checkpoint_steps=2, **k))
+    monkeypatch.setattr("repro.training.fit.fit", partial(fit, checkpoint_steps=2))
     _, whole = run(card, "consistency-l2", models, steps=4)
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "other"))
     seen, loss = [], consistency.consistency_loss
@@ -245,7 +245,7 @@ def test_digits_in_five_networks(card, models):
 
 
 def test_mirrored_digits_hold_both_sides(card):
-    job = Job.for_test()
+    job = zoo.job()
     x = digits.mirrored_digits(job, "train")
     half = len(x) // 2
     assert torch.equal(x[:half].flip(-1), x[half:])

@@ -11,10 +11,12 @@ from methods.superdiff import figures as drawn
 from methods.superdiff import method as sd
 from repro.errors import ReproError
 from repro.job import Job
+from repro.nets.unet import UNet
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
 from repro.suite.report.results import Results
+from repro.zoo import pretrained
 
 METHOD = library.load("superdiff")
 CLASSIFIER = "zoo/digits-classifier"
@@ -32,14 +34,14 @@ def models(*names):
     found = {}
     for seed, name in enumerate(names):
         torch.manual_seed(seed)
-        network = learning.build(SimpleNamespace(**TRAINED), 64)
+        network = learning.build(Job.for_test(), SimpleNamespace(**TRAINED), 64)
         torch.nn.init.normal_(network.last.weight, std=0.05)
         found[name] = network.state_dict()
     return found
 
 
 def job_for(params, *names):
-    return Job.for_test(
+    return zoo.job(
         "superdiff",
         params=params,
         models=models(*names) | {CLASSIFIER: zoo.shipped(CLASSIFIER)[0]},
@@ -90,11 +92,13 @@ def test_all_rows_take_the_same_noise():
 
 
 def test_pairs_with_a_conditional_network(monkeypatch):
-    network = zoo.UNet(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4,
+    network = UNet(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4,
                        num_classes=10)  # fmt: skip
-    original = zoo.network
+    original = pretrained.network
     monkeypatch.setattr(
-        zoo, "network", lambda job, name: network.eval() if name == "net" else original(job, name)
+        pretrained,
+        "network",
+        lambda job, name: network.eval() if name == "net" else original(job, name),
     )
     params = JUDGED | {"network": "net", "pairs": [[0, 1], [2, 8]], "steps": 3}
     job = job_for(params | {"rules": ["and", "averaging", "or", "coin-flip"]})
@@ -119,18 +123,17 @@ def test_true_scores_of_the_plane():
 def test_training_sees_its_half_alone(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        learning, "fit", lambda job, network, loss, batch, **k: (
-            seen.append(loss(network, batch(0, job.rng("x")), None)),
-            SimpleNamespace(curve=np.zeros(1), state_dict=network.state_dict()),
+        learning, "fit_and_save", lambda job, network, loss, batch, *a, **k: (
+            seen.append(loss(network, batch(0, job.rng("x")), None)), network.state_dict(),
         )[1],
     )  # fmt: skip
     kept = []
     monkeypatch.setattr(learning, "noised", lambda x, g: (kept.append(x), NOISED(x, g))[1])
-    job = Job.for_test("superdiff", params=TRAINED | {"batch": 400}, scratch=tmp_path)
+    job = zoo.job("superdiff", params=TRAINED | {"batch": 400}, scratch=tmp_path)
     learning.train(job)
-    from repro import data
+    from repro.data.catalogue import load
 
-    digits = data.load("digits").train
+    digits = load("digits").train
     half = learning.scaled(learning.images(digits, "digits"), "digits")[digits.labels < 5]
     known = {row.numpy().tobytes() for row in half}
     assert all(row.numpy().tobytes() in known for row in kept[0])

@@ -8,7 +8,7 @@ from methods.superdiff import method as sd
 from methods.superdiff import networks, official, structure
 from repro.diffusion.schedules import alphas_cumprod, linear_betas
 from repro.errors import ReproError
-from repro.metrics import count_parameters
+from repro.metrics.cost import count_parameters
 from repro.nets.unet import AttentionBlock, UNet
 
 SMALL = dict(channels=32, mult=(1, 2), blocks=1, resolution=8, attention=(8, 4), groups=8)

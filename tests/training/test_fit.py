@@ -12,7 +12,8 @@ from torch import nn
 
 from repro.errors import ReproError
 from repro.job import Job
-from repro.training import ema_decay, fit, learning_rate_factor
+from repro.training.fit import fit, fit_and_save
+from repro.training.settings import Optimiser, ema_decay, learning_rate_factor
 
 STEPS = 12
 
@@ -56,20 +57,19 @@ def same_bits(a, b) -> bool:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_killed_training_resumes_bit_for_bit(tmp_path, precision):
-    options = dict(
-        steps=STEPS, lr=1e-2, warmup=3, schedule="cosine", weight_decay=0.1, precision=precision
-    )
-    whole = fit(Job.for_test(scratch=tmp_path / "a"), network(), loss, batch, **options)
+    optimiser = Optimiser(1e-2, warmup=3, schedule="cosine", weight_decay=0.1)
+    options = dict(steps=STEPS, precision=precision)
+    whole = fit(Job.for_test(scratch=tmp_path / "a"), network(), loss, batch, optimiser, **options)
     job = Job.for_test(scratch=tmp_path / "b")
     with pytest.raises(Killed):
-        fit(job, network(), killer(8), batch, checkpoint_steps=5, **options)
+        fit(job, network(), killer(8), batch, optimiser, checkpoint_steps=5, **options)
     calls = []
 
     def counting(net, x, generator):
         calls.append(1)
         return loss(net, x, generator)
 
-    resumed = fit(job, network(), counting, batch, checkpoint_steps=5, **options)
+    resumed = fit(job, network(), counting, batch, optimiser, checkpoint_steps=5, **options)
     assert len(calls) == STEPS - 5
     assert same_bits(whole.state_dict, resumed.state_dict)
     assert np.array_equal(whole.curve, resumed.curve)
@@ -77,32 +77,34 @@ def test_a_killed_training_resumes_bit_for_bit(tmp_path, precision):
 
 def test_a_finished_training_is_not_repeated(tmp_path):
     job = Job.for_test(scratch=tmp_path)
-    first = fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
-    again = fit(job, network(), killer(0), batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    first = fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
+    again = fit(job, network(), killer(0), batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
     assert same_bits(first.state_dict, again.state_dict)
 
 
 def test_other_settings_do_not_resume(tmp_path):
     job = Job.for_test(scratch=tmp_path)
-    fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
-    changed = fit(job, network(), loss, batch, steps=STEPS, lr=2e-2, checkpoint_steps=5)
-    fresh = fit(Job.for_test(scratch=tmp_path / "x"), network(), loss, batch, steps=STEPS, lr=2e-2)
+    fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
+    changed = fit(job, network(), loss, batch, Optimiser(2e-2), steps=STEPS, checkpoint_steps=5)
+    fresh = fit(
+        Job.for_test(scratch=tmp_path / "x"), network(), loss, batch, Optimiser(2e-2), steps=STEPS
+    )
     assert same_bits(changed.state_dict, fresh.state_dict)
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path):
     job = Job.for_test(scratch=tmp_path)
-    fit(job, network(), loss, batch, steps=STEPS, lr=1e-2, checkpoint_steps=5)
+    fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
     path = tmp_path / "fit.checkpoint"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ReproError, match=r"fit\.checkpoint cannot be read.*delete it"):
-        fit(job, network(), loss, batch, steps=STEPS, lr=1e-2)
+        fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS)
 
 
 def test_seed_decides_the_weights(tmp_path):
     def train(seed):
         job = Job.for_test(seed=seed, scratch=tmp_path / str(seed))
-        return fit(job, network(), loss, batch, steps=4, lr=1e-2).state_dict
+        return fit(job, network(), loss, batch, Optimiser(1e-2), steps=4).state_dict
 
     assert same_bits(train(1), train(1))
     assert not same_bits(train(1), train(2))
@@ -113,7 +115,7 @@ def test_global_generator_is_left_alone(tmp_path):
     expected = torch.rand(3)
     net = network()
     torch.manual_seed(5)
-    fit(Job.for_test(scratch=tmp_path), net, loss, batch, steps=3, lr=1e-2)
+    fit(Job.for_test(scratch=tmp_path), net, loss, batch, Optimiser(1e-2), steps=3)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -125,7 +127,14 @@ def test_a_loss_that_is_not_finite_names_step_and_remedy(tmp_path, value):
 
     bad.step = -1
     with pytest.raises(ReproError, match=rf"loss is {value} at step 4 of 12.*lower the learning"):
-        fit(Job.for_test(name="net", scratch=tmp_path), network(), bad, batch, steps=STEPS, lr=1e-2)
+        fit(
+            Job.for_test(name="net", scratch=tmp_path),
+            network(),
+            bad,
+            batch,
+            Optimiser(1e-2),
+            steps=STEPS,
+        )
 
 
 def test_average_has_its_closed_form(tmp_path):
@@ -138,10 +147,8 @@ def test_average_has_its_closed_form(tmp_path):
         net,
         lambda n, x, g: -n.weight.sum(),
         batch,
+        Optimiser(lr, clip=None, ema=limit),
         steps=STEPS,
-        lr=lr,
-        clip=None,
-        ema=limit,
     )
     expected = 0.0
     for n in range(STEPS):
@@ -160,10 +167,8 @@ def test_without_average_the_last_weights_come_back(tmp_path):
         net,
         lambda n, x, g: -n.weight.sum(),
         batch,
+        Optimiser(0.5, clip=None, ema=None),
         steps=3,
-        lr=0.5,
-        clip=None,
-        ema=None,
     )
     assert fitted.state_dict["weight"].item() == pytest.approx(1.5, rel=1e-5)
 
@@ -201,9 +206,8 @@ def test_gradient_is_clipped(tmp_path):
             net,
             lambda n, x, g: 100 * n.weight.sum(),
             batch,
+            Optimiser(1e-3, clip=1.0),
             steps=2,
-            lr=1e-3,
-            clip=1.0,
         )
     finally:
         nn.utils.clip_grad_norm_ = original
@@ -212,11 +216,44 @@ def test_gradient_is_clipped(tmp_path):
 
 def test_progress_goes_to_the_log(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="repro"):
-        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, steps=3, lr=1e-2)
+        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, Optimiser(1e-2), steps=3)
     assert "step 3 of 3" in caplog.text
     assert "barebones" not in caplog.text
 
 
 def test_no_steps_is_an_error(tmp_path):
     with pytest.raises(ReproError, match="asks for 0 steps"):
-        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, steps=0, lr=1e-2)
+        fit(Job.for_test(scratch=tmp_path), network(), loss, batch, Optimiser(1e-2), steps=0)
+
+
+def test_the_curve_is_kept_with_the_job(tmp_path):
+    expected = fit(
+        Job.for_test(scratch=tmp_path / "a"), network(), loss, batch, Optimiser(1e-2), steps=3
+    )
+    job = Job.for_test(scratch=tmp_path / "b")
+    state = fit_and_save(job, network(), loss, batch, Optimiser(1e-2), steps=3, curve="loss")
+    assert same_bits(state, expected.state_dict)
+    assert np.array_equal(job.arrays["loss"], expected.curve)
+
+
+def test_unknown_words_are_errors(tmp_path):
+    with pytest.raises(ReproError, match="no learning-rate schedule `cosin`.*cosine"):
+        Optimiser(1e-2, schedule="cosin")
+    job = Job.for_test(scratch=tmp_path)
+    with pytest.raises(ReproError, match="no training precision `bf16`.*bf16-mixed"):
+        fit(job, network(), loss, batch, Optimiser(1e-2), steps=1, precision="bf16")
+
+
+def test_nothing_is_left_behind_but_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = Job.for_test(scratch=tmp_path / "scratch")
+    fit(job, network(), loss, batch, Optimiser(1e-2), steps=3)
+    assert not list(tmp_path.rglob("*"))
+    fit(job, network(), loss, batch, Optimiser(1e-2), steps=3, checkpoint_steps=1)
+    assert [p.name for p in tmp_path.rglob("*")] == ["scratch", "fit.checkpoint"]
+
+
+def test_lightning_is_silent(tmp_path, capfd, recwarn):
+    fit(Job.for_test(scratch=tmp_path), network(), loss, batch, Optimiser(1e-2), steps=3)
+    said = capfd.readouterr()
+    assert said.out == said.err == "" and not recwarn.list

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from repro.alternating import Turn, fit_alternating
 from repro.errors import ReproError
 from repro.job import Job
-from repro.training import ema_decay, fit
+from repro.training.fit import fit, fit_alternating
+from repro.training.settings import Optimiser, Turn, ema_decay, learning_rate_factor
 
 STEPS = 12
 
@@ -50,13 +49,12 @@ def criticise(networks, data, rng, shared):
     )
 
 
-def turns(generator=generate, critic=criticise, **options) -> dict[str, Turn]:
-    return {
-        "generator": Turn(
-            generator, 1e-2, every=2, warmup=3, schedule="cosine", ema=0.9, **options
-        ),
-        "critic": Turn(critic, 1e-2, weight_decay=0.1, betas=(0.5, 0.9), schedule="linear"),
-    }
+def turns(generator=generate, critic=criticise, clip=10.0) -> dict[str, Turn]:
+    first = Optimiser(1e-2, warmup=3, schedule="cosine", clip=clip, ema=0.9)
+    second = Optimiser(
+        1e-2, weight_decay=0.1, betas=(0.5, 0.9), schedule="linear", clip=10.0, ema=None
+    )
+    return {"generator": Turn(generator, first, every=2), "critic": Turn(critic, second)}
 
 
 def killer(loss, call: int):
@@ -108,11 +106,11 @@ def test_one_network_trains_as_fit_does(tmp_path):
     def loss(network, x, rng):
         return (network(x[0]) - x[1] + torch.randn(x[1].shape, generator=rng)).square().mean()
 
-    options = dict(lr=1e-2, warmup=2, schedule="cosine", clip=1.0, ema=0.9, weight_decay=0.1)
+    optimiser = Optimiser(1e-2, warmup=2, schedule="cosine", clip=1.0, ema=0.9, weight_decay=0.1)
     expected = fit(
-        Job.for_test(scratch=tmp_path / "a"), pair()["generator"], loss, batch, steps=8, **options
+        Job.for_test(scratch=tmp_path / "a"), pair()["generator"], loss, batch, optimiser, steps=8
     )
-    turn = Turn(lambda nets, x, rng, shared: loss(nets["net"], x, rng), **options)
+    turn = Turn(lambda nets, x, rng, shared: loss(nets["net"], x, rng), optimiser)
     found = fit_alternating(
         Job.for_test(scratch=tmp_path / "b"),
         {"net": pair()["generator"]},
@@ -127,7 +125,7 @@ def test_one_network_trains_as_fit_does(tmp_path):
 def test_a_turn_moves_its_own_network_alone(tmp_path):
     networks = pair()
     before = {k: v.clone() for k, v in networks["critic"].state_dict().items()}
-    frozen = Turn(lambda *a: criticise(*a) * 0.0, 0.0)
+    frozen = Turn(lambda *a: criticise(*a) * 0.0, Optimiser(0.0))
     seen = []
 
     def loss(nets, data, rng, shared):
@@ -139,7 +137,7 @@ def test_a_turn_moves_its_own_network_alone(tmp_path):
     fit_alternating(
         Job.for_test(scratch=tmp_path),
         networks,
-        {"generator": Turn(loss, 1e-2), "critic": frozen},
+        {"generator": Turn(loss, Optimiser(1e-2)), "critic": frozen},
         batch,
         steps=3,
     )
@@ -168,7 +166,8 @@ def test_average_counts_its_own_updates(tmp_path):
     """Gradient -1 moves a weight by lr a turn: the third average follows from three decays."""
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)
-    turn = Turn(lambda n, x, g, s: -n["a"].weight.sum(), 0.5, every=2, clip=None, ema=0.6)
+    optimiser = Optimiser(0.5, clip=None, ema=0.6)
+    turn = Turn(lambda n, x, g, s: -n["a"].weight.sum(), optimiser, every=2)
     found = fit_alternating(Job.for_test(scratch=tmp_path), {"a": net}, {"a": turn}, batch, steps=6)
     expected = 0.0
     for n in range(3):
@@ -178,14 +177,19 @@ def test_average_counts_its_own_updates(tmp_path):
     assert net.weight.item() == found.state_dicts["a"]["weight"].item() and not net.training
 
 
+def test_a_rate_moves_in_steps_without_its_turn(tmp_path):
+    """Gradient -1 moves a weight by the learning rate: 1 and 1 - 2/4 of the peak in two turns."""
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    optimiser = Optimiser(0.5, schedule="linear", clip=None, ema=None)
+    turn = Turn(lambda n, x, g, s: -n["a"].weight.sum(), optimiser, every=2)
+    fit_alternating(Job.for_test(scratch=tmp_path), {"a": net}, {"a": turn}, batch, steps=4)
+    assert net.weight.item() == pytest.approx(0.75, rel=1e-5)
+
+
 def test_learning_rate_factors():
-    linear = Turn(generate, 1.0, warmup=10, schedule="linear")
-    assert [linear.factor(n, 110) for n in (0, 9, 10, 60, 109)] == pytest.approx(
-        [0.1, 1.0, 1.0, 0.5, 0.01]
-    )
-    cosine = Turn(generate, 1.0, warmup=10, schedule="cosine")
-    assert cosine.factor(109, 110) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
-    assert Turn(generate, 1.0).factor(50, 60) == 1.0
+    factors = [learning_rate_factor(n, 110, 10, "linear") for n in (0, 9, 10, 60, 109)]
+    assert factors == pytest.approx([0.1, 1.0, 1.0, 0.5, 0.01])
 
 
 def test_global_generator_is_left_alone(tmp_path):
@@ -244,7 +248,7 @@ def test_a_loss_that_is_not_finite_names_network_step_and_remedy(tmp_path, value
 def test_names_have_to_agree_and_steps_to_be_positive(tmp_path):
     job = Job.for_test(scratch=tmp_path)
     with pytest.raises(ReproError, match="give each network one turn"):
-        fit_alternating(job, pair(), {"generator": Turn(generate, 1e-2)}, batch, steps=1)
+        fit_alternating(job, pair(), {"generator": Turn(generate, Optimiser(1e-2))}, batch, steps=1)
     with pytest.raises(ReproError, match="asks for 0 steps"):
         fit_alternating(job, pair(), turns(), batch, steps=0)
 

@@ -1,0 +1,30 @@
+"""fastMRI knee magnitude slices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from repro.data.arrays import slice_stack
+from repro.data.layouts import Layout
+
+LAYOUT = Layout(
+    name="fastmri-knee",
+    title="fastMRI knee, 320x320 magnitude slices",
+    files=("*.npy",),
+    obtain="the fastMRI data set (registration); one file a slice named by its number",
+    licence="registration only, not redistributable",
+)
+
+
+def read(folder: Path | None = None) -> np.ndarray:
+    """Read the slices as they are stored.
+
+    Returns:
+        float32 (Z, 320, 320).
+
+    Raises:
+        ReproError: slices are missing or malformed.
+    """
+    return slice_stack(LAYOUT.locate(folder), side=320)

@@ -1,0 +1,1 @@
+"""Data sets that the suite fetches: one module a data set, of its name, with one `DATASET`."""

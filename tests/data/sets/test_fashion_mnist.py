@@ -1,0 +1,39 @@
+import gzip
+
+import numpy as np
+from archives_made import deb_bytes, idx
+
+from repro.data import catalogue
+
+
+def test_the_package_decodes(tmp_path):
+    """Gzipped IDX files in a Debian package."""
+    rng = np.random.default_rng(0)
+    made = {
+        "train-images-idx3-ubyte": rng.integers(0, 256, (5, 28, 28), np.uint8),
+        "train-labels-idx1-ubyte": np.arange(5, dtype=np.uint8),
+        "t10k-images-idx3-ubyte": rng.integers(0, 256, (2, 28, 28), np.uint8),
+        "t10k-labels-idx1-ubyte": np.arange(2, dtype=np.uint8),
+    }
+    source = catalogue.info("fashion-mnist").sources[0]
+    path = tmp_path / source.files[0].name
+    path.write_bytes(
+        deb_bytes(
+            {
+                f"usr/share/datasets/fashion-mnist/{k}.gz": gzip.compress(idx(v))
+                for k, v in made.items()
+            }
+        )
+    )
+    found = source.decode({path.name: path})
+    np.testing.assert_array_equal(found["test_images"], made["t10k-images-idx3-ubyte"])
+    assert found["train_labels"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_published_counts(have):
+    d = have("fashion-mnist")
+    assert d.train.images.shape == (60000, 28, 28) and d.test.images.shape == (10000, 28, 28)
+    assert d.train.images.dtype == np.uint8 and d.train.labels.dtype == np.int64
+    assert np.bincount(d.train.labels).tolist() == [6000] * 10
+    assert abs(d.train.images.mean() / 255 - 0.2860) < 5e-5  # published to four digits
+    assert d.classes[d.train.labels[0]] == "Ankle boot"
