@@ -1,11 +1,24 @@
-"""Coordinates of a measurement: what tells apart numbers of one name, as in ``steps=64``."""
+"""Coordinates of a measurement: what tells apart numbers of one name, as in ``steps=64``.
+
+A *point* gives each coordinate a value. A *grid* gives each coordinate its possible values, and
+holds every point that takes one of them for each. What an arm may measure under a name is the
+union of some grids.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from repro.errors import nearest
+
+Grid = Mapping[str, Collection[str]]
+"""Coordinate → the canonical texts of its values. No coordinates: the one point that has none."""
 
 
-def at_key(at: dict[str, object]) -> str:
+def at_key(at: Mapping[str, object]) -> str:
     """Canonical text of a measurement's coordinates, e.g. ``"batch=8,steps=64"``."""
     return ",".join(f"{k}={canonical(at[k])}" for k in sorted(at))
 
@@ -24,3 +37,51 @@ def canonical(value: object) -> str:
     except ValueError:
         return text
     return canonical(number) if math.isfinite(number) else text
+
+
+def holds(grid: Grid, point: Mapping[str, str]) -> bool:
+    """Whether a grid holds a point of canonical values."""
+    return grid.keys() == point.keys() and all(point[key] in grid[key] for key in point)
+
+
+def matching(grid: Grid, at: Mapping[str, str]) -> list[str]:
+    """Keys of the points of a grid that match one whose values may hold `*` for any text."""
+    if at.keys() != grid.keys():
+        return []
+    keys = sorted(at)
+    values = [
+        [v for v in grid[key] if fnmatchcase(v, at[key])]
+        if "*" in at[key]
+        else [at[key]] * (at[key] in grid[key])
+        for key in keys
+    ]
+    return [
+        ",".join(f"{key}={value}" for key, value in zip(keys, point, strict=True))
+        for point in itertools.product(*values)
+    ]
+
+
+def outside(at: Mapping[str, object], grids: Sequence[Grid]) -> str:
+    """Why a point lies in none of the grids, with the nearest valid name; empty if it lies in one.
+
+    Args:
+        at: the point.
+        grids: at least one.
+    """
+    point = {key: canonical(value) for key, value in at.items()}
+    if any(holds(grid, point) for grid in grids):
+        return ""
+    near = [grid for grid in grids if grid.keys() == point.keys()]
+    known = dict.fromkeys(key for grid in grids for key in grid)
+    for key in point:
+        if key not in known:
+            return f"unknown coordinate `{key}`{nearest(key, known)}"
+    if not near:
+        given = ", ".join(point) or "none"
+        valid = dict.fromkeys(", ".join(grid) or "none" for grid in grids)
+        return f"has the coordinates {' or '.join(valid)}, not {given}"
+    for key, value in point.items():
+        values = dict.fromkeys(v for grid in near for v in grid[key])
+        if value not in values:
+            return f"unknown {key} `{value}`{nearest(value, values)}"
+    return f"no combination {at_key(at).replace(',', ', ')}"

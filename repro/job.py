@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from repro import display, store
-from repro.coordinates import at_key
+from repro.coordinates import Grid, at_key, outside
 from repro.errors import ReproError, nearest
 from repro.places import work_root
 
@@ -87,7 +87,7 @@ class Job:
     data_names: Sequence[str] | None = None
     """What `data` may read; None, in tests and notebooks, for everything."""
     model_paths: Mapping[str, Path] = field(default_factory=dict)
-    declared: Iterable[str] | None = None
+    declared: Mapping[str, Sequence[Grid]] | None = None
     measured: list[tuple[str, dict[str, Any], float]] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     _states: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Job:
         seed: int = 0,
         params: Mapping[str, Any] | None = None,
         models: Mapping[str, dict[str, torch.Tensor]] | None = None,
-        measurements: Iterable[str] | None = None,
+        declared: Mapping[str, Sequence[Grid]] | None = None,
         scratch: Path | None = None,
         scale: str = "smoke",
         device: str = "cpu",
@@ -117,7 +117,7 @@ class Job:
             Params(params or {}, f"{method}/{name}"),
             threads=threads,
             device_name=device,
-            declared=measurements,
+            declared=declared,
         )
         if scratch is not None:
             job.scratch = scratch
@@ -181,14 +181,21 @@ class Job:
         """Record one number.
 
         Raises:
-            ReproError: undeclared name, measured twice at the same place, NaN or infinite.
+            ReproError: undeclared name or coordinates, measured twice at the same place, NaN or
+                infinite.
         """
         where = f"{name}[{self.name}{', ' + at_key(at) if at else ''}] at seed {self.seed}"
-        if self.declared is not None and name not in self.declared:
-            raise ReproError(
-                f"{self.method}: measurement `{name}`{nearest(name, self.declared)} is not "
-                "declared under `measurements` in experiment.yaml"
-            )
+        if self.declared is not None:
+            if name not in self.declared:
+                raise ReproError(
+                    f"{self.method}: measurement `{name}`{nearest(name, self.declared)} of arm "
+                    f"`{self.name}` is not declared under `measurements` in experiment.yaml"
+                )
+            if why := outside(at, self.declared[name]):
+                raise ReproError(
+                    f"{self.method}: {where} is not declared under `measurements.{name}.at` in "
+                    f"experiment.yaml: {why}"
+                )
         number = float(value)
         if not math.isfinite(number):
             raise ReproError(

@@ -19,6 +19,7 @@ def toy(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "paper.yaml").write_text(TOY_PAPER)
     (folder / "experiment.yaml").write_text(TOY_EXPERIMENT)
+    (folder / "checks.yaml").write_text(TOY_CHECKS)
     (folder / "arms.py").write_text(TOY_ARMS)
     (folder / "__init__.py").write_text("")
     (root / "methods" / "__init__.py").write_text("")
@@ -38,9 +39,8 @@ def toy(tmp_path, monkeypatch):
 
 def _forget():
     """Let cards and sources be read again."""
+    library.forget()
     for cached in (
-        library.load,
-        library.zoo,
         plan.scale_config,
         definitions._module,
         fingerprint.code,
@@ -80,14 +80,24 @@ arms:
   base: {run: "methods.toy.arms:run", models: [net], params: {steps: [4], gain: 2.0}}
   exact: {run: "methods.toy.arms:exact", deterministic: true}
 measurements:
-  loss: {direction: lower}
-  error: {direction: lower}
+  loss: {direction: lower, at: {arms: [ours, base], steps: $steps}}
+  error: {direction: lower, at: {arms: exact}}
 scales:
   smoke: {seeds: 3, params: {width: 2, steps: [4, 8]}}
-  small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, exclude: [exact]}
-checks:
-  - {claim: smaller, tier: reduced, expect: "loss[ours, steps=4] < loss[base, steps=4]", why: w}
-  - {claim: identity, tier: exact, expect: "error[exact] <= 1e-12", why: w}
+  small: {seeds: 4, params: {width: 3}, arms: {base: {gain: 3.0}}, without: {arms: [exact]}}
+"""
+
+TOY_CHECKS = """
+claims:
+  smaller:
+    checks:
+      - id: smaller
+        tier: reduced
+        expect: loss[ours, steps=4] < loss[base, steps=4]
+        why: w
+  identity:
+    checks:
+      - {id: identity, tier: exact, expect: "error[exact] <= 1e-12", why: w}
 """
 
 TOY_ARMS = """

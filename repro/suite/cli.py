@@ -23,7 +23,7 @@ from repro.places import ROOT, work_root
 from repro.suite import judging, reporting
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.models import ModelRef
 
 app = typer.Typer(
     add_completion=False,
@@ -72,7 +72,7 @@ def list_methods() -> None:
             f"{method.paper.short} ({method.paper.venue} {method.paper.year})",
             method.paper.field,
             str(len(method.paper.claims)),
-            str(len(experiment.checks)),
+            str(len(list(method.expected.each()))),
             str(len(experiment.arms)),
             " ".join(experiment.scales),
         )
@@ -103,8 +103,8 @@ def show(paper: str) -> None:
         arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
     out.print(arms)
     checks = Table("claim", "tier", "expected", "why", title="Checks")
-    for check in experiment.checks:
-        checks.add_row(check.claim, check.tier, check.expect, check.why)
+    for claim_id, check in method.expected.each():
+        checks.add_row(claim_id, check.tier, check.expect, check.why)
     out.print(checks)
     names = {n for arm in experiment.arms.values() for n in arm.data}
     names |= {n for model in experiment.models.values() for n in model.data}

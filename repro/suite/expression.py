@@ -11,15 +11,18 @@ Grammar (lowest to highest precedence)::
     reference  := measurement "[" arm ("," key "=" value)* "]"
 
 Arm names may contain dashes (``nfe[radd-nocache, steps=64]``): inside brackets the text up to a
-comma is a name, not arithmetic. Nothing is ever handed to ``eval``.
+comma is a name, not arithmetic. A value with ``*`` means every coordinate that matches it; it
+stands only directly inside min, max or mean. Nothing is ever handed to ``eval``.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn, TypeAlias
 
 from repro.coordinates import at_key
 from repro.errors import ReproError
@@ -33,13 +36,15 @@ _TOKEN = re.compile(
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
-    "min": min,
-    "max": max,
+    "min": lambda *xs: min(xs),
+    "max": lambda *xs: max(xs),
     "mean": lambda *xs: sum(xs) / len(xs),
     "log": math.log,
     "exp": math.exp,
     "sqrt": math.sqrt,
 }
+OF_MANY = ("min", "max", "mean")
+"""Functions of any number of arguments: a wildcard may stand there."""
 _COMPARISONS = {"<", "<=", ">", ">=", "=="}
 
 
@@ -50,6 +55,10 @@ class Reference:
     name: str
     arm: str
     at: str
+
+    @functools.cached_property
+    def coordinates(self) -> dict[str, str]:
+        return dict(part.split("=", 1) for part in self.at.split(",") if part)
 
     def __str__(self) -> str:
         return f"{self.name}[{self.arm}{', ' + self.at.replace(',', ', ') if self.at else ''}]"
@@ -63,17 +72,17 @@ class Number:
 @dataclass(frozen=True)
 class Call:
     function: str
-    arguments: tuple
+    arguments: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Operation:
     op: str
-    left: object
-    right: object
+    left: Node
+    right: Node
 
 
-Node = Number | Reference | Call | Operation
+Node: TypeAlias = "Number | Reference | Call | Operation"
 Lookup = Callable[[Reference], float]
 
 
@@ -87,8 +96,17 @@ class Check:
 
     def references(self) -> list[Reference]:
         """The measurements that the check needs, in reading order, without repeats."""
-        found = dict.fromkeys(r for term in self.terms for r in _walk(term))
-        return list(found)
+        return list(self._references)
+
+    @functools.cached_property
+    def _references(self) -> dict[Reference, None]:
+        return dict.fromkeys(r for term in self.terms for r in _walk(term))
+
+    def expanded(self, meant: Mapping[Reference, Sequence[Reference]]) -> Check:
+        """The same with each wildcard replaced by the references that it means."""
+        if "*" not in self.text:
+            return self
+        return replace(self, terms=tuple(_expanded(term, meant) for term in self.terms))
 
     def margin(self, lookup: Lookup) -> float:
         """Signed distance to the threshold; ≥ 0 on the predicted side.
@@ -137,6 +155,7 @@ class Check:
         return all(tests[op](a, b) for op, a, b in links)
 
 
+@functools.cache
 def parse(text: str) -> Check:
     """Parse a check.
 
@@ -155,6 +174,20 @@ def _walk(node: Node) -> Iterator[Reference]:
     elif isinstance(node, Operation):
         yield from _walk(node.left)
         yield from _walk(node.right)
+
+
+def _expanded(node: Node, meant: Mapping[Reference, Sequence[Reference]]) -> Node:
+    if isinstance(node, Operation):
+        return replace(node, left=_expanded(node.left, meant), right=_expanded(node.right, meant))
+    if not isinstance(node, Call):
+        return node
+    arguments: list[Node] = []
+    for argument in node.arguments:
+        if isinstance(argument, Reference) and "*" in argument.at:
+            arguments += meant[argument]
+        else:
+            arguments.append(_expanded(argument, meant))
+    return replace(node, arguments=tuple(arguments))
 
 
 def _evaluate(node: Node, lookup: Lookup) -> float:
@@ -186,13 +219,13 @@ class _Parser:
         position = 0
         while position < len(text.rstrip()):
             match = _TOKEN.match(text, position)
-            if not match:
+            if match is None:
                 self.fail(f"unexpected `{text[position:].strip()[:12]}`")
             self.tokens.append((str(match.lastgroup), match.group().strip()))
             position = match.end()
         self.index = 0
 
-    def fail(self, why: str):
+    def fail(self, why: str) -> NoReturn:
         raise ReproError(f"check `{self.text}`: {why}")
 
     def peek(self) -> str:
@@ -248,25 +281,43 @@ class _Parser:
         if kind == "number":
             return Number(float(value))
         if kind == "reference":
-            return self.reference(value)
+            reference = self.reference(value)
+            if "*" in reference.at:
+                self.fail(
+                    f"`{reference}` holds a `*`; it stands only directly inside min, max or mean"
+                )
+            return reference
         if kind == "name":
             if value not in FUNCTIONS:
                 self.fail(
                     f"`{value}` is neither a function ({', '.join(FUNCTIONS)}) nor a measurement "
                     f"with its arm, as in `{value}[arm]`"
                 )
-            self.take("(")
-            arguments = [self.sum()]
-            while self.peek() == ",":
-                self.take()
-                arguments.append(self.sum())
-            self.take(")")
-            return Call(value, tuple(arguments))
+            return self.call(value)
         if value == "(":
             node = self.sum()
             self.take(")")
             return node
         return self.fail(f"unexpected `{value}`")
+
+    def call(self, function: str) -> Call:
+        many = function in OF_MANY
+        self.take("(")
+        arguments = [self.argument(many)]
+        while self.peek() == ",":
+            self.take()
+            arguments.append(self.argument(many))
+        self.take(")")
+        if not many and len(arguments) != 1:
+            self.fail(f"`{function}` takes one argument, found {len(arguments)}")
+        return Call(function, tuple(arguments))
+
+    def argument(self, many: bool) -> Node:
+        """An argument; one that is a reference and nothing else may hold a wildcard."""
+        alone = self.index + 1 < len(self.tokens) and self.tokens[self.index + 1][1] in (",", ")")
+        if many and alone and self.tokens[self.index][0] == "reference":
+            return self.reference(self.take()[1])
+        return self.sum()
 
     def reference(self, text: str) -> Reference:
         name, inside = text[:-1].split("[", 1)

@@ -17,7 +17,8 @@ from repro.data import catalogue
 from repro.errors import ReproError
 from repro.places import ROOT, short
 from repro.suite import definitions
-from repro.suite.cards.method import Method, ModelRef
+from repro.suite.cards.method import Method
+from repro.suite.cards.models import ModelRef, Owner
 
 ALWAYS = ("repro.job:Job", "repro.job:Params", "repro.job:reproducible")
 """What every job is made of: random streams, inputs, measurements, determinism."""
@@ -51,13 +52,13 @@ def of_data(name: str) -> str:
     return digest([catalogue.fingerprint(name), definitions.closure([build])])
 
 
-def of_model(method: Method, scale: str, ref: ModelRef, retrain: bool = False) -> str:
+def of_model(method: Owner, scale: str, ref: ModelRef, retrain: bool = False) -> str:
     """Fingerprint of a model: trained by its card, or the file that comes with the suite."""
     return digest(parts_of_model(method, scale, ref, retrain))
 
 
 def parts_of_model(
-    method: Method, scale: str, ref: ModelRef, retrain: bool = False
+    method: Owner, scale: str, ref: ModelRef, retrain: bool = False
 ) -> dict[str, str]:
     """What a model depends on, part by part, so that a stale one can say what changed."""
     card = method.model(scale, ref.owner, ref.name)
@@ -120,7 +121,10 @@ def shipped_hash(shipped: str) -> str:
 
 def of_judging(method: Method, scale: str) -> str:
     """What a verdict depends on besides the runs: the checks, the claims and the judge."""
-    checks = [check.model_dump() for check in method.checks(scale).values()]
+    checks = [
+        {**vars(check), "parsed": [str(r) for r in check.parsed.references()]}
+        for check in method.checks(scale).values()
+    ]
     claims = [claim.model_dump() for claim in method.paper.claims]
     judge = definitions.closure(["repro.suite.verdict:judge"], remarks=())
     return digest([checks, claims, judge])
@@ -130,7 +134,9 @@ def of_report(methods: Sequence[Method]) -> str:
     """What tables, figures and page depend on besides verdicts and runs."""
     figures = [figure.run for method in methods for figure in method.experiment.figures]
     cards = [
-        [method.paper.model_dump(), method.experiment.model_dump(mode="json")] for method in methods
+        card.model_dump(mode="json")
+        for method in methods
+        for card in (method.paper, method.experiment, method.expected)
     ]
     report = [
         [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]

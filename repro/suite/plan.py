@@ -19,7 +19,8 @@ from repro import store
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
 from repro.suite.cards import library
-from repro.suite.cards.method import Method, ModelRef
+from repro.suite.cards.method import Method
+from repro.suite.cards.models import ModelRef
 from repro.suite.words import SCALES
 
 

@@ -32,7 +32,8 @@ from repro.places import work_root
 from repro.suite import fingerprint, provenance
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Arm
-from repro.suite.cards.method import Method, ModelRef
+from repro.suite.cards.method import Method
+from repro.suite.cards.models import ModelRef, Owner
 from repro.suite.plan import Plan, scale_config
 from repro.zoo import pretrained
 
@@ -91,7 +92,7 @@ def _paths(names: Sequence[str], refs: Sequence[ModelRef], options: Options) -> 
     return {name: model_folder(ref, options) for name, ref in zip(names, refs, strict=False)}
 
 
-def run_model(method: Method, ref: ModelRef, options: Options) -> Path:
+def run_model(method: Owner, ref: ModelRef, options: Options) -> Path:
     """Train a model, or take the weights that come with the suite; returns its folder."""
     folder = model_folder(ref, options)
     parts = fingerprint.parts_of_model(method, options.scale, ref, options.retrain)
@@ -225,7 +226,7 @@ def _run_seed(
             log=log,
             data_names=card.data,
             model_paths=_paths(card.models, refs, options),
-            declared=list(method.experiment.measurements),
+            declared=method.declared(options.scale, arm_name),
         )
         arm = function(card.run, card.threads)
         code = provenance.commit(card.run)

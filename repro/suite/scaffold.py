@@ -37,5 +37,5 @@ def create(slug: str, root: Path) -> list[Path]:
         path = folder / (f"test_{module}.py" if in_tests else name)
         store.write_text(path, text)
         made.append(path)
-    library.load.cache_clear()
+    library.forget()
     return made

@@ -25,7 +25,7 @@ import numpy as np
 
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.checks import Check
 from repro.suite.cards.method import Method
 from repro.suite.expression import Reference
 from repro.suite.words import ORDER, TIERS
@@ -98,7 +98,7 @@ class Measurements:
         return arm in self._deterministic
 
 
-def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: str) -> CheckResult:
+def judge_check(check: Check, measured: Measurements, paper: str) -> CheckResult:
     """Evaluate one check over all seeds.
 
     Raises:
@@ -127,7 +127,7 @@ def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: 
         holds = [check.parsed.holds(lookup.__getitem__) for lookup in lookups]
         sides = np.mean([check.parsed.sides(lookup.__getitem__) for lookup in lookups], axis=0)
     except ReproError as error:
-        raise ReproError(f"check `{identity}` ({check.expect}): {error}") from error
+        raise ReproError(f"check `{check.id}` ({check.expect}): {error}") from error
 
     low, high = bootstrap_interval(margins)
     mean = float(np.mean(margins))
@@ -156,7 +156,7 @@ def judge_check(identity: str, check: CheckCard, measured: Measurements, paper: 
         for op, term, ok in zip(check.parsed.ops, terms[1:], _links(check, sides), strict=True)
     )
     return CheckResult(
-        id=identity,
+        id=check.id,
         claim=check.claim,
         tier=check.tier,
         expect=check.expect,
@@ -184,7 +184,7 @@ def _term(value: float) -> str:
 _TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}
 
 
-def _links(check: CheckCard, sides: np.ndarray) -> list[bool]:
+def _links(check: Check, sides: np.ndarray) -> list[bool]:
     tests = {
         "<": np.less,
         "<=": np.less_equal,
@@ -238,11 +238,11 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
     measured = Measurements(records, deterministic)
     results = []
-    for identity, check in method.checks(scale).items():
+    for check in method.checks(scale).values():
         value = method.paper.claim(check.claim).method
         paper = "" if value is None else f"{value} {method.paper.claim(check.claim).unit}".strip()
         try:
-            results.append(judge_check(identity, check, measured, paper))
+            results.append(judge_check(check, measured, paper))
         except ReproError as error:
             raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
     return {
@@ -276,8 +276,7 @@ def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> 
 
 
 def _why_untested(method: Method, scale: str, claim) -> str:
-    checks = [check for check in method.experiment.checks if check.claim == claim.id]
-    if checks:
+    if any(checked == claim.id for checked, _ in method.expected.each()):
         elsewhere = [
             s
             for s in method.experiment.scales

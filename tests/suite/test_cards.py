@@ -8,15 +8,20 @@ from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite import fingerprint
 from repro.suite.cards import library, schemas
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.models import ModelRef
 
 
 def edit(root, file, change):
     path = root / "methods" / "toy" / file
     content = yaml.safe_load(path.read_text())
     change(content)
-    path.write_text(yaml.safe_dump(content))
-    library.load.cache_clear()
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    library.forget()
+
+
+def first(content):
+    """The first check of the toy."""
+    return content["claims"]["smaller"]["checks"][0]
 
 
 def test_parameters_are_resolved_in_order(toy):
@@ -31,16 +36,16 @@ def test_arms_models_and_seeds(toy):
     assert list(method.arms("small")) == ["ours", "base"]
     assert method.seeds("smoke", "ours") == [0, 1, 2] and method.seeds("smoke", "exact") == [0]
     assert [ref.seed for ref in method.models("small")] == [0, 1, 2, 3]
-    assert list(method.checks("small")) == ["smaller-0"]
+    assert list(method.checks("small")) == ["smaller"]
 
 
-def test_stand_ins_replace_models_and_data_at_one_scale(toy):
+def test_a_scale_replaces_models_and_data(toy):
     edit(
         toy,
         "experiment.yaml",
         lambda c: (
             c["arms"]["ours"].update(data=["fashion-mnist"]),
-            c["scales"]["smoke"].update(stand_ins={"fashion-mnist": "digits", "net": None}),
+            c["scales"]["smoke"].update(replace={"fashion-mnist": "digits", "net": None}),
         ),
     )
     method = library.load("toy")
@@ -88,10 +93,10 @@ def test_models_of_another_method(toy):
     """An arm may load what another method trains: at that method's preset, under its name."""
     folder = toy / "methods" / "other"
     folder.mkdir()
-    for file in ("paper.yaml", "experiment.yaml"):
+    for file in ("paper.yaml", "experiment.yaml", "checks.yaml"):
         text = (toy / "methods" / "toy" / file).read_text().replace("toy", "other")
         (folder / file).write_text(text.replace("models: [net]", "models: [toy/net]"))
-    library.load.cache_clear()
+    library.forget()
     other, own = library.load("other"), library.load("toy")
     assert other.arm_models("small", "ours", 2) == [ModelRef("toy", "net", 2)]
     ref = ModelRef("toy", "net", 2)
@@ -118,21 +123,37 @@ def test_models_of_another_method(toy):
         ("paper.yaml", lambda c: c["tables"][0].update(rows=[[1]]), "has 1 cells, expected 2"),
         ("paper.yaml", lambda c: c["claims"].append(c["claims"][0]), "`smaller` stands twice"),
         (
-            "experiment.yaml",
-            lambda c: c["checks"][0].update(claim="smalle"),
-            "did you mean `smaller`",
+            "checks.yaml",
+            lambda c: c["claims"].update(smalle=c["claims"].pop("smaller")),
+            "claims: unknown claim `smalle` .did you mean `smaller`",
         ),
         (
-            "experiment.yaml",
-            lambda c: c["checks"][0].update(expect="loss[our] < 1"),
-            "checks.0.expect: unknown arm `our` .did you mean `ours`",
+            "checks.yaml",
+            lambda c: c["claims"].update(fast={"findings": [{"text": "t"}]}),
+            "claims: unknown claim `fast`",
         ),
         (
-            "experiment.yaml",
-            lambda c: c["checks"][0].update(expect="los[ours] < 1"),
+            "checks.yaml",
+            lambda c: first(c).update(expect="loss[our] < 1"),
+            "claims.smaller.checks.0.expect: unknown arm `our` .did you mean `ours`",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="los[ours] < 1"),
             "unknown measurement `los`",
         ),
-        ("experiment.yaml", lambda c: c["checks"][0].update(expect="loss[ours]"), "comparison"),
+        ("checks.yaml", lambda c: first(c).update(expect="loss[ours]"), "comparison"),
+        (
+            "checks.yaml",
+            lambda c: c["claims"]["identity"]["checks"][0].update(id="smaller"),
+            "claims.identity.checks.0.id: `smaller` stands twice",
+        ),
+        ("checks.yaml", lambda c: first(c).pop("id"), "claims.smaller.checks.0.id: is missing"),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(teir="exact"),
+            "unknown key `teir` .did you mean `tier`",
+        ),
         (
             "experiment.yaml",
             lambda c: c["scales"]["smoke"]["params"].update(step=1),
@@ -153,8 +174,23 @@ def test_models_of_another_method(toy):
         ("experiment.yaml", lambda c: c["scales"].update(tiny={}), "scales.tiny"),
         (
             "experiment.yaml",
-            lambda c: c["scales"]["smoke"].update(stand_ins={"digts": "digits"}),
-            "scales.smoke.stand_ins: unknown dataset or model `digts`",
+            lambda c: c["scales"]["smoke"].update(replace={"digts": "digits"}),
+            "scales.smoke.replace: unknown dataset or model `digts`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"arms": ["exat"]}),
+            "scales.small.without.arms: unknown arm `exat` .did you mean `exact`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"arms": ["official-*"]}),
+            r"scales.small.without.arms: unknown arm `official-\*`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"figures": ["quality"]}),
+            "scales.small.without.figures: unknown figure `quality`",
         ),
         ("experiment.yaml", lambda c: c["arms"]["exact"].update(models=["net"]), "deterministic"),
         (
@@ -191,7 +227,7 @@ def test_missing_parameter_names_its_place(toy):
 def test_yaml_errors_are_one_line(toy):
     path = toy / "methods" / "toy" / "paper.yaml"
     path.write_text("slug: [toy\n")
-    library.load.cache_clear()
+    library.forget()
     with pytest.raises(ReproError, match="paper.yaml line .*not valid YAML"):
         library.load("toy")
     path.write_text("slug: toy\nslug: toy\n")
@@ -213,11 +249,11 @@ def test_every_card_of_the_suite(slug):
             method.arm_params(scale, arm)
             for seed in method.seeds(scale, arm):
                 assert fingerprint.of_run(method, scale, arm, seed)
-    for check in method.experiment.checks:
-        assert len(check.why) > 10, f"{check.expect}: a threshold needs its reason"
+    for claim, check in method.expected.each():
+        assert len(check.why) > 10, f"{claim}: {check.id}: a threshold needs its reason"
     unsure = {claim.id for claim in method.paper.claims if claim.evidence == "unsure"}
-    for check in method.experiment.checks:
-        assert check.claim not in unsure, f"{check.claim} is unverified and must not be judged"
+    for claim, _ in method.expected.each():
+        assert claim not in unsure, f"{claim} is unverified and must not be judged"
 
 
 @pytest.mark.parametrize("kind", schemas.SCHEMAS)

@@ -46,7 +46,7 @@ def add_student(root):
         )
         .replace('run", models: [net]', 'run", models: [student]', 1)
     )
-    library.load.cache_clear()
+    library.forget()
 
 
 def test_a_whole_method(options):
@@ -119,6 +119,8 @@ def test_streams_are_independent_and_repeatable():
     [
         (lambda j: j.measure("loss", float("nan")), r"loss\[x\] at seed 0 is nan"),
         (lambda j: j.measure("los", 1.0), "`los` .did you mean `loss`"),
+        (lambda j: j.measure("loss", 1.0, s=3), r"loss\[x, s=3\].*loss.at.*: unknown s `3`"),
+        (lambda j: j.measure("loss", 1.0, t=1), "unknown coordinate `t`"),
         (lambda j: [j.measure("loss", 1.0, s=1), j.measure("loss", 2.0, s=1.0)], "measured twice"),
         (lambda j: j.params.stpes, "no parameter `stpes` .did you mean `steps`"),
         (lambda j: j.model("net"), "asks for model `net`"),
@@ -126,7 +128,8 @@ def test_streams_are_independent_and_repeatable():
     ],
 )
 def test_mistakes_in_an_arm(action, message):
-    made = Job.for_test("toy", "x", params={"steps": 1}, measurements=["loss"])
+    declared = {"loss": [{"s": ["1", "2"]}, {}]}
+    made = Job.for_test("toy", "x", params={"steps": 1}, declared=declared)
     with pytest.raises(ReproError, match=message):
         action(made)
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.suite import verdict
-from repro.suite.cards.checks import CheckCard
-from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale, Zoo
+from repro.suite import expression, verdict
+from repro.suite.cards.checks import Check, CheckCard, Checks
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim, Paper
 
@@ -51,36 +52,26 @@ def method() -> Method:
             "other": Arm(**arm),
             "exact": Arm(**arm, deterministic=True),
         },
-        measurements={n: Measurement() for n in ("nfe", "loss", "error")},
+        measurements={
+            "nfe": Measurement(at={"steps": 64}),
+            "loss": Measurement(),
+            "error": Measurement(at={"arms": "exact", "item": "one"}),
+        },
         scales={"small": Scale(seeds=SEEDS)},
-        checks=[
-            CheckCard(
-                claim="faster",
-                tier="reduced",
-                why="",
-                id="faster",
-                expect="nfe[ours, steps=64] / nfe[base, steps=64] <= 0.6",
-            ),
-            CheckCard(
-                claim="better",
-                tier="reduced",
-                why="",
-                id="better",
-                expect="loss[ours] < loss[base]",
-            ),
-            CheckCard(
-                claim="identity",
-                tier="exact",
-                why="",
-                id="identity",
-                expect="error[exact, item=one] <= 1e-9",
-            ),
-            CheckCard(
-                claim="worse", tier="reduced", why="", id="worse", expect="loss[other] > loss[base]"
-            ),
-        ],
     )
-    return Method(None, paper, experiment, Zoo(models={}))
+    checks = {
+        "faster": ("reduced", "nfe[ours, steps=64] / nfe[base, steps=64] <= 0.6"),
+        "better": ("reduced", "loss[ours] < loss[base]"),
+        "identity": ("exact", "error[exact, item=one] <= 1e-9"),
+        "worse": ("reduced", "loss[other] > loss[base]"),
+    }
+    expected = Checks(
+        claims={
+            claim: {"checks": [{"id": claim, "tier": tier, "why": "", "expect": expect}]}
+            for claim, (tier, expect) in checks.items()
+        }
+    )
+    return Method(Path("toy"), paper, experiment, expected)
 
 
 def records():
@@ -219,12 +210,13 @@ def test_too_few_seeds_are_inconclusive():
     ],
 )
 def test_interval_rule(margins, expected):
-    check = CheckCard(claim="c", tier="reduced", why="", expect="0 <= m[a]")
+    card = CheckCard(id="c", tier="reduced", why="", expect="0 <= m[a]")
+    check = Check(claim="c", parsed=expression.parse(card.expect), **dict(card))
     made = [
         {"arm": "a", "seed": s, "measurements": [{"name": "m", "at": {}, "value": v}]}
         for s, v in enumerate(margins)
     ]
-    result = verdict.judge_check("c", check, verdict.Measurements(made), "")
+    result = verdict.judge_check(check, verdict.Measurements(made), "")
     assert result.verdict == expected
     assert result.margin == pytest.approx(np.mean(margins))
 

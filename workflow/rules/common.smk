@@ -7,7 +7,7 @@ from pathlib import Path
 from repro.errors import ReproError
 from repro.suite import fingerprint
 from repro.suite.cards import library
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.models import ModelRef
 from repro.suite.plan import Plan, mark, methods_at, scale_config
 from repro.suite.words import SCALES
 

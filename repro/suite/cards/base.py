@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +18,13 @@ class Strict(BaseModel):
     """A card or a part of one: an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def named(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name is among those that a card lists, where `*` stands for any text."""
+    return any(
+        name == pattern or ("*" in pattern and fnmatchcase(name, pattern)) for pattern in patterns
+    )
 
 
 def unique_ids(kind: str, ids: list[str]) -> None:

@@ -1,34 +1,67 @@
-"""`checks.yaml`: what must come out, and why it came out otherwise."""
+"""`checks.yaml`: what must come out, claim by claim, and why it came out otherwise."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from repro.suite import expression
-from repro.suite.cards.base import Strict
+from repro.suite.cards.base import Name, Strict
 from repro.suite.words import Scale, Tier
 
 
 class CheckCard(Strict):
     """An expression over measurements that a claim predicts, with the threshold's reason."""
 
-    claim: str
+    id: Name
     tier: Tier
     expect: str
     why: str
-    id: str | None = None
-    scales: list[Scale] | None = None
     paper: str | None = None
     comparable: bool = False
-
-    @functools.cached_property
-    def parsed(self) -> expression.Check:
-        return expression.parse(self.expect)
 
 
 class Finding(Strict):
     """Why a claim came out as it did, and the experiment that shows it."""
 
-    claim: str
     text: str
-    scale: str | None = None
+    scale: Scale | None = None
+
+
+class Expectation(Strict):
+    """What one claim predicts, and what was found."""
+
+    checks: list[CheckCard] = []
+    findings: list[Finding] = []
+
+
+class Checks(Strict):
+    """The checks and findings of a method, by the id of the claim that they are about."""
+
+    claims: dict[Name, Expectation]
+
+    def each(self) -> Iterator[tuple[str, CheckCard]]:
+        """Every check with the id of its claim, in the order of the card."""
+        for claim, expectation in self.claims.items():
+            for check in expectation.checks:
+                yield claim, check
+
+    def findings(self, claim: str, scale: str) -> list[str]:
+        """What was found about a claim, at every scale or at this one."""
+        if claim not in self.claims:
+            return []
+        return [f.text for f in self.claims[claim].findings if f.scale in (None, scale)]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check as it is judged: its card, its claim and its parsed expression."""
+
+    id: str
+    claim: str
+    tier: Tier
+    expect: str
+    why: str
+    paper: str | None
+    comparable: bool
+    parsed: expression.Check

@@ -2,20 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
 
+from repro.coordinates import canonical, outside
 from repro.data import catalogue
 from repro.errors import ReproError, nearest
-from repro.suite.cards.experiment import Experiment, Model
+from repro.suite import expression
+from repro.suite.cards.base import Params, named
+from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
+from repro.suite.expression import Reference
 from repro.suite.words import ZOO
+
+
+@dataclass(frozen=True)
+class _File:
+    """A card's file: its mistakes are one line with the key path and the nearest valid name."""
+
+    name: str
+
+    def fail(self, where: str, message: str) -> NoReturn:
+        raise ReproError(f"methods/{self.name}: {where}: {message}")
+
+    def known(self, where: str, name: str, valid: Collection[str], kind: str) -> None:
+        if name not in valid:
+            self.fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
+
+    def matched(
+        self, where: str, patterns: Iterable[str], names: Collection[str], kind: str
+    ) -> None:
+        """Every pattern has to match one of the names."""
+        for pattern in patterns:
+            if not any(named(name, [pattern]) for name in names):
+                self.known(where, pattern, names, kind)
+
+
+def cross_check(method: Method) -> None:
+    """Check every name that the cards of a method use.
+
+    Raises:
+        ReproError: the first mistake: file, key path, what was expected.
+    """
+    file = _File(f"{method.folder.name}/experiment.yaml")
+    experiment = method.experiment
+    if experiment.paper != method.slug:
+        file.fail("paper", f"expected `{method.slug}` (paper.yaml), found `{experiment.paper}`")
+    datasets, models = catalogue.names(), _models_in_reach(method)
+    for name, model in experiment.models.items():
+        _check_uses(file, f"models.{name}", model, datasets, models)
+        _check_model(file, name, model, models)
+    for name, arm in experiment.arms.items():
+        _check_uses(file, f"arms.{name}", arm, datasets, models)
+        if arm.deterministic and any(models[model].per_seed for model in arm.models):
+            file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
+    for name, measurement in experiment.measurements.items():
+        _check_measurement(file, name, measurement, experiment)
+    for name, preset in experiment.scales.items():
+        _check_preset(file, f"scales.{name}", preset, method, [*datasets, *models])
+    _check_tables(file, method)
+    _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
+
+
+# experiment.yaml ----------------------------------------------------------------------------
 
 
 def _models_in_reach(method: Method) -> dict[str, Model]:
     """Every model that a card may name: its own, `zoo/<model>`, and `<method>/<model>`."""
     models = dict(method.experiment.models)
-    models |= {f"{ZOO}/{name}": model for name, model in method.zoo.models.items()}
+    models |= {f"{ZOO}/{name}": model for name, model in method.others(ZOO).own_models.items()}
     wanted = [
         m for card in (*models.values(), *method.experiment.arms.values()) for m in card.models
     ]
@@ -47,86 +105,152 @@ def _circle(models: Mapping[str, Model], start: str) -> list[str]:
     return []
 
 
-def cross_check(method: Method) -> None:
-    experiment, paper = method.experiment, method.paper
-    file = f"{method.folder.name}/experiment.yaml"
+def _check_uses(
+    file: _File, where: str, card: Arm | Model, datasets: Collection[str], models: Collection[str]
+) -> None:
+    for data in card.data:
+        file.known(f"{where}.data", data, datasets, "dataset")
+    for model in card.models:
+        file.known(f"{where}.models", model, models, "model")
 
-    def fail(where: str, message: str):
-        raise ReproError(f"methods/{file}: {where}: {message}")
 
-    def known(where: str, name: str, valid: Iterable[str], kind: str):
-        valid = list(valid)
-        if name not in valid:
-            fail(where, f"unknown {kind} `{name}`{nearest(name, valid)}")
+def _check_model(file: _File, name: str, model: Model, models: Mapping[str, Model]) -> None:
+    for earlier in model.models:
+        if models[earlier].per_seed and not model.per_seed:
+            file.fail(
+                f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
+            )
+    if circle := _circle(models, name):
+        file.fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
 
-    if experiment.paper != paper.slug:
-        fail("paper", f"expected `{paper.slug}` (paper.yaml), found `{experiment.paper}`")
-    datasets = catalogue.names()
-    models = _models_in_reach(method)
-    for name, model in experiment.models.items():
-        for data in model.data:
-            known(f"models.{name}.data", data, datasets, "dataset")
-        for earlier in model.models:
-            known(f"models.{name}.models", earlier, models, "model")
-            if models[earlier].per_seed and not model.per_seed:
-                fail(
-                    f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
-                )
-    for name in experiment.models:
-        if circle := _circle(models, name):
-            fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
-    for name, arm in experiment.arms.items():
-        for data in arm.data:
-            known(f"arms.{name}.data", data, datasets, "dataset")
-        for model in arm.models:
-            known(f"arms.{name}.models", model, models, "model")
-        if arm.deterministic and any(models[name].per_seed for name in arm.models):
-            fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
-    claims = [claim.id for claim in paper.claims]
-    check_ids = set()
-    for number, check in enumerate(experiment.checks):
-        where = f"checks.{number}"
-        known(f"{where}.claim", check.claim, claims, "claim")
-        identity = check.id or f"{check.claim}-{number}"
-        if identity in check_ids:
-            fail(f"{where}.id", f"`{identity}` stands twice")
-        check_ids.add(identity)
-        try:
-            references = check.parsed.references()
-        except ReproError as error:
-            fail(f"{where}.expect", str(error))
-        if not references:
-            fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
-        for reference in references:
-            known(f"{where}.expect", reference.arm, experiment.arms, "arm")
-            known(f"{where}.expect", reference.name, experiment.measurements, "measurement")
-    for number, table in enumerate(experiment.tables):
-        for name in table.measurements:
-            known(f"tables.{number}.measurements", name, experiment.measurements, "measurement")
-        for name in table.arms or []:
-            known(f"tables.{number}.arms", name, experiment.arms, "arm")
-    for number, finding in enumerate(experiment.findings):
-        known(f"findings.{number}.claim", finding.claim, claims, "claim")
-    for scale, preset in experiment.scales.items():
-        where = f"scales.{scale}"
-        declared = {
+
+def _check_measurement(
+    file: _File, name: str, measurement: Measurement, experiment: Experiment
+) -> None:
+    for number, at in enumerate(measurement.at):
+        where = f"measurements.{name}.at.{number}"
+        file.matched(f"{where}.arms", at.arms, experiment.arms, "arm")
+        known = {
             key
-            for card in [*experiment.models.values(), *experiment.arms.values()]
+            for arm, card in experiment.arms.items()
+            if named(arm, at.arms)
             for key in card.params
         }
-        for key in preset.params:
-            known(f"{where}.params", key, declared, "parameter")
-        for kind, cards_of_kind, overrides in (
-            ("arm", experiment.arms, preset.arms),
-            ("model", experiment.models, preset.models),
-        ):
-            for name, params in overrides.items():
-                known(f"{where}.{kind}s", name, cards_of_kind, kind)
-                for key in params:
-                    valid = cards_of_kind[name].params
-                    known(f"{where}.{kind}s.{name}", key, valid, "parameter")
-        for name in preset.exclude:
-            known(f"{where}.exclude", name, experiment.arms, "arm")
-        for old, new in preset.stand_ins.items():
-            for name in (old, *([new] if new else [])):
-                known(f"{where}.stand_ins", name, [*datasets, *models], "dataset or model")
+        for parameter in at.parameters:
+            file.known(where, parameter, known, "parameter")
+
+
+def _check_tables(file: _File, method: Method) -> None:
+    experiment = method.experiment
+    for number, table in enumerate(experiment.tables):
+        where = f"tables.{number}"
+        for name in table.measurements:
+            file.known(f"{where}.measurements", name, experiment.measurements, "measurement")
+        for name in table.arms or []:
+            file.known(f"{where}.arms", name, experiment.arms, "arm")
+        if not table.at:
+            continue
+        grids = [
+            grid
+            for scale in experiment.scales
+            for arm in table.arms or experiment.arms
+            for name in table.measurements
+            for grid in method.grids(scale, arm, name)
+        ]
+        for key, value in table.at.items():
+            file.known(f"{where}.at", key, {key for grid in grids for key in grid}, "coordinate")
+            values = {v for grid in grids for v in grid.get(key, ())}
+            file.known(f"{where}.at", canonical(value), values, key)
+
+
+def _check_preset(
+    file: _File,
+    where: str,
+    preset: Scale,
+    method: Method,
+    replaceable: Collection[str],
+) -> None:
+    experiment, without = method.experiment, preset.without
+    cards = [*experiment.models.values(), *experiment.arms.values()]
+    declared = {key for card in cards for key in card.params}
+    for key in preset.params:
+        file.known(f"{where}.params", key, declared, "parameter")
+    _check_overrides(file, f"{where}.arms", preset.arms, experiment.arms, "arm")
+    _check_overrides(file, f"{where}.models", preset.models, experiment.models, "model")
+    checks = [check.id for _, check in method.expected.each()]
+    figures = [figure.id for figure in experiment.figures]
+    file.matched(f"{where}.without.arms", without.arms, experiment.arms, "arm")
+    file.matched(
+        f"{where}.without.measurements",
+        without.measurements,
+        experiment.measurements,
+        "measurement",
+    )
+    file.matched(f"{where}.without.checks", without.checks, checks, "check")
+    file.matched(f"{where}.without.figures", without.figures, figures, "figure")
+    for old, new in preset.replace.items():
+        for name in (old, *([new] if new else [])):
+            file.known(f"{where}.replace", name, replaceable, "dataset or model")
+
+
+def _check_overrides(
+    file: _File,
+    where: str,
+    overrides: Mapping[str, Params],
+    cards: Mapping[str, Arm] | Mapping[str, Model],
+    kind: str,
+) -> None:
+    for name, params in overrides.items():
+        file.known(where, name, cards, kind)
+        for key in params:
+            file.known(f"{where}.{name}", key, cards[name].params, "parameter")
+
+
+# checks.yaml --------------------------------------------------------------------------------
+
+
+def _check_checks(file: _File, method: Method) -> None:
+    claims = [claim.id for claim in method.paper.claims]
+    ids: set[str] = set()
+    for claim, expectation in method.expected.claims.items():
+        file.known("claims", claim, claims, "claim")
+        for number, check in enumerate(expectation.checks):
+            where = f"claims.{claim}.checks.{number}"
+            if check.id in ids:
+                file.fail(f"{where}.id", f"`{check.id}` stands twice")
+            ids.add(check.id)
+            try:
+                references = expression.parse(check.expect).references()
+            except ReproError as error:
+                file.fail(f"{where}.expect", str(error))
+            if not references:
+                file.fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
+    judged = {name for scale in method.experiment.scales for name in method.checks(scale)}
+    for claim, expectation in method.expected.claims.items():
+        for number, check in enumerate(expectation.checks):
+            if check.id not in judged:
+                _explain_unjudged(file, f"claims.{claim}.checks.{number}.expect", check, method)
+
+
+def _explain_unjudged(file: _File, where: str, check: CheckCard, method: Method) -> NoReturn:
+    scales = method.experiment.scales
+    for reference in expression.parse(check.expect).references():
+        file.known(where, reference.arm, method.experiment.arms, "arm")
+        file.known(where, reference.name, method.experiment.measurements, "measurement")
+        if not any(method.measured(scale, reference) for scale in scales):
+            file.fail(where, f"`{reference}`: {_unmeasured(reference, method)}")
+    file.fail(where, "is judged at no scale: its measurements are nowhere made together")
+
+
+def _unmeasured(reference: Reference, method: Method) -> str:
+    """Why an arm measures nothing of that reference at any scale."""
+    scales, arm, name = method.experiment.scales, reference.arm, reference.name
+    grids = [grid for scale in scales for grid in method.grids(scale, arm, name)]
+    if not grids:
+        known = [
+            other
+            for other, measurement in method.experiment.measurements.items()
+            if any(named(arm, at.arms) for at in measurement.at)
+        ]
+        return f"`{arm}` does not measure `{name}` at any scale{nearest(name, known)}"
+    return outside(reference.coordinates, grids) or "matches nothing"

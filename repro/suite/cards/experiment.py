@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from repro.coordinates import Grid, canonical
+from repro.errors import ReproError
 from repro.suite import words
 from repro.suite.cards.base import Dotted, Name, Params, Strict
-from repro.suite.cards.checks import CheckCard, Finding
 
 
 class Model(Strict):
@@ -42,30 +45,123 @@ class Arm(Strict):
     machine: bool = False
     gpu: bool = False
     threads: int = Field(1, ge=1)
-    scales: list[words.Scale] = list(words.SCALES)
     note: str = ""
 
 
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _joined(value: Any) -> Any:
+    return [item for part in _listed(value) for item in _listed(part)]
+
+
+Coordinate = float | int | bool | str
+Values = Annotated[
+    list[Coordinate], BeforeValidator(_listed, json_schema_input_type=list[Coordinate] | Coordinate)
+]
+"""A list; a single value may stand for a list of one."""
+Names = Annotated[list[str], BeforeValidator(_listed, json_schema_input_type=list[str] | str)]
+
+
+class At(BaseModel):
+    """Where a measurement is made: every combination of its coordinates' values, by some arms.
+
+    A value ``$name`` stands for those of the arm's parameter of that name at the scale, and
+    ``2 * $name`` for twice those; arms without such a parameter measure nothing here.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Values]
+    arms: Names = ["*"]
+
+    @property
+    def coordinates(self) -> dict[str, list[Coordinate]]:
+        return self.__pydantic_extra__
+
+    @functools.cached_property
+    def parameters(self) -> list[str]:
+        """The parameters that it mentions."""
+        values = (value for values in self.coordinates.values() for value in values)
+        return [m.group(2) for v in values if isinstance(v, str) and (m := PARAMETER.match(v))]
+
+    @functools.cached_property
+    def _fixed(self) -> Grid:
+        return self._resolved({})
+
+    def grid(self, params: Params) -> Grid | None:
+        """The points of an arm with these parameters; None where it lacks one of them.
+
+        Raises:
+            ReproError: a parameter is not a value or a list of values.
+        """
+        if not self.parameters:
+            return self._fixed
+        if any(name not in params for name in self.parameters):
+            return None
+        return self._resolved(params)
+
+    def _resolved(self, params: Params) -> Grid:
+        return {
+            key: dict.fromkeys(text for value in values for text in _texts(value, params))
+            for key, values in self.coordinates.items()
+        }
+
+
+Ats = Annotated[list[At], BeforeValidator(_joined, json_schema_input_type=list[At | list[At]] | At)]
+"""One, or several; a list among them, as an alias may be one, stands for its items."""
+PARAMETER = re.compile(r"(?:(\d+) \* )?\$(\w+)$")
+
+
+def _texts(value: Coordinate, params: Params) -> list[str]:
+    match = PARAMETER.match(value) if isinstance(value, str) else None
+    if not match:
+        return [canonical(value)]
+    factor, name = match.groups()
+    found = _listed(params[name])
+    if not all(isinstance(item, str | float | int) for item in found):
+        raise ReproError(f"parameter `{name}` is no list of values, so that `{value}` has none")
+    return [canonical(int(factor) * item if factor else item) for item in found]
+
+
 class Measurement(Strict):
-    """What a measured name means. ``timing`` figures stay out of bit-identical tables."""
+    """What a measured name means. ``timing`` figures stay out of bit-identical tables.
+
+    ``at``: where it is made; without it once by any arm, without coordinates.
+    """
 
     title: str = ""
     unit: str = ""
     direction: Literal["lower", "higher", "none"] = "none"
     format: str = ".4g"
     timing: bool = False
+    at: Ats = [At()]
+
+
+class Without(Strict):
+    """What a scale leaves out, by name; `*` stands for any text."""
+
+    arms: list[str] = []
+    measurements: list[str] = []
+    tiers: list[words.Tier] = []
+    checks: list[str] = []
+    figures: list[str] = []
 
 
 class Scale(Strict):
-    """A preset of sizes. ``params`` override the keys that arms and models declare."""
+    """A preset of sizes, and all that says what runs at a scale.
+
+    ``without``: what is left out; all else runs. ``replace``: datasets and models used instead of
+    those that the cards list (null: none). ``params`` override the keys that arms and models
+    declare.
+    """
 
     seeds: int | list[int] = 1
+    without: Without = Without()
+    replace: dict[str, str | None] = {}
     params: Params = {}
     models: dict[str, Params] = {}
     arms: dict[str, Params] = {}
-    exclude: list[str] = []
-    stand_ins: dict[str, str | None] = {}
-    """Datasets and models used at this scale instead of those the cards list (null: none)."""
 
     def seed_list(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
@@ -76,7 +172,6 @@ class Figure(Strict):
     run: Dotted
     title: str
     caption: str
-    scales: list[words.Scale] | None = None
 
 
 class Table(Strict):
@@ -88,7 +183,6 @@ class Table(Strict):
     measurements: list[str]
     arms: list[str] | None = None
     at: Params = {}
-    rows: str = "arm"
 
 
 class Experiment(Strict):
@@ -97,10 +191,8 @@ class Experiment(Strict):
     arms: dict[Name, Arm]
     measurements: dict[str, Measurement]
     scales: dict[words.Scale, Scale]
-    checks: list[CheckCard] = []
     figures: list[Figure] = []
     tables: list[Table] = []
-    findings: list[Finding] = []
     profile: Dotted | None = None
 
 

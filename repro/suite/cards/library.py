@@ -7,10 +7,12 @@ from pathlib import Path
 
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
+from repro.suite.cards.checks import Checks
 from repro.suite.cards.consistency import cross_check
 from repro.suite.cards.experiment import Experiment, Zoo
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
+from repro.suite.cards.models import Owner, ZooOwner
 from repro.suite.cards.paper import Paper
 from repro.suite.words import ZOO
 
@@ -21,14 +23,17 @@ def slugs(root: Path | None = None) -> list[str]:
     return sorted(path.parent.name.replace("_", "-") for path in folders)
 
 
-@functools.cache
 def load(slug: str, root: Path | None = None) -> Method:
-    """Read and cross-check both cards of a method.
+    """Read and cross-check the cards of a method, once.
 
     Raises:
         ReproError: no such method, or a mistake in a card (file, key path, what was expected).
     """
-    root = root or ROOT
+    return _load(slug, root or ROOT)
+
+
+@functools.cache
+def _load(slug: str, root: Path) -> Method:
     folder = root / "methods" / slug.replace("-", "_")
     if not (folder / "paper.yaml").is_file():
         known = slugs(root)
@@ -38,9 +43,11 @@ def load(slug: str, root: Path | None = None) -> Method:
     paper = read(folder / "paper.yaml", Paper)
     if paper.kind == "survey" and not (folder / "experiment.yaml").is_file():
         experiment = Experiment(paper=paper.slug, arms={}, measurements={}, scales={})
+        expected = Checks(claims={})
     else:
         experiment = read(folder / "experiment.yaml", Experiment)
-    method = Method(folder, paper, experiment, zoo(root), lambda other: load(other, root))
+        expected = read(folder / "checks.yaml", Checks)
+    method = Method(folder, paper, experiment, expected, functools.partial(owner, root=root))
     cross_check(method)
     return method
 
@@ -55,17 +62,31 @@ def load_all(root: Path | None = None) -> list[Method]:
     ]
 
 
-@functools.cache
 def zoo(root: Path | None = None) -> Zoo:
     """The card of the base models that several methods share."""
-    path = (root or ROOT) / "repro" / "zoo" / "zoo.yaml"
+    return _zoo(root or ROOT)
+
+
+@functools.cache
+def _zoo(root: Path) -> Zoo:
+    path = root / "repro" / "zoo" / "zoo.yaml"
     if not path.is_file():
         return Zoo(models={})
     return read(path, Zoo)
 
 
-def owner(name: str) -> Method:
-    """The method that owns a model; ``zoo`` owns the base models that several share."""
+def forget() -> None:
+    """Let every card be read again."""
+    _load.cache_clear()
+    _zoo.cache_clear()
+
+
+def owner(name: str, root: Path | None = None) -> Owner:
+    """Who has models under a name: a method, or the zoo.
+
+    Raises:
+        ReproError: no such method, or a mistake in a card.
+    """
     if name == ZOO:
-        return Method(ROOT / "repro" / "zoo", None, None, zoo(), load)  # type: ignore[arg-type]
-    return load(name)
+        return ZooOwner(zoo(root), functools.partial(owner, root=root))
+    return load(name, root)

@@ -42,17 +42,14 @@ def read(path: Path, schema: type[Card]) -> Card:
 class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
     """YAML 1.1 without its traps: a repeated key is an error, 1e-3 is a number."""
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key `{key}` stands twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        names = [str(key.value) for key in keys]
+        if len(set(names)) < len(names):
+            twice = next(k for k in keys if names.count(str(k.value)) > 1)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key `{twice.value}` stands twice", problem_mark=twice.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 

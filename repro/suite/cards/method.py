@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from repro.coordinates import Grid, holds, matching
 from repro.errors import ReproError, nearest
-from repro.suite.cards.base import Params
-from repro.suite.cards.checks import CheckCard
-from repro.suite.cards.experiment import Arm, Experiment, Model, Scale, Zoo
+from repro.suite import expression
+from repro.suite.cards.base import Params, named
+from repro.suite.cards.checks import Check, Checks
+from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale, Without
+from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resolved
 from repro.suite.cards.paper import Paper
-from repro.suite.words import ZOO
+from repro.suite.expression import Reference
 
 
-@dataclass(frozen=True)
-class ModelRef:
-    """A model as an arm names it: owner (a method's slug or ``zoo``), name, seed."""
-
-    owner: str
-    name: str
-    seed: int
-
-
-def _no_other(slug: str) -> Method:
+def _no_other(slug: str) -> Owner:
     raise ReproError(f"no method `{slug}` beside this one")
 
 
 @dataclass
-class Method:
-    """A folder under ``methods/``: the two cards and what follows from them."""
+class Method(Owner):
+    """A folder under ``methods/``: its cards and what follows from them."""
 
     folder: Path
     paper: Paper
     experiment: Experiment
-    zoo: Zoo
-    others: Callable[[str], Method] = _no_other
-    """Method by slug: a card may name models of another method."""
+    expected: Checks
+    others: Callable[[str], Owner] = _no_other
 
     @property
     def slug(self) -> str:
         return self.paper.slug
 
-    def scale(self, scale: str) -> Scale:
+    @property
+    def own_models(self) -> Mapping[str, Model]:
+        return self.experiment.models
+
+    def preset(self, scale: str) -> Scale:
         """The preset of a scale.
 
         Raises:
             ReproError: this method has no preset of that name.
         """
-        if scale not in self.experiment.scales:
+        preset = preset_of(self.experiment.scales, scale)
+        if preset is None:
             raise ReproError(
                 f"method {self.slug} has no preset for scale `{scale}`; it has "
                 f"{', '.join(self.experiment.scales)} ({self.folder.name}/experiment.yaml)"
             )
-        return self.experiment.scales[scale]
+        return preset
 
     def arms(self, scale: str) -> dict[str, Arm]:
         """The arms that run at a scale, in card order."""
-        preset = self.scale(scale)
+        self.preset(scale)
+        return self._arms[scale]
+
+    @functools.cached_property
+    def _arms(self) -> dict[str, dict[str, Arm]]:
         return {
-            name: _with_stand_ins(arm, preset.stand_ins)
-            for name, arm in self.experiment.arms.items()
-            if scale in arm.scales and name not in preset.exclude
+            scale: {
+                name: replaced(arm, preset.replace)
+                for name, arm in self.experiment.arms.items()
+                if not named(name, preset.without.arms)
+            }
+            for scale, preset in self.experiment.scales.items()
         }
 
     def arm(self, scale: str, name: str) -> Arm:
@@ -78,7 +83,7 @@ class Method:
         """The seeds of an arm; a deterministic arm runs once, with seed 0."""
         if self.arm(scale, arm).deterministic:
             return [0]
-        return self.scale(scale).seed_list()
+        return self.preset(scale).seed_list()
 
     def models(self, scale: str) -> list[ModelRef]:
         """Every model that the arms of a scale load, without repeats."""
@@ -93,100 +98,88 @@ class Method:
 
     def arm_models(self, scale: str, arm: str, seed: int) -> list[ModelRef]:
         """The models one run of an arm loads, in the order of its card."""
-        return self._refs(self.arm(scale, arm).models, seed, self.slug)
-
-    def model_models(self, scale: str, ref: ModelRef, retrain: bool = False) -> list[ModelRef]:
-        """The models that the training of a model loads; none where the model is shipped."""
-        card = self.model(scale, ref.owner, ref.name)
-        if card.shipped and not retrain:
-            return []
-        return self._refs(card.models, ref.seed, ref.owner)
-
-    def in_order(
-        self, scale: str, refs: Iterable[ModelRef], retrain: bool = False
-    ) -> list[ModelRef]:
-        """Models and all that they are trained from, each after those."""
-        found: dict[ModelRef, None] = {}
-        for ref in refs:
-            earlier = self.model_models(scale, ref, retrain)
-            found.update(dict.fromkeys(self.in_order(scale, earlier, retrain)))
-            found[ref] = None
-        return list(found)
-
-    def _refs(self, names: Iterable[str], seed: int, home: str) -> list[ModelRef]:
-        refs = []
-        for name in names:
-            owner, _, bare = name.rpartition("/")
-            card = self.model_card(owner or home, bare)
-            refs.append(ModelRef(owner or home, bare, seed if card.per_seed else 0))
-        return refs
-
-    def model_card(self, owner: str, name: str) -> Model:
-        """The card of a model of this method, of the zoo, or of another method."""
-        if owner == ZOO:
-            return self.zoo.models[name]
-        return self._owner(owner).experiment.models[name]
-
-    def _owner(self, owner: str) -> Method:
-        return self if owner == self.slug else self.others(owner)
-
-    def model(self, scale: str, owner: str, name: str) -> Model:
-        """The card of a model as a scale uses it, with the scale's stand-ins for its data."""
-        card = self.model_card(owner, name)
-        if owner == ZOO:
-            return card
-        return _with_stand_ins(card, self._owner(owner).scale(scale).stand_ins)
+        return self.refs(self.arm(scale, arm).models, seed, self.slug)
 
     def arm_params(self, scale: str, arm: str) -> Params:
         """Resolved parameters: the arm's own, then the scale's shared, then the scale's own."""
-        preset = self.scale(scale)
+        preset = self.preset(scale)
         own = self.arm(scale, arm).params
-        return _resolve(own, preset.params, preset.arms.get(arm, {}), f"{self.slug}/{arm}", scale)
+        return resolved(own, preset.params, preset.arms.get(arm, {}), f"{self.slug}/{arm}", scale)
 
-    def model_params(self, scale: str, owner: str, name: str) -> Params:
-        if owner == ZOO:
-            preset = self.zoo.scales.get(scale, Scale())
-        else:
-            preset = self._owner(owner).scale(scale)
-        own = self.model_card(owner, name).params
-        where = f"{owner}/{name}"
-        return _resolve(own, preset.params, preset.models.get(name, {}), where, scale)
+    def declared(self, scale: str, arm: str, params: Params | None = None) -> dict[str, list[Grid]]:
+        """What an arm may measure at a scale: measurement → grids of coordinates.
 
-    def checks(self, scale: str) -> dict[str, CheckCard]:
-        """The checks judged at a scale: those whose arms all run there."""
-        arms = self.arms(scale)
+        Args:
+            params: other parameters than those of the preset, as tests have.
+        """
+        params = self.arm_params(scale, arm) if params is None else params
+        found = {
+            name: self._grids(scale, arm, name, params) for name in self.experiment.measurements
+        }
+        return {name: grids for name, grids in found.items() if grids}
+
+    def _grids(self, scale: str, arm: str, name: str, params: Params) -> list[Grid]:
+        measurements = self.experiment.measurements
+        if name not in measurements or named(name, self.preset(scale).without.measurements):
+            return []
+        grids = [at.grid(params) for at in measurements[name].at if named(arm, at.arms)]
+        return [grid for grid in grids if grid is not None]
+
+    def grids(self, scale: str, arm: str, name: str) -> list[Grid]:
+        """Where an arm measures a name at a scale; nothing where it does not."""
+        key = (scale, arm, name)
+        if key not in self._known_grids:
+            params = self._params[scale].get(arm)
+            grids = [] if params is None else self._grids(scale, arm, name, params)
+            self._known_grids[key] = grids
+        return self._known_grids[key]
+
+    @functools.cached_property
+    def _known_grids(self) -> dict[tuple[str, str, str], list[Grid]]:
+        return {}
+
+    @functools.cached_property
+    def _params(self) -> dict[str, dict[str, Params]]:
+        """Scale → arm that runs there → parameters."""
+        return {
+            scale: {arm: self.arm_params(scale, arm) for arm in arms}
+            for scale, arms in self._arms.items()
+        }
+
+    def measured(self, scale: str, reference: Reference) -> list[Reference]:
+        """The measurements of a scale that a reference means: itself, or all that it matches."""
+        at, grids = reference.coordinates, self.grids(scale, reference.arm, reference.name)
+        if "*" not in reference.at:
+            return [reference] if any(holds(grid, at) for grid in grids) else []
+        keys = dict.fromkeys(key for grid in grids for key in matching(grid, at))
+        return [Reference(reference.name, reference.arm, key) for key in keys]
+
+    def checks(self, scale: str) -> dict[str, Check]:
+        """The checks judged at a scale, by id.
+
+        Those whose measurements are all made there, but for what the preset leaves out.
+        """
+        self.preset(scale)
+        return self._checks[scale]
+
+    @functools.cached_property
+    def _checks(self) -> dict[str, dict[str, Check]]:
+        scales = self.experiment.scales
+        return {scale: self._checks_at(scale, preset.without) for scale, preset in scales.items()}
+
+    def _checks_at(self, scale: str, without: Without) -> dict[str, Check]:
         chosen = {}
-        for number, check in enumerate(self.experiment.checks):
-            wanted = check.scales is None or scale in check.scales
-            if wanted and all(r.arm in arms for r in check.parsed.references()):
-                chosen[check.id or f"{check.claim}-{number}"] = check
+        for claim, card in self.expected.each():
+            if card.tier in without.tiers or named(card.id, without.checks):
+                continue
+            parsed = expression.parse(card.expect)
+            measured = {r: self.measured(scale, r) for r in parsed.references()}
+            if all(measured.values()):
+                expanded = parsed.expanded(measured)
+                chosen[card.id] = Check(claim=claim, parsed=expanded, **dict(card))
         return chosen
 
-
-_Card = TypeVar("_Card", Model, Arm)
-
-
-def _with_stand_ins(card: _Card, stand_ins: Mapping[str, str | None]) -> _Card:
-    if not stand_ins:
-        return card
-    return card.model_copy(update=_stand_in(stand_ins, data=card.data, models=card.models))
-
-
-def _stand_in(stand_ins: Mapping[str, str | None], **lists: list[str]) -> dict[str, list[str]]:
-    return {
-        key: list(dict.fromkeys(new for old in names if (new := stand_ins.get(old, old))))
-        for key, names in lists.items()
-    }
-
-
-def _resolve(own: Params, shared: Params, last: Params, where: str, scale: str) -> Params:
-    params = dict(own)
-    params.update({key: value for key, value in shared.items() if key in own})
-    params.update(last)
-    missing = sorted(key for key, value in params.items() if value is None)
-    if missing:
-        raise ReproError(
-            f"{where}: parameter `{missing[0]}` has no value at scale {scale}; give it in "
-            f"experiment.yaml under scales.{scale}.params"
-        )
-    return params
+    def figures(self, scale: str) -> list[Figure]:
+        """The figures drawn at a scale."""
+        without = self.preset(scale).without.figures
+        return [figure for figure in self.experiment.figures if not named(figure.id, without)]

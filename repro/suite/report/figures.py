@@ -41,9 +41,7 @@ def write_figures(
     folder = Path(out) / "figures" / report.paper.slug
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for card in report.experiment.figures:
-        if card.scales is not None and scale not in card.scales:
-            continue
+    for card in report.method.figures(scale):
         style.assign(report.experiment.arms)
         with style.context():
             figure = _draw(card, report)

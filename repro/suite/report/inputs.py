@@ -95,11 +95,7 @@ class Report:
         return any(declared[name].timing for name in _names(check["expect"]) if name in declared)
 
     def findings(self, claim: str) -> list[str]:
-        return [
-            finding.text
-            for finding in self.experiment.findings
-            if finding.claim == claim and finding.scale in (None, self.scale)
-        ]
+        return self.method.expected.findings(claim, self.scale)
 
 
 def paper_number(claim: Claim) -> str:

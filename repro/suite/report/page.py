@@ -287,9 +287,7 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
 
 def _figures(report: Report, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     found, missing = [], []
-    for card in report.experiment.figures:
-        if card.scales is not None and report.scale not in card.scales:
-            continue
+    for card in report.method.figures(report.scale):
         about = folder / f"{card.id}.json"
         if not about.is_file():
             missing.append(card.title)

@@ -338,8 +338,9 @@ def execute(card, name, models, scratch, kind="arms"):
     smoke = card.arm_params("smoke", "ddim")
     params |= {k: v for k, v in TOY.items() if k in params and params[k] != 2}
     params |= {k: smoke[k] for k in ("network", "dataset", "classifier") if k in params}
+    declared = card.declared("gpu", name, params) if kind == "arms" else None
     job = zoo.job(
-        "autodiffusion", name, 0, params, models, card.experiment.measurements, scratch / name,
+        "autodiffusion", name, 0, params, models, declared, scratch / name,
         model_params={NAME: card.model_params("smoke", "autodiffusion", NAME)},
     )  # fmt: skip
     entry = getattr(card.experiment, kind)[name]
@@ -391,7 +392,7 @@ def test_arms_meet_every_check_of_the_tier(card, jobs, tier):
 
 def test_reduced_checks_find_their_measurements(card, jobs):
     values = lookup(jobs)
-    for check in card.experiment.checks:
+    for check in card.checks("gpu").values():
         for r in check.parsed.references():
             if r.arm in ("analytic",) and "steps=10" in r.at:
                 continue

@@ -21,11 +21,7 @@ SMALL = {
 
 
 def run(function, seed=0, **params):
-    declared = library.load("diffusion-couple").experiment.measurements
-    made = Job.for_test(
-        "diffusion-couple", function.__name__, seed=seed, params={**SMALL, **params},
-        measurements=declared,
-    )  # fmt: skip
+    made = Job.for_test("diffusion-couple", function.__name__, seed, {**SMALL, **params})
     function(made)
     return made
 

@@ -153,7 +153,7 @@ def test_line_compounds_need_a_solution():
 
 def test_exact_arm_satisfies_every_exact_check_of_the_card():
     card = library.load("diffusion-couple")
-    job = Job.for_test("diffusion-couple", "exact", measurements=card.experiment.measurements)
+    job = Job.for_test("diffusion-couple", "exact", declared=card.declared("smoke", "exact"))
     arms.exact(job)
     record = {
         "arm": "exact",
@@ -163,7 +163,7 @@ def test_exact_arm_satisfies_every_exact_check_of_the_card():
     measured = Measurements([record], deterministic=["exact"])
     checks = {k: c for k, c in card.checks("smoke").items() if c.tier == "exact"}
     assert len(checks) >= 20
-    judged = {k: judge_check(k, c, measured, card.slug).verdict for k, c in checks.items()}
+    judged = {k: judge_check(c, measured, card.slug).verdict for k, c in checks.items()}
     assert set(judged.values()) == {"reproduced"}, judged
     used = {r.at for c in checks.values() for r in c.parsed.references()}
     # every closed form stands behind a verdict

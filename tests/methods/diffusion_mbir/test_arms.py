@@ -52,11 +52,12 @@ def measured(of, name, **at):
 
 
 def run(function, name, calibration, **extra):
-    card = library.load("diffusion-mbir").experiment.arms[name].params
-    params = {k: v for k, v in card.items() if v is not None} | SIZES | SIGMAS
-    params |= {"levels": 40} if "levels" in card else {}
-    of = job(name, params | extra, {"calibration": calibration[1]},
-             measurements=library.load("diffusion-mbir").experiment.measurements)  # fmt: skip
+    method = library.load("diffusion-mbir")
+    card = method.experiment.arms[name].params
+    params = {k: v for k, v in card.items() if v is not None} | SIZES | SIGMAS | extra
+    params |= {"levels": 40} if "levels" in card and "levels" not in extra else {}
+    declared = method.declared("gpu", name, params)
+    of = job(name, params, {"calibration": calibration[1]}, declared=declared)
     function(of)
     return of
 
@@ -252,7 +253,6 @@ def test_learned_arms_run_the_network_of_the_zoo(function, name, calibration):
     learned = {"zoo/mni152-score": network}
     tuner = job(
         "calibration-learned", sizes | {"mcg": [problem], "grids": LEARNED_GRIDS}, learned,
-        measurements=["validation_psnr"],
     )  # fmt: skip
     tuned = arms.calibrate_learned(tuner)
     assert {key: value.tolist() for key, value in tuned.items()} == {

@@ -87,5 +87,5 @@ def test_every_figure_of_the_card_exists_and_smoke_has_four():
     method = library.load("diffusion-mbir")
     named = [figure.run.split(":")[1] for figure in method.experiment.figures]
     assert all(hasattr(figures, name) for name in named)
-    at_smoke = {f.run.split(":")[1] for f in method.experiment.figures if "smoke" in f.scales}
+    at_smoke = {figure.run.split(":")[1] for figure in method.figures("smoke")}
     assert at_smoke == set(SMOKE)

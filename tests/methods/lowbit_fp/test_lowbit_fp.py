@@ -53,7 +53,8 @@ def coarse():
 
 
 def execute(card, name, params, models, kind="arms", seed=0):
-    job = zoo.job("lowbit-fp", name, seed, params, models, card.experiment.measurements)
+    declared = card.declared("gpu", name, params) if name in card.experiment.arms else None
+    job = zoo.job("lowbit-fp", name, seed, params, models, declared)
     entry = getattr(card.experiment, kind)[name]
     module, function = (entry.run if kind == "arms" else entry.train).split(":")
     with coarse():
@@ -269,7 +270,7 @@ def test_every_check_of_the_largest_scale_finds_its_measurements(card, jobs):
         for arm, job in jobs.items()
         for n, a, _ in job.measured
     }
-    for check in card.experiment.checks:
+    for check in card.checks("gpu").values():
         for r in check.parsed.references():
             if r.name in JUDGED:
                 continue

@@ -53,7 +53,7 @@ def test_sets_of_students_train_and_are_judged(tmp_path):
     }  # fmt: skip
     judged = zoo.job(
         method="msd", name="toy-wide", params=PLANE | {"points": 50}, models={"toy-wide": state},
-        model_params={"toy-wide": PLANE | {"sets": SETS}}, measurements=["l1", "updates"],
+        model_params={"toy-wide": PLANE | {"sets": SETS}},
     )  # fmt: skip
     judged.model_paths = {"toy-wide": Path("unused")}
     arms.toy_students(judged)

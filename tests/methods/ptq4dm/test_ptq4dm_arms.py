@@ -44,7 +44,8 @@ def run(card, weights):
     def go(arm, seed=0, **params):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
-        job = zoo.job("ptq4dm", arm, seed, resolved, weights, card.experiment.measurements)
+        declared = card.declared("gpu", arm, resolved)
+        job = zoo.job("ptq4dm", arm, seed, resolved, weights, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         with pytest.MonkeyPatch.context() as patch:  # a coarser search is as good here
             patch.setattr(ptq, "CANDIDATES", 100 if arm == "exact" else 10)
@@ -168,7 +169,8 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
 
     monkeypatch.setattr(Judge, "pictures", pictures)
     params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
-    job = zoo.job("ptq4dm", "quality", 0, params, weights, card.experiment.measurements)
+    declared = card.declared("gpu", "quality", params)
+    job = zoo.job("ptq4dm", "quality", 0, params, weights, declared)
     arms.quality(job)
     found = {a["network"]: v for n, a, v in job.measured if n == "frechet"}
     assert set(found) == {"full-precision", "ndtc-paper", "uniform"}

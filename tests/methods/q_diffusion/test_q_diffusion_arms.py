@@ -51,7 +51,8 @@ def run(card, models):
     def go(arm, seed=0, **params):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
-        job = zoo.job("q-diffusion", arm, seed, resolved, models, card.experiment.measurements)
+        declared = card.declared("gpu", arm, resolved)
+        job = zoo.job("q-diffusion", arm, seed, resolved, models, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         getattr(importlib.import_module(module), function)(job)
         return job
@@ -86,7 +87,7 @@ def test_checks_of_exact_and_structural_tier_hold(card, run, jobs, tier, arm, le
 def test_every_arm_of_a_check_is_measured_at_its_coordinates(card, jobs):
     """No check of the reduced tier refers to what its arm never measures."""
     smoke = {"bits=W4A4,scale=max"}
-    for check in card.experiment.checks:
+    for check in card.checks("gpu").values():
         if check.tier != "reduced":
             continue
         for reference in check.parsed.references():
@@ -166,7 +167,7 @@ def deployment(card, weights, folder):
     params = card.arm_params("small", "deployed") | {"network": DIGITS, "repeats": 2}
     params |= {k: v for k, v in TOY.items() if k in params}
     return zoo.job(
-        "q-diffusion", "deployed", 0, params, weights, card.experiment.measurements, folder
+        "q-diffusion", "deployed", 0, params, weights, card.declared("small", "deployed"), folder
     )
 
 

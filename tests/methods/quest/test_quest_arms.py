@@ -51,7 +51,8 @@ def run(card, weights):
     def go(arm, seed=0, **params):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
-        job = zoo.job("quest", arm, seed, resolved, weights, card.experiment.measurements)
+        declared = card.declared("gpu", arm, resolved)
+        job = zoo.job("quest", arm, seed, resolved, weights, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         getattr(importlib.import_module(module), function)(job)
         return job

@@ -32,9 +32,7 @@ def text(monkeypatch):
 
 
 def job_for(params, model=None, **more):
-    job = Job.for_test(
-        "radd", params=params, measurements=list(METHOD.experiment.measurements), **more
-    )
+    job = Job.for_test("radd", params=params, **more)
     job.data_names = ["english-text"]
     if model is not None:
         torch.manual_seed(0)

@@ -34,11 +34,12 @@ def run(card, name, models, kind="models", seed=0, scale="smoke", **changed):
     else:
         params, wanted = card.arm_params(scale, name), entry.models
     params |= {k: v for k, v in TOY.items() if k in params} | changed
-    preset = card.scale("smoke").stand_ins
+    preset = card.preset("smoke").replace
     wanted = [preset.get(n, n) for n in wanted]
     job = zoo.job(
         "slimflow", name, seed, params, {n: models[n][0] for n in wanted},
-        card.experiment.measurements, model_params={n: models[n][1] for n in wanted},
+        card.declared("gpu", name, params) if kind == "arms" else None,
+        model_params={n: models[n][1] for n in wanted},
     )  # fmt: skip
     job.model_paths = {n: None for n in wanted}
     module, function = (entry.train if kind == "models" else entry.run).split(":")

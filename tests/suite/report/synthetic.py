@@ -174,62 +174,30 @@ MASKED_RUN = {
         },
     },
     "measurements": {
-        "error": {"title": "Relative error", "format": ".2e"},
-        "params": {"title": "Parameters"},
+        "error": {
+            "title": "Relative error",
+            "format": ".2e",
+            "at": {"arms": "exact", "item": ["closed-form", "weights"]},
+        },
+        "params": {"title": "Parameters", "at": {"arms": "exact"}},
         "nll": {"title": "Test loss", "unit": "nats/char", "direction": "lower", "format": ".3f"},
         "entropy": {"title": "Entropy", "unit": "nats", "direction": "higher", "format": ".3f"},
-        "nfe": {"title": "Evaluations", "direction": "lower", "format": ".1f"},
-        "latency": {"title": "Latency", "unit": "ms", "direction": "lower", "timing": True},
+        "nfe": {
+            "title": "Evaluations",
+            "direction": "lower",
+            "format": ".1f",
+            "at": {"steps": "$steps"},
+        },
+        "latency": {
+            "title": "Latency",
+            "unit": "ms",
+            "direction": "lower",
+            "timing": True,
+            "at": {"steps": "$steps"},
+        },
         "loss": {"title": "Training loss", "unit": "nats"},
     },
     "scales": {SCALE: {"seeds": SEEDS, "params": {"steps": STEPS, "updates": 800}}},
-    "checks": [
-        {
-            "claim": "expected-evaluations",
-            "tier": "exact",
-            "expect": "abs(error[exact, item=closed-form]) <= 1e-9",
-            "why": "a closed form: only rounding may differ",
-        },
-        {
-            "claim": "parameters",
-            "tier": "structural",
-            "expect": "params[exact] == 162265682",
-            "why": "counted on the network of the paper",
-            "comparable": True,
-        },
-        {
-            "claim": "fewer-evaluations",
-            "tier": "reduced",
-            "expect": "nfe[cached, steps=64] / nfe[baseline, steps=64] <= 0.65",
-            "why": "The formula gives 0.635 when steps equal tokens; 0.65 leaves 2 % for sampling.",
-        },
-        {
-            "claim": "fewer-evaluations",
-            "id": "fewer-evaluations-long",
-            "tier": "reduced",
-            "expect": "nfe[cached, steps=128] / nfe[baseline, steps=128] <= 0.5",
-            "why": "The formula gives 0.39 with twice as many steps as tokens.",
-            "paper": "0.393 (from the formula)",
-        },
-        {
-            "claim": "faster",
-            "tier": "reduced",
-            "expect": "latency[baseline, steps=128] / latency[cached, steps=128] >= 2",
-            "why": "The ideal gain is 2.5; the paper reaches four fifths of it.",
-        },
-        {
-            "claim": "clock-free",
-            "tier": "reduced",
-            "expect": "nll[cached] <= nll[baseline] + 0.02",
-            "why": "The paper gains 1 to 10 % of perplexity, 0.01 to 0.1 nats a token.",
-        },
-        {
-            "claim": "losses-differ",
-            "tier": "reduced",
-            "expect": "entropy[cached] - entropy[baseline] >= 0.5",
-            "why": "The paper calls the difference clear; half a nat is what a reader would see.",
-        },
-    ],
     "figures": [
         {
             "id": "evaluations",
@@ -254,13 +222,89 @@ MASKED_RUN = {
             "arms": ["cached", "baseline"],
         }
     ],
-    "findings": [
-        {
-            "claim": "losses-differ",
-            "text": "The two losses have the same gradient, so the paper's difference is noise "
-            "of training: swapping the draw of the noise level moves the result by as much.",
-        }
-    ],
+}
+
+
+MASKED_CHECKS = {
+    "claims": {
+        "expected-evaluations": {
+            "checks": [
+                {
+                    "id": "closed-form",
+                    "tier": "exact",
+                    "expect": "abs(error[exact, item=closed-form]) <= 1e-9",
+                    "why": "a closed form: only rounding may differ",
+                }
+            ]
+        },
+        "parameters": {
+            "checks": [
+                {
+                    "id": "parameters",
+                    "tier": "structural",
+                    "expect": "params[exact] == 162265682",
+                    "why": "counted on the network of the paper",
+                    "comparable": True,
+                }
+            ]
+        },
+        "fewer-evaluations": {
+            "checks": [
+                {
+                    "id": "fewer-evaluations",
+                    "tier": "reduced",
+                    "expect": "nfe[cached, steps=64] / nfe[baseline, steps=64] <= 0.65",
+                    "why": "The formula gives 0.635 when steps equal tokens; 0.65 leaves 2 % for "
+                    "sampling.",
+                },
+                {
+                    "id": "fewer-evaluations-long",
+                    "tier": "reduced",
+                    "expect": "nfe[cached, steps=128] / nfe[baseline, steps=128] <= 0.5",
+                    "why": "The formula gives 0.39 with twice as many steps as tokens.",
+                    "paper": "0.393 (from the formula)",
+                },
+            ]
+        },
+        "faster": {
+            "checks": [
+                {
+                    "id": "faster",
+                    "tier": "reduced",
+                    "expect": "latency[baseline, steps=128] / latency[cached, steps=128] >= 2",
+                    "why": "The ideal gain is 2.5; the paper reaches four fifths of it.",
+                }
+            ]
+        },
+        "clock-free": {
+            "checks": [
+                {
+                    "id": "clock-free",
+                    "tier": "reduced",
+                    "expect": "nll[cached] <= nll[baseline] + 0.02",
+                    "why": "The paper gains 1 to 10 % of perplexity, 0.01 to 0.1 nats a token.",
+                }
+            ]
+        },
+        "losses-differ": {
+            "checks": [
+                {
+                    "id": "losses-differ",
+                    "tier": "reduced",
+                    "expect": "entropy[cached] - entropy[baseline] >= 0.5",
+                    "why": "The paper calls the difference clear; half a nat is what a reader "
+                    "would see.",
+                }
+            ],
+            "findings": [
+                {
+                    "text": "The two losses have the same gradient, so the paper's difference is "
+                    "noise of training: swapping the draw of the noise level moves the result by "
+                    "as much.",
+                }
+            ],
+        },
+    }
 }
 
 
@@ -342,27 +386,6 @@ EIGHT_RUN = {
         "size": {"title": "Weights", "unit": "MB", "direction": "lower", "format": ".2f"},
     },
     "scales": {SCALE: {"seeds": SEEDS}},
-    "checks": [
-        {
-            "claim": "maintains",
-            "tier": "reduced",
-            "expect": "fid[biased] / fid[full] <= 1.1",
-            "why": "The paper loses 11 % on one set and gains on another; 10 % is its own word.",
-        },
-        {
-            "claim": "biased-best",
-            "tier": "reduced",
-            "expect": "fid[biased] <= fid[uniform]",
-            "why": "The paper gains 7 %; any gain counts.",
-        },
-        {
-            "claim": "size",
-            "tier": "structural",
-            "expect": "0.25 <= size[biased] / size[full] <= 0.26",
-            "why": "Eight bits against 32, plus one scale per channel.",
-            "comparable": True,
-        },
-    ],
     "figures": [
         {
             "id": "samples",
@@ -388,6 +411,44 @@ EIGHT_RUN = {
 }
 
 
+EIGHT_CHECKS = {
+    "claims": {
+        "maintains": {
+            "checks": [
+                {
+                    "id": "maintains",
+                    "tier": "reduced",
+                    "expect": "fid[biased] / fid[full] <= 1.1",
+                    "why": "The paper loses 11 % on one set and gains on another; 10 % is its own "
+                    "word.",
+                }
+            ]
+        },
+        "biased-best": {
+            "checks": [
+                {
+                    "id": "biased-best",
+                    "tier": "reduced",
+                    "expect": "fid[biased] <= fid[uniform]",
+                    "why": "The paper gains 7 %; any gain counts.",
+                }
+            ]
+        },
+        "size": {
+            "checks": [
+                {
+                    "id": "size",
+                    "tier": "structural",
+                    "expect": "0.25 <= size[biased] / size[full] <= 0.26",
+                    "why": "Eight bits against 32, plus one scale per channel.",
+                    "comparable": True,
+                }
+            ]
+        },
+    }
+}
+
+
 def eight_runs(rng: np.random.Generator) -> dict:
     runs = {}
     for seed in range(SEEDS):
@@ -406,16 +467,17 @@ def eight_runs(rng: np.random.Generator) -> dict:
 
 
 METHODS = {
-    "masked-text": (MASKED, MASKED_RUN, masked_runs),
-    "eight-bit": (EIGHT, EIGHT_RUN, eight_runs),
+    "masked-text": (MASKED, MASKED_RUN, MASKED_CHECKS, masked_runs),
+    "eight-bit": (EIGHT, EIGHT_RUN, EIGHT_CHECKS, eight_runs),
 }
 
 
 def write_cards(root: Path) -> None:
-    for slug, (about, experiment, _) in METHODS.items():
+    for slug, (about, experiment, checks, _) in METHODS.items():
         folder = root / "methods" / slug.replace("-", "_")
         folder.mkdir(parents=True)
-        for name, content in (("paper", about), ("experiment", experiment)):
+        cards = {"paper": about, "experiment": experiment, "checks": checks}
+        for name, content in cards.items():
             text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False)
             (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
@@ -454,7 +516,7 @@ def pictures(rng: np.random.Generator) -> np.ndarray:
 
 def write_work(root: Path, work: Path, scale: str = SCALE) -> None:
     """Records, arrays and verdicts of all invented methods under `work`."""
-    for slug, (_, experiment, make) in METHODS.items():
+    for slug, (_, experiment, _, make) in METHODS.items():
         rng = np.random.default_rng(7)
         for (arm, seed), measured in make(rng).items():
             folder = work / "runs" / slug / arm / str(seed)

@@ -130,7 +130,7 @@ def test_text_of_cards_is_escaped(bare):
     card = yaml.safe_load(path.read_text(encoding="utf-8"))
     card["summary"] = "<script>alert(1)</script> and `a < b`"
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
-    inputs.library.load.cache_clear()
+    inputs.library.forget()
     text = page.write_page(bare.scale, bare.work, bare.out, bare.root).read_text("utf-8")
     assert "alert(1)</script>" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -202,7 +202,7 @@ def test_a_figure_that_fails_is_named(bare, run, message):
     card = yaml.safe_load(path.read_text(encoding="utf-8"))
     card["figures"][0]["run"] = run
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
-    inputs.library.load.cache_clear()
+    inputs.library.forget()
     with pytest.raises(ReproError, match=f"eight-bit: figure 'samples' .*{message}"):
         figures.write_figures("eight-bit", bare.scale, bare.work, bare.out, bare.root)
 

@@ -169,7 +169,7 @@ def test_reserved_and_empty_tables(bare):
     card = yaml.safe_load(path.read_text(encoding="utf-8"))
     card["tables"][0]["id"] = "cost"
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
-    inputs.library.load.cache_clear()
+    inputs.library.forget()
     with pytest.raises(ReproError, match="a table may not be called 'cost'"):
         tables.write_tables("eight-bit", bare.scale, bare.work, bare.out, bare.root)
 
