@@ -3,12 +3,16 @@ import shutil
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from repro import places
 from repro.suite import definitions, fingerprint, plan, provenance
 from repro.suite.cards import library
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine draws examples slowly; that says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def stale(copied, monkeypatch):
 
 NOTHING = {
     "the version": ("repro/__init__.py", '"0.1.0"', '"0.1.1"'),
-    "the text of a progress bar": ("repro/display.py", '"%s %d%s"', '"%s at %d%s"'),
+    "the text of a progress bar": ("repro/display.py", "steps/s", "steps a second"),
     "a new name among the metrics": ("repro/metrics/fid.py", "\n\n\ndef ", "\n\nNEW = 1\n\n\ndef "),
     "a citation of a dataset": ("repro/data/sets/digits.py", "E. Alpaydin", "Alpaydin"),
     "where a dataset comes from": ("repro/data/sets/digits.py", "scikit-learn==", "scikit-learn>="),
@@ -113,7 +113,7 @@ def test_an_edit_of_the_exact_identities_reruns_their_arms_alone(stale):
 
 
 def test_an_edit_of_one_sampler_reruns_those_that_use_it(stale):
-    found, jobs = stale("repro/diffusion/samplers.py", "def heun(", "def heun(_=0, ")
+    found, jobs = stale("repro/diffusion/samplers.py", "def heun(\n", "def heun(\n    _: int,\n")
     users = {job[1] for job in found}
     assert len(found) < len(jobs) / 4 and "radd" not in users and "diffusion-couple" not in users
 
