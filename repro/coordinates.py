@@ -10,6 +10,33 @@ def at_key(at: dict[str, object]) -> str:
     return ",".join(f"{k}={canonical(at[k])}" for k in sorted(at))
 
 
+def from_key(key: str) -> dict[str, object]:
+    """The coordinates that :func:`at_key` wrote: numbers, true and false, and words.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    at: dict[str, object] = {}
+    for part in key.split(",") if key else ():
+        name, equals, text = part.partition("=")
+        if not name or not equals:
+            raise ValueError(f"`{key}` is not of the form name=value,name=value")
+        at[name] = _value(text)
+    return at
+
+
+def _value(text: str) -> object:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number) or canonical(number) != text:
+        return text
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number
+
+
 def canonical(value: object) -> str:
     """One text for equal values: ``True``, ``64.0`` and ``"64"`` become true, 64 and 64."""
     if isinstance(value, bool):

@@ -22,9 +22,10 @@ from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite.cards.loading import read
-from repro.suite.report import inputs, style, tables
-from repro.suite.report.figures import PRESENTATION, describe
+from repro.suite.records import to_csv
+from repro.suite.report import figures, inputs, style, tables
 from repro.suite.report.formatting import Summary, summarise, with_interval
+from repro.suite.report.results import NotKept
 
 FOLDER = "comparisons"
 
@@ -119,9 +120,7 @@ def _training(report: inputs.Report, row: Row) -> str:
     seconds = 0.0
     for name in row.models:
         found = [
-            record["wall_s"]
-            for record in report.results.model_records
-            if record["folder"].parent.name == name
+            record["wall_s"] for record in report.results.model_records if record["arm"] == name
         ]
         if not found:
             raise ReproError(
@@ -388,44 +387,49 @@ COLUMNS = [
 ]
 
 
-def write_comparisons(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
-    """Write every comparison of a scale to ``out/tables/comparisons`` and ``out/figures/…``.
+def files(card: Comparison, identity: str, reports: Sequence[inputs.Report]) -> dict[str, str]:
+    """A comparison as Markdown and CSV: text by file name; none where nothing of it ran."""
+    made = table(identity, card, reports)
+    if made is None:
+        return {}
+    return {
+        f"{identity}.md": made.markdown(),
+        f"{identity}.csv": to_csv(made.records, COLUMNS),
+    }
+
+
+def write(
+    reports: Sequence[inputs.Report],
+    folder_of_tables: Path,
+    folder_of_figures: Path,
+    root: Path | None = None,
+    kept: Path | None = None,
+) -> list[str]:
+    """Write every comparison of a scale, tables and figures.
+
+    Args:
+        kept: folder of earlier drawings, see `figures.write`.
+
+    Returns:
+        The ids of the figures that were taken over from there.
 
     Raises:
         ReproError: a mistake in a card, or records that cannot be read.
     """
-    reports = inputs.load_all(scale, work, root)
-    written = []
+    taken_over = []
     for identity, card in load(root).items():
-        made = table(identity, card, reports)
-        if made is None:
-            continue
-        for suffix, text in (
-            ("md", made.markdown()),
-            ("csv", tables.to_csv(made.records, COLUMNS)),
-        ):
-            path = Path(out) / "tables" / FOLDER / f"{identity}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.write_text(path, text)
-            written.append(path)
+        for name, text in files(card, identity, reports).items():
+            store.write_text(folder_of_tables / name, text)
+        about = figures.words(card)
         with style.context():
-            figure = draw(card, reports)
-            if figure is None:
+            try:
+                figure = draw(card, reports)
+            except NotKept:
+                folder_of_figures.mkdir(parents=True, exist_ok=True)
+                if kept is None or not figures.take_over(identity, kept, folder_of_figures, about):
+                    raise
+                taken_over.append(identity)
                 continue
-            folder = Path(out) / "figures" / FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
-            for suffix in ("png", "svg"):
-                path = folder / f"{identity}.{suffix}"
-                with store.atomic(path) as temporary:
-                    figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
-                written.append(path)
-        about = {
-            "id": identity,
-            "title": card.title,
-            "caption": made.caption,
-            "alt": describe(figure),
-            "inches": round(float(figure.get_figwidth()), 2),
-        }
-        store.write_json(folder / f"{identity}.json", about)
-        written.append(folder / f"{identity}.json")
-    return written
+            if figure is not None:
+                figures.save(figure, folder_of_figures, identity, about, ["png", "svg"])
+    return taken_over

@@ -14,9 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from repro import store
-from repro.errors import ReproError
 from repro.suite.cards.paper import Claim, ReferenceTable
-from repro.suite.report import comparisons, inputs, ledger, tables
+from repro.suite.report import comparisons, figures, inputs, ledger, tables
 from repro.suite.report.formatting import interval, number, seconds
 from repro.suite.report.inputs import (
     EVIDENCE,
@@ -41,45 +40,31 @@ WIDEST_PICTURE = 1200
 """Pixels to which such a picture is reduced; the page shows at most 940 units of width."""
 
 
-def write_page(scale: str, work: Path, out: Path, root: Path | None = None) -> Path:
-    """Write the page of a scale.
+def write(source: inputs.Source, reports: list[Report], path: Path) -> Path:
+    """Write the page of a scale; returns it.
 
-    Reads the verdicts and runs under `work`, and the figures that `write_figures` put under
-    `out/figures/<slug>`; a figure that was not drawn yet is left out with a remark.
-
-    Args:
-        scale: name of the scale.
-        work: folder of the scale.
-        out: the report's folder; the page is `out/index.html`.
-        root: folder that holds `methods/`, by default the repository.
-
-    Returns:
-        The file written.
+    A figure that its source has not is left out with a remark.
 
     Raises:
-        ReproError: no method has verdicts at this scale, or inputs cannot be read.
+        ReproError: inputs cannot be read.
     """
-    reports = inputs.load_all(scale, work, root)
-    if not reports:
-        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
-    page = Path(out) / "index.html"
-    store.write_text(page, render(scale, reports, Path(out) / "figures", root))
-    return page
+    store.write_text(path, render(source, reports))
+    return path
 
 
-def render(scale: str, reports: list[Report], drawings: Path, root: Path | None = None) -> str:
-    """HTML of the page; `drawings` is the folder with the figures of each method."""
+def render(source: inputs.Source, reports: list[Report]) -> str:
+    """HTML of the page."""
     counts = {v: sum(r.counts()[v] for r in reports) for v in VERDICTS}
     return (
         _templates()
         .get_template("page.html.j2")
         .render(
-            scale=scale,
-            scale_meaning=SCALE_MEANINGS.get(scale, ""),
+            scale=source.scale,
+            scale_meaning=SCALE_MEANINGS.get(source.scale, ""),
             counts=counts,
             environment=ledger.environment(reports),
-            papers=[_paper(report, drawings) for report in reports],
-            comparisons=_comparisons(reports, drawings, root),
+            papers=[_paper(report) for report in reports],
+            comparisons=_comparisons(source, reports),
             verdicts=VERDICTS,
             tiers=TIERS,
             meanings=MEANINGS,
@@ -141,9 +126,9 @@ def breakable(text: str) -> Markup:
 # A paper ----------------------------------------------------------------------------------------
 
 
-def _paper(report: Report, drawings: Path) -> dict[str, Any]:
+def _paper(report: Report) -> dict[str, Any]:
     paper, experiment = report.paper, report.experiment
-    figures, missing = _figures(report, drawings / report.paper.slug)
+    drawn, missing = _figures(report)
     everything = tables.measurement_tables(report)
     return {
         "card": paper,
@@ -152,7 +137,7 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
         "bibtex": paper.bibtex(),
         "counts": report.counts(),
         "claims": [_claim(report, claim) for claim in paper.claims],
-        "figures": figures,
+        "figures": drawn,
         "missing_figures": missing,
         "tables": [tables.card_table(report, card) for card in experiment.tables],
         "measurements": everything,
@@ -165,10 +150,10 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
     }
 
 
-def _comparisons(reports: list[Report], drawings: Path, root: Path | None) -> list[dict[str, Any]]:
-    folder = drawings / comparisons.FOLDER
+def _comparisons(source: inputs.Source, reports: list[Report]) -> list[dict[str, Any]]:
+    folder = source.drawings(comparisons.FOLDER)
     found = []
-    for identity, card in comparisons.load(root).items():
+    for identity, card in comparisons.load(source.root).items():
         made = comparisons.table(identity, card, reports)
         if made is None:
             continue
@@ -285,17 +270,16 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
     return Markup("".join(parts))
 
 
-def _figures(report: Report, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _figures(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
     found, missing = [], []
-    for card in report.experiment.figures:
-        if card.scales is not None and report.scale not in card.scales:
-            continue
-        about = folder / f"{card.id}.json"
+    for card in figures.cards(report):
+        about = report.drawings / f"{card.id}.json"
         if not about.is_file():
             missing.append(card.title)
             continue
         figure = store.read_json(about)
-        found.append({**figure, "wide": figure["inches"] > 4.5, "uri": _data_uri(folder, card.id)})
+        uri = _data_uri(report.drawings, card.id)
+        found.append({**figure, "wide": figure["inches"] > 4.5, "uri": uri})
     return found, missing
 
 
@@ -326,8 +310,8 @@ def _provenance(report: Report) -> dict[str, Any]:
         ("model", report.results.model_records),
         ("shared model", report.zoo_records),
     ):
-        for name in dict.fromkeys(r["folder"].parent.name for r in records):
-            own = [r for r in records if r["folder"].parent.name == name]
+        for name in dict.fromkeys(r["arm"] for r in records):
+            own = [r for r in records if r["arm"] == name]
             rows.append(
                 {
                     "name": name,

@@ -9,8 +9,6 @@ interval of the best one (the seeds cannot tell them apart) are in italics.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,7 @@ from tabulate import tabulate
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.suite.report import inputs
+from repro.suite.records import to_csv
 from repro.suite.report.formatting import (
     Summary,
     interval,
@@ -89,24 +87,6 @@ class Table:
         )
         parts = [f"{'#' * level} {self.title}", self.caption, body, *self.notes]
         return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def to_csv(records: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
-    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({key: _field(record.get(key)) for key in columns})
-    return out.getvalue()
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 # Claims -----------------------------------------------------------------------------------------
@@ -548,7 +528,7 @@ def _run_costs(report: Report) -> Table:
     evaluations = next((n for n in ("nfe", "calls") if n in report.experiment.measurements), None)
     rows, records = [], []
     for arm in results.arms():
-        runs = [r for r in results.records if r["folder"].parent.name == arm]
+        runs = [r for r in results.records if r["arm"] == arm]
         count = ""
         if evaluations and results.has(evaluations, arm):
             values = results.frame[
@@ -559,8 +539,8 @@ def _run_costs(report: Report) -> Table:
         rows.append(_cost_row(results.title(arm), "run", runs, count))
         records += _cost_records(arm, "run", runs)
     for kind, group in (("model", results.model_records), ("shared model", report.zoo_records)):
-        for name in dict.fromkeys(r["folder"].parent.name for r in group):
-            made = [r for r in group if r["folder"].parent.name == name]
+        for name in dict.fromkeys(r["arm"] for r in group):
+            made = [r for r in group if r["arm"] == name]
             card = report.experiment.models.get(name) if kind == "model" else None
             rows.append(_cost_row((card and card.title) or name, kind, made, ""))
             records += _cost_records(name, kind, made)
@@ -607,55 +587,45 @@ def _cost_records(name: str, kind: str, runs: list[dict[str, Any]]) -> list[dict
 # Writing --------------------------------------------------------------------------------------
 
 
-def write_tables(
-    method: str, scale: str, work: Path, out: Path, root: Path | None = None
-) -> list[Path]:
-    """Write all tables of a method as Markdown and CSV.
+def files(report: Report) -> dict[str, str]:
+    """All tables of a method as Markdown and CSV: text by file name.
 
-    Files: `claims`, one per table of the card, `measurements` (all that was measured) and `cost`
+    `claims`, one per table of the card, `measurements` (all that was measured) and `cost`
     (everything that depends on the clock).
 
-    Args:
-        method: slug.
-        scale: name of the scale.
-        work: folder of the scale.
-        out: the report's folder; tables go to `out/tables/<slug>/`.
-        root: folder that holds `methods/`, by default the repository.
-
-    Returns:
-        The files written.
-
     Raises:
-        ReproError: verdicts or records are missing, or a table of the card cannot be made.
+        ReproError: a table of the card cannot be made.
     """
-    report = inputs.load(method, scale, work, root)
     claims = claims_table(report)
     everything = measurement_tables(report)
-    files = {
+    costs = cost_tables(report)
+    made = {
         "claims.md": claims.markdown(),
         "claims.csv": to_csv(claims.records, CLAIM_COLUMNS),
         "measurements.md": "\n".join(
             [
-                f"# {report.paper.short}: everything measured at scale {scale}\n",
+                f"# {report.paper.short}: everything measured at scale {report.scale}\n",
                 *(table.markdown(2) for table in everything),
             ]
         ),
         "measurements.csv": to_csv(
             [record for table in everything for record in table.records], MEASUREMENT_COLUMNS
         ),
+        "cost.md": "\n".join(
+            [costs[0].markdown(1), *(table.markdown(2) for table in costs[1:])],
+        ),
+        "cost.csv": to_csv(costs[0].records, COST_COLUMNS),
     }
-    costs = cost_tables(report)
-    files["cost.md"] = "\n".join(
-        [costs[0].markdown(1), *(table.markdown(2) for table in costs[1:])]
-    )
-    files["cost.csv"] = to_csv(costs[0].records, COST_COLUMNS)
     for card in report.experiment.tables:
         table = card_table(report, card)
-        files[f"{card.id}.md"] = table.markdown()
-        files[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
-    written = []
-    for name, text in files.items():
-        path = Path(out) / "tables" / report.paper.slug / name
-        store.write_text(path, text)
-        written.append(path)
-    return written
+        made[f"{card.id}.md"] = table.markdown()
+        made[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
+    return made
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write all tables of a method into a folder; returns the files."""
+    made = files(report)
+    for name, text in made.items():
+        store.write_text(folder / name, text)
+    return [folder / name for name in made]
