@@ -11,7 +11,7 @@ def at_key(at: dict[str, object]) -> str:
 
 
 def from_key(key: str) -> dict[str, object]:
-    """The coordinates that :func:`at_key` wrote: numbers, true and false, and words.
+    """The coordinates that :func:`at_key` wrote, as numbers and words.
 
     Raises:
         ValueError: the text is not of that form.
@@ -26,8 +26,6 @@ def from_key(key: str) -> dict[str, object]:
 
 
 def _value(text: str) -> object:
-    if text in ("true", "false"):
-        return text == "true"
     try:
         number = float(text)
     except ValueError:

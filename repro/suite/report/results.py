@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repro.coordinates import at_key
+from repro.coordinates import at_key, from_key
 from repro.errors import ReproError
 from repro.suite.records import Record, read_work
 
@@ -40,10 +40,10 @@ def _frame(records: Iterable[Record], order: list[str], first: str) -> pd.DataFr
     for record in records:
         name = record["arm"]
         for measured in record["measurements"] or ():
-            at = dict(measured.get("at") or {})
-            rows.append(
-                (name, record["seed"], measured["name"], at, at_key(at), float(measured["value"]))
-            )
+            key = at_key(measured["at"])
+            # read back from its text, so that it is the same whether or not it was committed
+            at, value = from_key(key), float(measured["value"])
+            rows.append((name, record["seed"], measured["name"], at, key, value))
     place = {name: index for index, name in enumerate(order)}
     rows.sort(key=lambda r: (place.get(r[0], len(place)), r[0], r[1]))
     return pd.DataFrame(rows, columns=[first, *COLUMNS[1:]])
