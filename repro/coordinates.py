@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 
@@ -16,13 +17,18 @@ def from_key(key: str) -> dict[str, object]:
     Raises:
         ValueError: the text is not of that form.
     """
-    at: dict[str, object] = {}
+    return dict(_parts(key))
+
+
+@functools.cache
+def _parts(key: str) -> tuple[tuple[str, object], ...]:
+    parts = []
     for part in key.split(",") if key else ():
         name, equals, text = part.partition("=")
         if not name or not equals:
             raise ValueError(f"`{key}` is not of the form name=value,name=value")
-        at[name] = _value(text)
-    return at
+        parts.append((name, _value(text)))
+    return tuple(parts)
 
 
 def _value(text: str) -> object:

@@ -42,12 +42,12 @@ ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, g
 def main() -> None:
     """Run the command line; user errors become one line and a non-zero status."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # what a command returns, or the status of its Exit
     except ReproError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (typer.Exit, typer.Abort) as stop:
-        sys.exit(getattr(stop, "exit_code", 1))
+    except typer.Abort:
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -58,6 +58,7 @@ def main() -> None:
             print(f"error: {error.format_message()}", file=sys.stderr)
             sys.exit(2)
         raise
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 @app.command("list")
@@ -184,25 +185,36 @@ def ledger(scale: str) -> None:
 def check(
     results: Annotated[Path, typer.Option(help="committed results")] = ROOT / "results",
 ) -> None:
-    """Derive every verdict of the committed results again from their measurements."""
-    from repro.suite import results as committed
+    """Hold the committed results against cards and code; derive again all that follows."""
+    from repro.suite.results import check as checking
 
-    differences = committed.check(results)
+    differences = checking.check(results)
     for line in differences:
         print(line, file=sys.stderr)
     if differences:
         raise typer.Exit(1)
+    print(f"{results}: every file follows from its runs, and every run from the code of today")
 
 
 @app.command()
-def publish(scale: str) -> None:
-    """Copy a finished scale's records, tables and figures into results/<scale>/."""
-    from repro.suite import results as committed
+def publish(
+    scale: str, methods: Annotated[list[str] | None, typer.Argument(help="default: all")] = None
+) -> None:
+    """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
+    from repro.suite.results import publish as publishing
 
-    if scale == "smoke":
-        raise ReproError("smoke output is not evidence and is never published; use small or gpu")
-    target = committed.publish(runner.Options(scale), ROOT / "results")
-    out.print(f"published to {target}; look at it, then commit it")
+    for line in publishing.publish(runner.Options(scale), ROOT / "results", methods or []):
+        out.print(line, highlight=False)
+    out.print(f"published to {ROOT / 'results' / scale}; look at it, then commit it")
+
+
+@app.command()
+def unpublish(scale: str, method: str) -> None:
+    """Remove a method's results from results/<scale>/."""
+    from repro.suite.results import publish as publishing
+
+    publishing.unpublish(scale, method, ROOT / "results")
+    out.print(f"removed {ROOT / 'results' / scale / method}")
 
 
 @app.command()

@@ -193,6 +193,7 @@ def read_runs(folder: Path, scale: str) -> list[Record]:
     for number, row in enumerate(read_rows(path, RECORDS), 2):
         with at_line(path, number):
             record = _record(row, row["method"], row["arm"], scale)
+            record["measured_sha256"] = row["measured_sha256"]
             records.setdefault((record["arm"], record["seed"]), record)
     path = folder / "runs.csv"
     for number, row in enumerate(read_rows(path, RUNS), 2):

@@ -8,7 +8,7 @@ there, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +51,10 @@ class Row(_Strict):
     pictures: str = ""
 
 
+Rows = list[tuple[Row, dict[str, Any]]]
+"""Rows that ran, each with (measurement → values over seeds)."""
+
+
 class Comparison(_Strict):
     """A card under ``comparisons/``."""
 
@@ -73,7 +77,16 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     return {path.stem: read(path, Comparison) for path in paths}
 
 
-def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row, dict[str, Any]]]:
+def ran(
+    reports: Sequence[inputs.Report], root: Path | None = None
+) -> Iterator[tuple[str, Comparison, Rows]]:
+    """Id, card and rows of every comparison of which something ran."""
+    for identity, card in load(root).items():
+        if rows := found(card, reports):
+            yield identity, card, rows
+
+
+def found(card: Comparison, reports: Sequence[inputs.Report]) -> Rows:
     """The rows that ran, each with (measurement → values over seeds); none where fewer than two
     papers have any.
 
@@ -131,11 +144,10 @@ def _training(report: inputs.Report, row: Row) -> str:
     return f"{seconds / 60:.1f}" if row.models else "–"
 
 
-def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:
-    """The comparison as a table, best of each group in bold; None where nothing of it ran."""
-    rows = found(card, reports)
-    if not rows:
-        return None
+def table(
+    identity: str, card: Comparison, reports: Sequence[inputs.Report], rows: Rows
+) -> tables.Table:
+    """The comparison as a table of the rows that ran, best of each group in bold."""
     by_slug = {report.paper.slug: report for report in reports}
     summaries = [{name: summarise(v) for name, v in values.items()} for _, values in rows]
     marks: dict[tuple[int, str], str] = {}
@@ -197,9 +209,7 @@ def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> 
     )
 
 
-def _heading(
-    name: str, reports: Sequence[inputs.Report], rows: Sequence[tuple[Row, dict[str, Any]]]
-) -> str:
+def _heading(name: str, reports: Sequence[inputs.Report], rows: Rows) -> str:
     """The title of a measurement by the first paper that has it."""
     for row, values in rows:
         if name in values:
@@ -209,19 +219,19 @@ def _heading(
     return name
 
 
-def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
-    return [name for name in card.measurements if any(name in values for _, values in rows)]
+def drawn(card: Comparison, rows: Rows) -> list[str]:
+    """The measurements that the figure shows: those of the card that any row has."""
+    return [name for name in card.figure if any(name in values for _, values in rows)]
 
 
-def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
-    """What the card says to draw, or None where nothing of it ran.
+def draw(card: Comparison, reports: Sequence[inputs.Report], rows: Rows) -> Figure | None:
+    """What the card says to draw of the rows that ran, or None where that is nothing.
 
     A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean; or, with
     ``along``, a panel a group with its curves over that coordinate and all others in grey, and
     below them samples of the rows that have pictures.
     """
-    rows = found(card, reports)
-    names = [name for name in card.figure if name in _measured(card, rows)]
+    names = drawn(card, rows)
     if not names:
         return None
     draw_rows = _curves if card.along is not None else _dots
@@ -231,7 +241,7 @@ def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
 def _curves(
     card: Comparison,
     reports: Sequence[inputs.Report],
-    rows: Sequence[tuple[Row, dict[str, Any]]],
+    rows: Rows,
     names: Sequence[str],
 ) -> Figure:
     by_slug = {report.paper.slug: report for report in reports}
@@ -329,7 +339,7 @@ def _first(report: inputs.Report, arm: str) -> int:
 def _dots(
     card: Comparison,
     reports: Sequence[inputs.Report],
-    rows: Sequence[tuple[Row, dict[str, Any]]],
+    rows: Rows,
     names: Sequence[str],
 ) -> Figure:
     rows = [(row, values) for row, values in rows if any(name in values for name in names)]
@@ -387,11 +397,11 @@ COLUMNS = [
 ]
 
 
-def files(card: Comparison, identity: str, reports: Sequence[inputs.Report]) -> dict[str, str]:
-    """A comparison as Markdown and CSV: text by file name; none where nothing of it ran."""
-    made = table(identity, card, reports)
-    if made is None:
-        return {}
+def files(
+    identity: str, card: Comparison, reports: Sequence[inputs.Report], rows: Rows
+) -> dict[str, str]:
+    """A comparison as Markdown and CSV: text by file name."""
+    made = table(identity, card, reports, rows)
     return {
         f"{identity}.md": made.markdown(),
         f"{identity}.csv": to_csv(made.records, COLUMNS),
@@ -417,13 +427,13 @@ def write(
         ReproError: a mistake in a card, or records that cannot be read.
     """
     taken_over = []
-    for identity, card in load(root).items():
-        for name, text in files(card, identity, reports).items():
+    for identity, card, rows in ran(reports, root):
+        for name, text in files(identity, card, reports, rows).items():
             store.write_text(folder_of_tables / name, text)
         about = figures.words(card)
         with style.context():
             try:
-                figure = draw(card, reports)
+                figure = draw(card, reports, rows)
             except NotKept:
                 folder_of_figures.mkdir(parents=True, exist_ok=True)
                 if kept is None or not figures.take_over(identity, kept, folder_of_figures, about):

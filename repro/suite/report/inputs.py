@@ -16,8 +16,9 @@ from repro.errors import ReproError
 from repro.store import read_json
 from repro.suite import expression, records, verdict
 from repro.suite.cards import library
+from repro.suite.cards.checks import CheckCard
 from repro.suite.cards.experiment import Experiment
-from repro.suite.cards.method import Method
+from repro.suite.cards.method import Method, ModelRef
 from repro.suite.cards.paper import Claim, Paper
 from repro.suite.records import Record
 from repro.suite.report.formatting import number
@@ -92,9 +93,13 @@ class Report:
         verdicts = [self.claim_verdict(claim.id) for claim in self.paper.claims]
         return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
+    @functools.cached_property
+    def _cards_of_checks(self) -> dict[str, CheckCard]:
+        return self.method.checks(self.scale)
+
     def paper_says(self, check: dict[str, Any]) -> str:
         """The paper's number that stands beside a check: the check's own, or else the claim's."""
-        card = self.method.checks(self.scale).get(check["id"])
+        card = self._cards_of_checks.get(check["id"])
         if card is not None and card.paper:
             return card.paper
         return paper_number(self.paper.claim(check["claim"]))
@@ -235,23 +240,29 @@ def _with_arrays(run: Record, kept: Record | None) -> Record:
 
 
 def load(slug: str, source: Source) -> Report:
-    """Read one method from a source; runs and models that its card of today has not are left out.
+    """Read one method from a source.
 
     Raises:
         ReproError: no such method, or its verdicts or records are missing or not readable.
     """
-    card, scale = library.load(slug, source.root), source.scale
+    card = library.load(slug, source.root)
+    owners = {ref.owner for ref in _models_of(card, source.scale)}
+    return report_of(card, source, source.runs(slug), source.models(slug, owners))
+
+
+def report_of(card: Method, source: Source, runs: list[Record], models: list[Record]) -> Report:
+    """One method with its runs and models; those that its card of today has not are left out.
+
+    Raises:
+        ReproError: its verdicts cannot be read or derived.
+    """
+    scale = source.scale
     planned = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
-    runs = [run for run in source.runs(card.slug) if (run["arm"], run["seed"]) in planned]
-    refs = {(r.owner, r.name, r.seed) for r in card.in_order(scale, card.models(scale))}
-    models = sorted(
-        (
-            model
-            for model in source.models(card.slug, {owner for owner, _, _ in refs})
-            if (model["method"], model["arm"], model["seed"]) in refs
-        ),
-        key=lambda model: (model["method"], model["arm"], model["seed"]),
-    )
+    runs = [run for run in runs if (run["arm"], run["seed"]) in planned]
+    known = {(ref.owner, ref.name, ref.seed) for ref in _models_of(card, scale)}
+    by_place = {(model["method"], model["arm"], model["seed"]): model for model in models}
+    used = [by_place[place] for place in sorted(known & by_place.keys())]
+    own = [model for model in used if model["method"] == card.slug]
     judged = source.verdicts(card, runs)
     try:
         claims = {claim["id"]: claim for claim in judged["claims"]}
@@ -261,21 +272,19 @@ def load(slug: str, source: Source) -> Report:
             f"{card.slug} at scale {scale}: its verdicts cannot be read ({error}); judge it again"
         ) from error
     return Report(
-        card,
-        scale,
-        Results(
-            card.paper,
-            card.experiment,
-            scale,
-            runs,
-            [model for model in models if model["method"] == card.slug],
-        ),
-        checks,
-        claims,
-        [model for model in models if model["method"] != card.slug],
-        source.findings(card),
-        source.drawings(card.slug),
+        method=card,
+        scale=scale,
+        results=Results(card.paper, card.experiment, scale, runs, own),
+        checks=checks,
+        claims=claims,
+        zoo_records=[model for model in used if model["method"] != card.slug],
+        published_findings=source.findings(card),
+        drawings=source.drawings(card.slug),
     )
+
+
+def _models_of(card: Method, scale: str) -> list[ModelRef]:
+    return card.in_order(scale, card.models(scale))
 
 
 def load_all(source: Source) -> list[Report]:

@@ -153,10 +153,8 @@ def _paper(report: Report) -> dict[str, Any]:
 def _comparisons(source: inputs.Source, reports: list[Report]) -> list[dict[str, Any]]:
     folder = source.drawings(comparisons.FOLDER)
     found = []
-    for identity, card in comparisons.load(source.root).items():
-        made = comparisons.table(identity, card, reports)
-        if made is None:
-            continue
+    for identity, card, rows in comparisons.ran(reports, source.root):
+        made = comparisons.table(identity, card, reports, rows)
         figure = None
         if (about := folder / f"{identity}.json").is_file():
             figure = {**store.read_json(about), "wide": True, "uri": _data_uri(folder, identity)}

@@ -29,8 +29,8 @@ from repro import store
 from repro.errors import ReproError
 from repro.places import short
 from repro.suite import records
-from repro.suite.report import comparisons, ledger, tables
-from repro.suite.report.inputs import Report
+from repro.suite.report import ledger, tables
+from repro.suite.report.inputs import Report, findings_of
 
 MANIFEST = "manifest.sha256"
 MEASURED = ("runs.csv", "records.csv", "models.csv")
@@ -46,17 +46,8 @@ def of_method(report: Report) -> dict[str, str]:
         "records.csv": records.records_csv(runs),
         "models.csv": records.models_csv([*report.results.model_records, *report.zoo_records]),
         "claims.csv": records.to_csv(claims, tables.CLAIM_COLUMNS),
-        "findings.json": store.json_text(report.published_findings),
+        "findings.json": store.json_text(findings_of(report.method, report.scale)),
         **{f"tables/{name}": text for name, text in tables.files(report).items()},
-    }
-
-
-def of_comparisons(reports: Sequence[Report], root: Path | None = None) -> dict[str, str]:
-    """Text by path of the tables across methods."""
-    return {
-        f"tables/{name}": text
-        for identity, card in comparisons.load(root).items()
-        for name, text in comparisons.files(card, identity, reports).items()
     }
 
 

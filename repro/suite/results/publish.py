@@ -7,7 +7,7 @@ from the union.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
     if records.committed(folder):
         reports = inputs.load_all(inputs.Committed(scale, folder, arrays=work))
         across = folder / comparisons.FOLDER
-        if layout.of_comparisons(reports):
+        if any(comparisons.ran(reports)):
             with store.atomic_folder(across) as temporary:
                 places = temporary / "tables", temporary / "figures"
                 kept = comparisons.write(reports, *places, kept=across / "figures")
