@@ -209,11 +209,32 @@ def publish(
 
 
 @app.command()
+def carry(
+    scale: str,
+    method: str,
+    arm: Annotated[str, typer.Option(help="a cheap arm to rerun and compare bit for bit")],
+    reason: Annotated[str, typer.Option(help="why a change of the code left the numbers alone")],
+    seed: Annotated[int | None, typer.Option(help="default: the arm's first")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--except", help="leave this arm stale (repeatable)")
+    ] = None,
+) -> None:
+    """Declare that committed results are those of today's code, after rerunning one arm of them."""
+    from repro.suite.results import carry as carrying
+
+    count = carrying.carry(
+        library.load(method), scale, ROOT / "results", arm, reason, seed, without or []
+    )
+    out.print(f"{method}: {count} runs and models declared; look at carried.csv, then commit it")
+
+
+@app.command()
 def unpublish(scale: str, method: str) -> None:
     """Remove a method's results from results/<scale>/."""
     from repro.suite.results import publish as publishing
 
-    publishing.unpublish(scale, method, ROOT / "results")
+    for line in publishing.unpublish(scale, method, ROOT / "results"):
+        out.print(line, highlight=False)
     out.print(f"removed {ROOT / 'results' / scale / method}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import records, verdict
+from repro.suite import provenance, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
@@ -50,8 +50,8 @@ def publish(options: Options, results: Path, slugs: Sequence[str] = ()) -> list[
     return said + derive(scale, results, options.base)
 
 
-def unpublish(scale: str, slug: str, results: Path) -> None:
-    """Remove the committed results of a method.
+def unpublish(scale: str, slug: str, results: Path) -> list[str]:
+    """Remove the committed results of a method; returns what else was done, a line each.
 
     Raises:
         ReproError: there are none.
@@ -62,7 +62,7 @@ def unpublish(scale: str, slug: str, results: Path) -> None:
             f"{slug} has no results of scale {scale}; published are {', '.join(known) or 'none'}"
         )
     store.remove_folder(results / scale / slug)
-    derive(scale, results)
+    return derive(scale, results)
 
 
 def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
@@ -183,7 +183,9 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
         )
     from_work = [record for record in made.values() if record["folder"] is not None]
     fresh = from_work + [record for record in trained.values() if record["folder"] is not None]
-    dirty = sorted({f"{r['method']}/{r['arm']}" for r in fresh if _is_dirty(r["commit"])})
+    dirty = sorted(
+        {f"{r['method']}/{r['arm']}" for r in fresh if provenance.is_uncommitted(r["commit"])}
+    )
     if dirty:
         more = ", …" if len(dirty) > 3 else ""
         raise ReproError(
@@ -217,7 +219,3 @@ def _choose(
         if row is not None and old["fingerprint"] != identity:
             needed.append(row)
     return chosen, missing, needed
-
-
-def _is_dirty(commit: str) -> bool:
-    return "+changes" in commit or commit == "unknown"
