@@ -15,15 +15,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from repro import __version__, store
 from repro.errors import ReproError
 from repro.places import ROOT, work_root
-from repro.suite import judging, reporting
+from repro.suite import judging, records, reporting
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
-from repro.suite.cards.method import ModelRef
+from repro.suite.cards.method import Method, ModelRef
+from repro.suite.plan import methods_at
+from repro.suite.report import inputs, summary
+from repro.suite.report.formatting import seconds
+from repro.suite.words import VERDICTS
 
 app = typer.Typer(
     add_completion=False,
@@ -83,37 +88,55 @@ def list_methods() -> None:
 @app.command()
 def show(paper: str) -> None:
     """A paper's facts, claims, experiment, and the data that it uses."""
-    from repro import data
-
     method = library.load(paper)
-    card, experiment = method.paper, method.experiment
+    card = method.paper
     out.print(f"[bold]{card.short}[/bold]  {card.citation()}", highlight=False)
     if card.repository:
         out.print(f"code: {card.repository.url} at {card.repository.commit}", highlight=False)
     out.print(f"licence: {card.licence.model_dump(exclude_none=True)}", highlight=False)
     out.print(f"\n{card.summary}\n", highlight=False)
-    claims = Table("claim", "statement", "paper", "where", "evidence", title="Claims")
-    for claim in card.claims:
+    for table in (_claims_of_paper(method), _arms(method), _checks(method), _datasets(method)):
+        out.print(table)
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row as it stands: brackets are those of an expression, not of rich's markup."""
+    table.add_row(*map(escape, cells))
+
+
+def _claims_of_paper(method: Method) -> Table:
+    table = Table("claim", "statement", "paper", "where", "evidence", title="Claims")
+    for claim in method.paper.claims:
         value = "" if claim.method is None else f"{claim.method} {claim.unit}"
         evidence = "unverified" if claim.evidence == "unsure" else claim.evidence
-        claims.add_row(claim.id, claim.statement, value, claim.where, evidence)
-    out.print(claims)
-    arms = Table("arm", "what", "baseline", "scales", title="Arms")
-    for name, arm in experiment.arms.items():
-        scales = [s for s in experiment.scales if name in method.arms(s)]
-        arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
-    out.print(arms)
-    checks = Table("claim", "tier", "expected", "why", title="Checks")
-    for check in experiment.checks:
-        checks.add_row(check.claim, check.tier, check.expect, check.why)
-    out.print(checks)
-    names = {n for arm in experiment.arms.values() for n in arm.data}
-    names |= {n for model in experiment.models.values() for n in model.data}
-    datasets = Table("dataset", "licence", "citation", "here", title="Data")
-    for name in sorted(names):
+        _add(table, claim.id, claim.statement, value, claim.where, evidence)
+    return table
+
+
+def _arms(method: Method) -> Table:
+    table = Table("arm", "what", "baseline", "scales", title="Arms")
+    for name, arm in method.experiment.arms.items():
+        scales = [s for s in method.experiment.scales if name in method.arms(s)]
+        _add(table, name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
+    return table
+
+
+def _checks(method: Method) -> Table:
+    table = Table("claim", "tier", "expected", "why", title="Checks")
+    for check in method.experiment.checks:
+        _add(table, check.claim, check.tier, check.expect, check.why)
+    return table
+
+
+def _datasets(method: Method) -> Table:
+    from repro import data
+
+    users = [*method.experiment.arms.values(), *method.experiment.models.values()]
+    table = Table("dataset", "licence", "citation", "here", title="Data")
+    for name in sorted({name for user in users for name in user.data}):
         info = data.info(name)
-        datasets.add_row(name, info.licence, info.citation, "yes" if data.is_cached(name) else "no")
-    out.print(datasets)
+        _add(table, name, info.licence, info.citation, "yes" if data.is_cached(name) else "no")
+    return table
 
 
 @app.command()
@@ -151,34 +174,86 @@ def run(
 
 
 @app.command()
-def report(scale: ScaleOption = "smoke") -> None:
-    """Make the page and the ledger from all verdicts that are there."""
-    path = reporting.report_scale(runner.Options(scale), require_all=False)
-    out.print(f"page: {path}")
+def report(
+    scale: str,
+    work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
+) -> None:
+    """Make the page of a scale: of its committed results, or of the runs in the work folder."""
+    options = runner.Options(scale)
+    if work or not records.committed(ROOT / "results" / scale):
+        path = reporting.report_scale(options, require_all=False)
+    else:
+        path = reporting.report_committed(options, ROOT / "results")
+    print_page(path)
+
+
+def print_page(path: Path) -> None:
+    out.print(f"page: {path.resolve().as_uri()}", highlight=False)
 
 
 @app.command()
-def ledger(scale: str) -> None:
-    """Print the verdicts of a scale and where the page is."""
+def ledger(
+    scale: str,
+    claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
+) -> None:
+    """What a scale came to, a line a method: of the runs here, or else of what is committed."""
     options = runner.Options(scale)
-    colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
-    paths = sorted((options.base / "verdicts").glob("*.json"))
-    if not paths:
+    source: inputs.Source = inputs.Work(scale, options.base)
+    page = options.base / "report" / "index.html"
+    if not source.slugs():
+        source = inputs.Committed(scale, ROOT / "results" / scale)
+        page = options.base / "committed" / "index.html"
+    reports = inputs.load_all(source)
+    if not reports:
         raise ReproError(f"no verdicts at scale {scale}; run `make {scale}` first")
-    table = Table(title=f"Ledger, scale {scale}")
-    for column in ("claim", "verdict", "tier", "why"):
-        table.add_column(column, overflow="fold")
-    for path in paths:
-        table.add_section()
-        table.add_row(f"[bold]{path.stem}[/bold]")
-        for claim in store.read_json(path)["claims"]:
-            colour = colours.get(claim["verdict"], "dim")
-            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
-            table.add_row(claim["id"], verdict, claim["tier"], claim["reason"])
-    out.print(table)
+    out.print(_claims(scale, reports) if claims else _lines(scale, reports))
     if scale == "smoke":
         out.print("Smoke scale exercises the code; it is not evidence.")
-    out.print(f"page: {(options.base / 'report' / 'index.html').resolve().as_uri()}")
+    if page.is_file():
+        print_page(page)
+    else:
+        out.print(f"page: none yet; `repro report {scale}` makes it")
+
+
+def _lines(scale: str, reports: list[inputs.Report]) -> Table:
+    verdicts = [] if scale == "smoke" else list(VERDICTS)
+    table = Table("method", title=f"Scale {scale}")
+    table.add_column("exact and structural checks", justify="right")
+    table.add_column("failed", overflow="fold")
+    for column in (*verdicts, "time"):
+        table.add_column(column, justify="right")
+    judged = {report.paper.slug for report in reports}
+    for line in summary.lines(reports):
+        if line.name == "all":
+            for method in methods_at(scale):
+                if method.slug not in judged:
+                    table.add_row(method.slug, "[red]not judged[/red]")
+            table.add_section()
+        table.add_row(
+            line.name,
+            f"{line.passed} of {line.certain}" if line.certain else "",
+            f"[red]{len(line.failed)}[/red]"
+            if line.name == "all" and line.failed
+            else ", ".join(line.failed),
+            *(str(line.counts.get(verdict, "")) for verdict in verdicts),
+            seconds(line.seconds),
+        )
+    return table
+
+
+def _claims(scale: str, reports: list[inputs.Report]) -> Table:
+    colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
+    table = Table(title=f"Claims, scale {scale}")
+    for column in ("claim", "verdict", "tier", "why"):
+        table.add_column(column, overflow="fold")
+    for report in reports:
+        table.add_section()
+        table.add_row(f"[bold]{report.paper.slug}[/bold]")
+        for claim in report.claims.values():
+            colour = colours.get(claim["verdict"], "dim")
+            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
+            table.add_row(claim["id"], verdict, claim["tier"], escape(claim["reason"]))
+    return table
 
 
 @app.command()

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from repro.errors import ReproError
-from repro.places import ROOT
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
 from repro.suite.report import comparisons, figures, inputs, ledger, page, tables
@@ -56,17 +55,16 @@ def report_scale(options: Options, require_all: bool) -> Path:
     return page.write(source, reports, out / "index.html")
 
 
-def report_committed(scale: str, results: Path = ROOT / "results", out: Path | None = None) -> Path:
+def report_committed(options: Options, results: Path) -> Path:
     """The page of the committed results of a scale, from them alone; returns it.
 
-    Args:
-        out: folder for the page; by default one of the work folder's.
+    It lies in the work folder beside the page of the runs made here, which it leaves alone.
 
     Raises:
         ReproError: nothing is committed at this scale, or a file of it is damaged.
     """
-    source = inputs.Committed(scale, results / scale)
+    source = inputs.Committed(options.scale, results / options.scale)
     reports = inputs.load_all(source)
     if not reports:
-        raise ReproError(f"no results of scale {scale} are committed under {results}")
-    return page.write(source, reports, (out or Options(scale).base / "committed") / "index.html")
+        raise ReproError(f"no results of scale {options.scale} are committed under {results}")
+    return page.write(source, reports, options.base / "committed" / "index.html")
