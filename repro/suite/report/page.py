@@ -235,19 +235,17 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
     margin = check.get("margin")
     if margin is None:
         return Markup("")
-    low, high = check.get("margin_low"), check.get("margin_high")
-    low, high = (margin if v is None else float(v) for v in (low, high))
+    low, high = (_or(check.get(key), margin) for key in ("margin_low", "margin_high"))
     seeds = [float(v) for v in check.get("margins") or ()]
     width, height = (112, 18) if small else (260, 34)
-    middle, reach, y = width / 2, width / 2 - 7, height / 2
+    middle, y = width / 2, height / 2
     extent = max(abs(v) for v in (margin, low, high, *seeds)) or 1.0
 
     def x(value: float) -> str:
-        return f"{middle + reach * value / extent:.1f}"
+        return f"{middle + (middle - 7) * value / extent:.1f}"
 
     spread = f", 95 % interval {number(low, '.3g')} to {number(high, '.3g')}" if low != high else ""
     label = f"margin {number(margin, '.3g')}{spread}; the predicted side is above 0"
-    radius = 3.5 if small else 5
     parts = [
         f'<svg class="interval {verdict}" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="{escape(label)}">',
@@ -256,16 +254,27 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
         f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height}"/>',
     ]
     if low != high:
-        parts.append(f'<line class="bar" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>')
-        cap = 3 if small else 5
-        parts += [
-            f'<line class="cap" x1="{x(v)}" x2="{x(v)}" y1="{y - cap}" y2="{y + cap}"/>'
-            for v in (low, high)
-        ]
+        parts += _bar(x(low), x(high), y, 3 if small else 5)
     if not small and len(seeds) > 1:
         parts += [f'<circle class="seed" cx="{x(v)}" cy="{y + 11}" r="1.8"/>' for v in seeds]
+    radius = 3.5 if small else 5
     parts.append(f'<circle class="mean" cx="{x(margin)}" cy="{y}" r="{radius}"/></svg>')
     return Markup("".join(parts))
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else float(value)
+
+
+def _bar(low: str, high: str, y: float, cap: int) -> list[str]:
+    """A line from end to end with a cap at each."""
+    return [
+        f'<line class="bar" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>',
+        *(
+            f'<line class="cap" x1="{end}" x2="{end}" y1="{y - cap}" y2="{y + cap}"/>'
+            for end in (low, high)
+        ),
+    ]
 
 
 def _figures(report: Report) -> tuple[list[dict[str, Any]], list[str]]:

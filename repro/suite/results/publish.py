@@ -181,23 +181,30 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
             f"neither in {base} nor as committed; run `repro run {method.slug} --scale {scale}` "
             f"or `make {scale}` first"
         )
-    from_work = [record for record in made.values() if record["folder"] is not None]
-    fresh = from_work + [record for record in trained.values() if record["folder"] is not None]
-    dirty = sorted(
-        {f"{r['method']}/{r['arm']}" for r in fresh if provenance.is_uncommitted(r["commit"])}
-    )
-    if dirty:
-        more = ", …" if len(dirty) > 3 else ""
-        raise ReproError(
-            f"{method.slug} at scale {scale}: {', '.join(dirty[:3])}{more} ran on uncommitted "
-            f"code; commit it, delete their folders under {base} and run them again"
-        )
+    from_work = _fresh(made)
+    _refuse_uncommitted(method, options, from_work + _fresh(trained))
     if len(from_work) == len(made) and not (base / "verdicts" / f"{method.slug}.json").is_file():
         raise ReproError(
             f"{method.slug} at scale {scale} is not judged; run `repro run {method.slug} --scale "
             f"{scale}` or `make {scale}` first"
         )
     return Merged(method, scale, target, made, trained, stay + also, len(from_work))
+
+
+def _fresh(chosen: dict[Key, Record]) -> list[Record]:
+    """Those that come from work."""
+    return [record for record in chosen.values() if record["folder"] is not None]
+
+
+def _refuse_uncommitted(method: Method, options: Options, fresh: Iterable[Record]) -> None:
+    names = [f"{r['method']}/{r['arm']}" for r in fresh if provenance.is_uncommitted(r["commit"])]
+    if names:
+        more = ", …" if len(set(names)) > 3 else ""
+        raise ReproError(
+            f"{method.slug} at scale {options.scale}: {', '.join(sorted(set(names))[:3])}{more} "
+            f"ran on uncommitted code; commit it, delete their folders under {options.base} and "
+            "run them again"
+        )
 
 
 def _choose(
