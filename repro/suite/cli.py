@@ -24,6 +24,7 @@ from repro.places import ROOT, work_root
 from repro.suite import judging, records, reporting
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
+from repro.suite.cards.experiment import Arm, Model
 from repro.suite.cards.method import Method, ModelRef
 from repro.suite.plan import methods_at
 from repro.suite.report import inputs, summary
@@ -131,7 +132,10 @@ def _checks(method: Method) -> Table:
 def _datasets(method: Method) -> Table:
     from repro import data
 
-    users = [*method.experiment.arms.values(), *method.experiment.models.values()]
+    users: list[Arm | Model] = [
+        *method.experiment.arms.values(),
+        *method.experiment.models.values(),
+    ]
     table = Table("dataset", "licence", "citation", "here", title="Data")
     for name in sorted({name for user in users for name in user.data}):
         info = data.info(name)

@@ -9,19 +9,20 @@ there, is left out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.places import ROOT
+from repro.suite.cards.base import Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
 from repro.suite.report import figures, inputs, style, tables
@@ -31,11 +32,7 @@ from repro.suite.report.results import NotKept
 FOLDER = "comparisons"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Row(_Strict):
+class Row(Strict):
     """One place to look: what stands in the table, and where it was measured.
 
     models: those that the method trained for it; the table gives their time. pictures: array of the
@@ -56,7 +53,7 @@ Rows = list[tuple[Row, dict[str, Any]]]
 """Rows that ran, each with (measurement → values over seeds)."""
 
 
-class Comparison(_Strict):
+class Comparison(Strict):
     """A card under ``comparisons/``."""
 
     title: str
@@ -175,8 +172,8 @@ def table(
             else tables.Cell("–")
             for name in card.measurements
         ]
-        cost = [tables.Cell(_training(report, row))] if trained else []
-        cells.append([*map(tables.Cell, texts), *numbers, *cost])
+        training = [tables.Cell(_training(report, row))] if trained else []
+        cells.append([*map(tables.Cell, texts), *numbers, *training])
     headings = [_heading(name, reports, rows) for name in card.measurements]
     along = [card.along.upper()] if card.along else []
     cost = ["training (min)"] if trained else []
@@ -289,8 +286,9 @@ def _curves(
     above: FigureBase = figure
     if strips:
         heights = [upper, strip * len(strips)]
-        above, below = figure.subfigures(2, 1, height_ratios=heights, hspace=0.02)
-        _draw_strips(below, along, strips)
+        parts: Any = figure.subfigures(2, 1, height_ratios=heights, hspace=0.02)
+        above = parts[0]
+        _draw_strips(parts[1], along, strips)
     grid = above.subplots(depth * len(names), columns, squeeze=False, sharex=True)
     for ax in grid.flat:
         ax.set_visible(False)
@@ -330,7 +328,7 @@ def _draw_strips(figure: FigureBase, along: str, strips: Strips) -> None:
                 transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
 
 
-def _same_scales(panels: Sequence[Axes]) -> None:
+def _same_scales(panels: Iterable[Axes]) -> None:
     """Logarithmic axes with plain numbers, and the same heights in all panels."""
     for ax in panels:
         ax.set_yscale("log")

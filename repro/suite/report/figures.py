@@ -16,7 +16,10 @@ from repro.errors import ReproError
 from repro.suite.report import inputs, style
 from repro.suite.report.results import NotKept
 
-PRESENTATION = {"png": {"metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+PRESENTATION: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None}},
+}
 
 
 def cards(report: inputs.Report) -> list[Any]:

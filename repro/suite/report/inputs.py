@@ -7,7 +7,7 @@ a `Source` and cannot tell which.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,7 +97,7 @@ class Report:
     def _cards_of_checks(self) -> dict[str, CheckCard]:
         return self.method.checks(self.scale)
 
-    def paper_says(self, check: dict[str, Any]) -> str:
+    def paper_says(self, check: Mapping[str, Any]) -> str:
         """The paper's number that stands beside a check: the check's own, or else the claim's."""
         card = self._cards_of_checks.get(check["id"])
         if card is not None and card.paper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from tabulate import tabulate
 from repro import store
 from repro.suite import records
 from repro.suite.cards import library
+from repro.suite.cards.paper import Paper
 from repro.suite.records import to_csv
 from repro.suite.report.inputs import MEANINGS, SYMBOLS, Report
 from repro.suite.report.tables import CLAIM_COLUMNS, claim_records
-from repro.suite.words import ORDER, SCALES, VERDICTS
+from repro.suite.words import ORDER, SCALES, VERDICTS, Scale
 
 
 def environment(reports: Iterable[Report]) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def runs_csv(reports: Iterable[Report]) -> str:
 
 def scale_ledger(scale: str, reports: list[Report]) -> str:
     """Markdown of one scale: counts per paper, then one line per claim."""
-    counts = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
+    counts: list[list[Any]] = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
     counts.append(["**all**", *(sum(row[1 + i] for row in counts) for i in range(len(VERDICTS)))])
     parts = [
         f"# Ledger at scale {scale}",
@@ -128,7 +129,7 @@ def overview(results_root: Path, root: Path | None = None, page: str = "results/
     return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
 
 
-def _committed(results_root: Path, root: Path | None) -> tuple[dict[str, Ledger], list[Any]]:
+def _committed(results_root: Path, root: Path | None) -> tuple[dict[Scale, Ledger], list[Paper]]:
     """Ledger of each committed scale, and the papers that occur in one."""
     ledgers = {s: found for s in SCALES if (found := read_claims(results_root / s))}
     known = {method for ledger in ledgers.values() for method, _ in ledger}
@@ -136,7 +137,7 @@ def _committed(results_root: Path, root: Path | None) -> tuple[dict[str, Ledger]
     return ledgers, papers
 
 
-def _has(ledger: Ledger, paper: Any) -> bool:
+def _has(ledger: Ledger, paper: Paper) -> bool:
     return any((paper.slug, claim.id) in ledger for claim in paper.claims)
 
 
@@ -192,7 +193,7 @@ def _environments(results_root: Path, scales: Iterable[str]) -> str:
     return _pipe(rows, headers) if rows else ""
 
 
-def _paper_section(results_root: Path, paper: Any, ledgers: dict[str, Ledger]) -> str:
+def _paper_section(results_root: Path, paper: Paper, ledgers: Mapping[Scale, Ledger]) -> str:
     own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
     rows = []
     for claim in paper.claims:

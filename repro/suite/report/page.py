@@ -101,7 +101,7 @@ def _templates() -> Environment:
 
 def _include_raw(name: str) -> Markup:
     """A style sheet or script as it stands; both are ours and hold no closing tag."""
-    source, _, _ = _templates().loader.get_source(_templates(), name)
+    source, _, _ = PackageLoader("repro.suite.report").get_source(_templates(), name)
     return Markup(source)
 
 

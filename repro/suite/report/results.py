@@ -137,7 +137,7 @@ class Results:
                     for n, k in zip(known[column], known["at_key"], strict=True)
                 }
             )
-            wanted = f"[{name}, {at_key(at)}]" if at else f"[{name}]"
+            wanted = f"[{name}, {at_key(dict(at))}]" if at else f"[{name}]"
             shown = ", ".join(have[:6]) + (" …" if len(have) > 6 else "")
             raise ReproError(
                 f"{self.paper.slug} at scale {self.scale}: "

@@ -52,7 +52,7 @@ GRID = "#e3e6ea"
 WIDTHS = {"half": 3.5, "full": 7.2}
 """Figure widths in inches: half a page column, and a whole one."""
 
-RC: dict[str, Any] = {
+RC: Any = {
     "figure.dpi": 120,
     "savefig.dpi": 200,
     "figure.facecolor": "white",
