@@ -7,6 +7,7 @@ union of some grids.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,36 @@ Grid = Mapping[str, Collection[str]]
 def at_key(at: Mapping[str, object]) -> str:
     """Canonical text of a measurement's coordinates, e.g. ``"batch=8,steps=64"``."""
     return ",".join(f"{k}={canonical(at[k])}" for k in sorted(at))
+
+
+def from_key(key: str) -> dict[str, object]:
+    """The coordinates that :func:`at_key` wrote, as numbers and words.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    return dict(_parts(key))
+
+
+@functools.cache
+def _parts(key: str) -> tuple[tuple[str, object], ...]:
+    parts = []
+    for part in key.split(",") if key else ():
+        name, equals, text = part.partition("=")
+        if not name or not equals:
+            raise ValueError(f"`{key}` is not of the form name=value,name=value")
+        parts.append((name, _value(text)))
+    return tuple(parts)
+
+
+def _value(text: str) -> object:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number) or canonical(number) != text:
+        return text
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
 def canonical(value: object) -> str:

@@ -239,7 +239,7 @@ def samples(results: Results) -> Figure:
         ("20 uniform", "ddim", "pictures-20"),
         ("100 uniform", "ddim-long", "pictures-100"),
     ]
-    saved = {(r["folder"].parent.name, name) for r in results.records for name in r["arrays"]}
+    saved = {(a, name) for a in results.arms() for name in results.saved(a, results.seeds(a)[0])}
     rows = [row for row in rows if row[1:] in saved]
     pictures = [results.array(arm, results.seeds(arm)[0], name) for _, arm, name in rows]
     return style.image_grid(

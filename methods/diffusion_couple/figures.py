@@ -199,7 +199,7 @@ def noise(results: Results) -> Figure:
 def kink(results: Results) -> Figure:
     """Volume and diffusivity of the couple whose volume has a kink."""
     figure, (left, right) = style.subplots(1, 2, width="full", height=2.9)
-    factors = sorted({at["kink"] for at in results.frame["at"] if "kink" in at})
+    factors = sorted({float(at["kink"]) for at in results.frame["at"] if "kink" in at})
     N = np.linspace(0.42, 0.52, 201)
     for number, factor in enumerate(factors):
         left.plot(
