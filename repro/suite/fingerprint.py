@@ -132,9 +132,10 @@ def of_report(methods: Sequence[Method]) -> str:
     cards = [
         [method.paper.model_dump(), method.experiment.model_dump(mode="json")] for method in methods
     ]
+    suite = ROOT / "repro" / "suite"
     report = [
         [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
-        for path in sorted((ROOT / "repro" / "suite" / "report").rglob("*"))
+        for path in sorted([*(suite / "report").rglob("*"), *suite.glob("records.py")])
         if path.suffix in (".py", ".html", ".css", ".js", ".j2", ".jinja")
     ]
     return digest([cards, report, definitions.closure(figures, remarks=())])
