@@ -138,9 +138,10 @@ def of_report(methods: Sequence[Method]) -> str:
         for method in methods
         for card in (method.paper, method.experiment, method.expected)
     ]
+    suite = ROOT / "repro" / "suite"
     report = [
         [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
-        for path in sorted((ROOT / "repro" / "suite" / "report").rglob("*"))
+        for path in sorted([*(suite / "report").rglob("*"), *suite.glob("records.py")])
         if path.suffix in (".py", ".html", ".css", ".js", ".j2", ".jinja")
     ]
     return digest([cards, report, definitions.closure(figures, remarks=())])

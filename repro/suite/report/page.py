@@ -325,7 +325,7 @@ def _provenance(report: Report) -> dict[str, Any]:
                     "kind": kind,
                     "seeds": ", ".join(str(r["seed"]) for r in own),
                     "params": {k: _short(v) for k, v in (own[0].get("params") or {}).items()},
-                    "fingerprints": [str(r.get("fingerprint") or "")[:10] for r in own],
+                    "fingerprints": [str(r.get("fingerprint") or "–")[:10] for r in own],
                 }
             )
     return {**found, "rows": rows}
