@@ -34,14 +34,14 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         monkeypatch.delitem(sys.modules, name)
-    _forget()
+    forget()
     yield root
-    _forget()
+    forget()
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         del sys.modules[name]
 
 
-def _forget():
+def forget():
     """Let cards and sources be read again."""
     library.forget()
     for cached in (
@@ -51,12 +51,6 @@ def _forget():
         provenance.commit,
     ):
         cached.cache_clear()
-
-
-@pytest.fixture
-def forget():
-    """A function that lets cards and sources be read again after an edit."""
-    return _forget
 
 
 TOY_PAPER = """

@@ -48,13 +48,12 @@ ADDED = {
         {"id": "weights", "run": "methods.toy.arms:weights", "title": "Weights", "caption": "w."},
     ],
     "tables": [{"id": "main", "title": "Main", "measurements": ["loss"]}],
-    "findings": [{"claim": "smaller", "text": "The gain is smaller."}],
 }
 
 
-def edit(root: Path, change) -> None:
-    """Change the toy's experiment card."""
-    path = root / "methods" / "toy" / "experiment.yaml"
+def edit(root: Path, change, card_file: str = "experiment.yaml") -> None:
+    """Change a card of the toy."""
+    path = root / "methods" / "toy" / card_file
     card = yaml.safe_load(path.read_text())
     change(card)
     path.write_text(yaml.safe_dump(card, sort_keys=False))
@@ -69,7 +68,15 @@ def _extend(card: dict) -> None:
         "params": {"digits": 3},
     }
     card["scales"]["small"]["params"]["steps"] = [4, 8]
-    card["measurements"]["latency"] = {"timing": True, "unit": "ms"}
+    card["measurements"]["latency"] = {"timing": True, "unit": "ms", "at": {"arms": "count"}}
+    card["measurements"]["error"]["at"] = [
+        {"arms": ["exact", "count"]},
+        {"arms": "count", "item": "other", "strict": True},
+    ]
+
+
+def _found(card: dict) -> None:
+    card["claims"]["smaller"]["findings"] = [{"text": "The gain is smaller."}]
 
 
 def run_all(options: run.Options) -> None:
@@ -93,6 +100,7 @@ def published(toy, kept, monkeypatch):
     arms = toy / "methods" / "toy" / "arms.py"
     arms.write_text(arms.read_text() + FUNCTIONS)
     edit(toy, _extend)
+    edit(toy, _found, "checks.yaml")
     options, results = run.Options("small"), toy / "results"
     if (kept / "root").exists():
         shutil.copytree(kept / "root" / "results", results)

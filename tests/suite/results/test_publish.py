@@ -52,8 +52,8 @@ def test_numbers_and_provenance_come_back_as_they_were(published):
         assert len(made) == len(kept) > 3
         for record in made:
             again = by_place[record["arm"], record["seed"]]
-            assert {k: again[k] for k in record if k != "folder"} == {
-                k: v for k, v in record.items() if k != "folder"
+            assert {k: again[k] for k in record if k not in ("folder", "depends_on")} == {
+                k: v for k, v in record.items() if k not in ("folder", "depends_on")
             }
             assert again["folder"] is None
     model = rows(published.folder / "models.csv")[0]
@@ -175,7 +175,10 @@ def test_a_check_that_cannot_be_judged_is_refused(published):
     before = snapshot(published.folder)
     edit(
         published.root,
-        lambda card: card["checks"][0].update(expect="loss[ours, steps=5] < loss[base, steps=5]"),
+        lambda card: card["claims"]["smaller"]["checks"][0].update(
+            expect="loss[ours, steps=5] < loss[base, steps=5]"
+        ),
+        "checks.yaml",
     )
     with pytest.raises(ReproError, match=r"`loss\[ours, steps=5\]` was not measured"):
         publish.publish(published.options, published.results, ["toy"])
@@ -186,7 +189,10 @@ def test_a_changed_threshold_is_judged_anew_from_the_committed_runs(published):
     shutil.rmtree(published.options.work)
     edit(
         published.root,
-        lambda card: card["checks"][0].update(expect="loss[ours, steps=4] > loss[base, steps=4]"),
+        lambda card: card["claims"]["smaller"]["checks"][0].update(
+            expect="loss[ours, steps=4] > loss[base, steps=4]"
+        ),
+        "checks.yaml",
     )
     assert any("claims.csv" in line for line in check.check(published.results))
     publish.publish(published.options, published.results, ["toy"])
