@@ -230,7 +230,7 @@ class UNet(nn.Module):
 
         self.temb = TimeEmbedding(channels)
         if num_classes is not None:
-            self.label = nn.Embedding(num_classes + 1, embedding)
+            self.label: nn.Module = nn.Embedding(num_classes + 1, embedding)
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
 
         size = resolution // patch
