@@ -159,7 +159,7 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **arrays)
+        np.savez(handle, **arrays)  # type: ignore[arg-type]  # taken for `allow_pickle`
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -43,7 +43,7 @@ def counts() -> Iterator[tuple[str, float, dict[str, str]]]:
         macs, filters = count_macs(network, *arguments), filter_macs(network, arguments)
         yield "gmac", (macs.conv + macs.linear + filters) / 1e9, at | {"kind": "conv-linear"}
         yield "gmac", (macs.total + filters) / 1e9, at | {"kind": "all"}
-    network = NFECounter(NETWORKS["cifar-15.7"].meta())
+    counted = NFECounter(NETWORKS["cifar-15.7"].meta())
     with torch.no_grad():
-        slim.one_step(network, torch.zeros(2, 3, 32, 32, device="meta"))
-    yield "evaluations", network.rows / 2, {"network": "cifar-15.7"}
+        slim.one_step(counted, torch.zeros(2, 3, 32, 32, device="meta"))
+    yield "evaluations", counted.rows / 2, {"network": "cifar-15.7"}
