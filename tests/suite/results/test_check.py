@@ -41,8 +41,8 @@ class Tree:
     def seal(self):
         layout.seal(self.folder)
 
-    def card(self, change):
-        edit(self.root, change)
+    def card(self, change, card_file="experiment.yaml"):
+        edit(self.root, change, card_file)
 
 
 def drop(**where):
@@ -200,7 +200,10 @@ DAMAGES = {
         "does not follow from runs and cards: findings.json",
     ),
     "finding of the card": (
-        lambda t: t.card(lambda card: card["findings"][0].update(text="New.")),
+        lambda t: t.card(
+            lambda card: card["claims"]["smaller"]["findings"][0].update(text="New."),
+            "checks.yaml",
+        ),
         "does not follow from runs and cards: findings.json",
     ),
     "table": (

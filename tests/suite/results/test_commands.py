@@ -34,9 +34,10 @@ def cells(printed, name):
 def test_the_ledger_is_a_line_a_method(published, command):
     edit(
         published.root,
-        lambda card: card["checks"].append(
-            {"claim": "identity", "tier": "exact", "expect": "error[count] <= -1", "why": "w"}
+        lambda card: card["claims"]["identity"]["checks"].append(
+            {"id": "identity-2", "tier": "exact", "expect": "error[count] <= -1", "why": "w"}
         ),
+        "checks.yaml",
     )
     run_all(published.options)
     printed = command(cli.ledger, "small")

@@ -180,7 +180,7 @@ def test_a_check_that_cannot_be_judged_is_refused(published):
         ),
         "checks.yaml",
     )
-    with pytest.raises(ReproError, match=r"`loss\[ours, steps=5\]` was not measured"):
+    with pytest.raises(ReproError, match=r"`loss\[ours, steps=5\]`: unknown steps `5`"):
         publish.publish(published.options, published.results, ["toy"])
     assert snapshot(published.folder) == before
 
