@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError, nearest
+from repro.places import work_root
 from repro.suite import provenance, records
 from repro.suite import run as runner
 from repro.suite.cards.method import Method
@@ -91,11 +91,10 @@ def _rerun(method: Method, scale: str, committed: Record) -> str:
     """
     arm, seed = today.of_run(committed)
     name = f"{method.slug}/{arm}/{seed}"
-    with tempfile.TemporaryDirectory() as work:
-        options = runner.Options(scale, work=Path(work))
-        runner.run_method(method, options, [arm], [seed])
-        path = options.base / "runs" / method.slug / arm / str(seed) / "record.json"
-        again = records.read_record(path)
+    options = runner.Options(scale, work=work_root() / "carry", force=True)
+    runner.run_method(method, options, [arm], [seed])
+    path = options.base / "runs" / method.slug / arm / str(seed) / "record.json"
+    again = records.read_record(path)
     code = again["commit"]
     if provenance.is_uncommitted(code):
         raise ReproError(f"{name} was rerun on uncommitted code ({code}); commit it first")
