@@ -34,9 +34,11 @@ paper: env ## official weights and data (bring them, see README)
 	$(SNAKE) paper
 	@$(BIN)/python -m repro ledger paper
 
-lint: env ## ruff and the import contracts
+lint: env ## style, complexity, types and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet . || (echo "run: $(BIN)/ruff format ." && exit 1)
+	$(BIN)/python tools/complexity.py repro methods
+	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
 test: env lint ## lint, import contracts, tests and the smoke DAG of tiny configurations

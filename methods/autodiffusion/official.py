@@ -3,9 +3,9 @@
 | file | read by |
 | --- | --- |
 | 64x64_diffusion.pt, lsun_cat.pt, lsun_bedroom.pt (guided-diffusion) | `load_adm` |
-| sd-v1-4.ckpt (Stable Diffusion) | `repro.nets.official.load_compvis` |
+| sd-v1-4.ckpt (Stable Diffusion) | `repro.official.compvis.load_compvis` |
 | VIRTUAL_imagenet64_labeled.npz and other batches of images | `repro.data.arrays.npz_images` |
-| statistics of features, `mu` and `sigma` in an .npz | `load_statistics` |
+| statistics of features, `mu` and `sigma` in an .npz | `repro.official.statistics` |
 | candidates as the released search prints them | `read_candidate` |
 
 The released search keeps its statistics as pickled objects. Nothing is unpickled here: convert such
@@ -16,64 +16,33 @@ a file to an .npz with `mu` and `sigma`, or compute the statistics from images w
 from __future__ import annotations
 
 import ast
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from methods.autodiffusion.method import Candidate
 from repro.errors import ReproError
 from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet
-from repro.nets.official import _fill, _read, _tensors
+from repro.official import reader
 
+LAYOUT = reader.Layout("the released guided-diffusion checkpoint of this network")
 NETWORKS = {"imagenet-64": IMAGENET_64, "lsun-256": LSUN_256}
 
 
 def load_adm(path: str | Path, network: str | ADMUNet) -> ADMUNet:
-    """The network of a guided-diffusion checkpoint, a plain state dict, in eval mode.
+    """The network of a guided-diffusion checkpoint, a plain state dict, float32, in eval mode.
 
     network: "imagenet-64" or "lsun-256", or an `ADMUNet` (on any device) that the file must match
-        tensor by tensor. Half precision is read as single.
-    Raises ReproError: missing, truncated, holding more than tensors, or of another network.
+        tensor by tensor.
+    Raises ReproError: unknown network, or see `repro.official.reader.load`.
     """
-    path, what = Path(path), "the released guided-diffusion checkpoint of this network"
     if isinstance(network, str):
         if network not in NETWORKS:
             raise ReproError(f"no network `{network}`; known: {', '.join(NETWORKS)}")
         with torch.device("meta"):
             network = ADMUNet(NETWORKS[network])
-    return _fill(path, network, _tensors(path, _read(path, what), what), what)
-
-
-def load_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and covariance (D, D) of features, float64, from an .npz with `mu` and `sigma`.
-
-    Raises ReproError: missing, truncated, pickled, without both, or of shapes that do not fit.
-    """
-    path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files if isinstance(archive, np.lib.npyio.NpzFile) else []
-            mu, sigma = (archive[n] if n in names else None for n in ("mu", "sigma"))
-    except FileNotFoundError as error:
-        raise ReproError(f"{path}: is missing; put the .npz with mu and sigma there") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ReproError(
-            f"{path}: is not a whole .npz without pickles ({type(error).__name__}); store the "
-            "arrays mu and sigma with numpy.savez"
-        ) from error
-    if mu is None or sigma is None:
-        held = f"holds {', '.join(names)}" if names else "is no .npz archive"
-        raise ReproError(f"{path}: {held}; mu and sigma are expected")
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-        raise ReproError(
-            f"{path}: mu has shape {mu.shape} and sigma {sigma.shape}; they do not fit"
-        )
-    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-        raise ReproError(f"{path}: holds NaN or infinity; fetch the file again")
-    return mu.astype(np.float64), sigma.astype(np.float64)
+    return reader.load(path, network, LAYOUT)
 
 
 def read_candidate(text: str, L: int = 58) -> Candidate:

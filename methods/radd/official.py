@@ -12,26 +12,47 @@ Which network it is shows in the tensors: only SEDD has ``sigma_map``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from repro.errors import ReproError
-from repro.nets.transformer import Config, Transformer
+from methods.radd.networks import Gpt2, Gpt2Size
+from repro.nets.transformer import MEDIUM, SMALL, Config, Transformer
+from repro.official import files
+from repro.official.reader import Layout, OfficialFile, load
+
+
+class Published(NamedTuple):
+    """A published model: who hands it out, and its sizes."""
+
+    source: str
+    config: Config
+
 
 PUBLISHED = {
-    "radd-lambda-dce": "JingyangOu/radd-lambda-dce on Hugging Face",
-    "radd-t-dce": "JingyangOu/radd-t-dce on Hugging Face",
-    "sedd-small": "louaaron/sedd-small on Hugging Face",
-    "sedd-medium": "louaaron/sedd-medium on Hugging Face",
+    "radd-lambda-dce": Published("JingyangOu/radd-lambda-dce on Hugging Face", SMALL),
+    "radd-t-dce": Published("JingyangOu/radd-t-dce on Hugging Face", SMALL),
+    "sedd-small": Published("louaaron/sedd-small on Hugging Face", replace(SMALL, cond=128)),
+    "sedd-medium": Published("louaaron/sedd-medium on Hugging Face", replace(MEDIUM, cond=128)),
 }
-"""The published models by the name of their folder, and who hands them out."""
+"""The published models by the name of their folder."""
+
+CONFIG = "config.json of the model"
+TRAINING = Layout(
+    "a training checkpoint of RADD or SEDD that its configuration describes",
+    group="model",
+    averages=("ema", "shadow_params"),
+)
+JUDGE = Layout(
+    "model.safetensors of gpt2-large",
+    prefixes=("transformer.",),
+    extra=("h.*.attn.bias", "h.*.attn.masked_bias", "lm_head.weight"),
+)
+"""Causal masks and the head, which is tied to the embedding, may be stored too."""
 
 
 class Official(NamedTuple):
@@ -44,8 +65,8 @@ class Official(NamedTuple):
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a checkpoint, in the order of the network."""
-    d, n, cond = config.d, config.vocab + 1, config.cond
-    timed = cond is not None
+    d, n, cond = config.d, config.vocab + 1, config.cond or 0
+    timed = config.cond is not None
     norm = [("weight", (d,))] + ([] if timed else [("bias", (d,))])
     out: dict[str, tuple[int, ...]] = {"vocab_embed.embedding": (n, d)}
     if timed:
@@ -81,12 +102,7 @@ def read_config(path: Path, timed: bool) -> tuple[Config, bool, int]:
     Raises:
         ReproError: unreadable, or a field is missing or of another type.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReproError(
-            f"{path}: cannot be read as JSON ({error}); download config.json of the model again"
-        ) from error
+    raw = files.read_json(path, CONFIG)
     if isinstance(raw, Mapping) and isinstance(raw.get("config"), Mapping):
         raw = raw["config"]
 
@@ -96,10 +112,8 @@ def read_config(path: Path, timed: bool) -> tuple[Config, bool, int]:
             value = value.get(key) if isinstance(value, Mapping) else None
         value = default if value is None else value
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-            raise ReproError(
-                f"{path}: field {'.'.join(keys)} is missing or not of type {kind.__name__}; "
-                "download config.json of the model again"
-            )
+            wrong = f"field {'.'.join(keys)} is missing or not of type {kind.__name__}"
+            raise files.refusal(path, wrong, f"fetch {CONFIG} again")
         return value
 
     config = Config(
@@ -116,134 +130,56 @@ def read_config(path: Path, timed: bool) -> tuple[Config, bool, int]:
 def load_published(folder: Path, name: str = "") -> Official:
     """Read ``model.safetensors`` and ``config.json`` from a folder.
 
-    name: of the model, for the message that says where missing files come from.
+    name: of a model of `PUBLISHED`, whose sizes the files must have; "" for any.
     Raises:
-        ReproError: missing, truncated, or not exactly the tensors that the configuration implies.
+        ReproError: see `repro.official.reader.load`; or the sizes are those of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / "model.safetensors"
-    for file in (path, folder / "config.json"):
-        if not file.is_file():
-            source = PUBLISHED.get(name, "the authors' page")
-            raise ReproError(f"{file}: is missing; put the file of {source} there")
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ReproError(
-            f"{path}: is not a whole safetensors file ({error}); download it again"
-        ) from error
-    timed = any(key.startswith("sigma_map.") for key in state)
-    config, scaled, length = read_config(folder / "config.json", timed)
-    return Official(_network(path, state, config), scaled, length)
+    published = PUBLISHED.get(name)
+    source = published.source if published else "the authors' page"
+    layout = Layout(f"model.safetensors of {source}, beside its config.json")
+    loaded = _load(OfficialFile.open(folder / "model.safetensors", layout), folder / "config.json")
+    if published and loaded.network.config != published.config:
+        wrong = f"describes {loaded.network.config}, but {name} is {published.config}"
+        raise files.refusal(folder / "config.json", wrong, f"put both files of {source} there")
+    return loaded
 
 
-def load_training(path: Path, config_path: Path, *, average: bool = True) -> Official:
+def load_training(path: Path, config_path: Path, *, ema: bool = True) -> Official:
     """Read a training checkpoint; nothing in it is executed.
 
-    average: overwrite the parameters by their moving average, as the released evaluation does.
+    ema: take the moving averages of the parameters, as the released evaluation does, or else the
+        parameters of the last step.
     Raises:
-        ReproError: unreadable, unsafe, or not exactly the tensors that the configuration implies.
+        ReproError: see `repro.official.reader.load`.
     """
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickle and torch raise a dozen different types here
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ReproError(
-            f"{path}: cannot be read as a plain checkpoint ({first}); give a file that holds "
-            "tensors alone, with the keys model, ema and step"
-        ) from error
-    if not isinstance(raw, Mapping) or not isinstance(raw.get("model"), Mapping):
-        raise ReproError(f"{path}: has no state dict under `model`; give a training checkpoint")
-    # Distributed training puts "module." in front of every name.
-    state = {key.removeprefix("module."): value for key, value in raw["model"].items()}
+    return _load(OfficialFile.open(path, TRAINING), config_path, ema=ema)
+
+
+def _load(file: OfficialFile, config_path: Path, *, ema: bool = True) -> Official:
+    state = file.tensors()
     timed = any(key.startswith("sigma_map.") for key in state)
     config, scaled, length = read_config(config_path, timed)
-    network = _network(path, state, config)
-    if average:
-        ema = raw.get("ema")
-        shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
-        parameters = list(network.named_parameters())
-        if not isinstance(shadow, list) or len(shadow) != len(parameters):
-            found = len(shadow) if isinstance(shadow, list) else "none"
-            raise ReproError(
-                f"{path}: expected {len(parameters)} averaged parameters under "
-                f"ema.shadow_params, found {found}; give a whole checkpoint or turn averaging off"
-            )
-        for (name, parameter), value in zip(parameters, shadow, strict=True):
-            if not isinstance(value, Tensor) or value.shape != parameter.shape:
-                raise ReproError(
-                    f"{path}: the averaged parameter for {name} has shape "
-                    f"{_shape(value)}, expected {tuple(parameter.shape)}; "
-                    "the checkpoint is of another network"
-                )
-            parameter.data = value.detach().float()
-    return Official(network, scaled, length)
-
-
-# The judge of the paper's samples
-
-
-class Gpt2:
-    """GPT-2 for scoring, on the tensors of its release: ids (B, L) -> logits (B, L, vocab).
-
-    state: names as published, with or without the prefix ``transformer.``; matrices are stored
-    (in, out). The head dimension is 64 in every released size.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], head: int = 64) -> None:
-        self.w = {k.removeprefix("transformer."): v.float() for k, v in state.items()}
-        self.head = head
-        self.blocks = len({k.split(".")[1] for k in self.w if k.startswith("h.")})
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        w, (b, length) = self.w, ids.shape
-        x = w["wte.weight"][ids] + w["wpe.weight"][:length]
-        for i in range(self.blocks):
-            p = f"h.{i}."
-            qkv = self._linear(self._norm(x, p + "ln_1"), p + "attn.c_attn")
-            q, k, v = (
-                t.view(b, length, -1, self.head).transpose(1, 2) for t in qkv.chunk(3, dim=-1)
-            )
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self._linear(y.transpose(1, 2).reshape(b, length, -1), p + "attn.c_proj")
-            y = F.gelu(self._linear(self._norm(x, p + "ln_2"), p + "mlp.c_fc"), approximate="tanh")
-            x = x + self._linear(y, p + "mlp.c_proj")
-        return self._norm(x, "ln_f") @ w["wte.weight"].T
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def _linear(self, x: Tensor, name: str) -> Tensor:
-        return x @ self.w[f"{name}.weight"] + self.w[f"{name}.bias"]
+    with torch.device("meta"):
+        network = Transformer(config)
+    return Official(file.fill(network, state, ema=ema), scaled, length)
 
 
 class Gpt2Judge:
     """GPT-2 as a judge of generated ids, without a token in front of them."""
 
-    def __init__(self, folder: Path, device: torch.device, batch: int, head: int = 64) -> None:
+    def __init__(
+        self, folder: Path, device: torch.device, batch: int, size: Gpt2Size | None = None
+    ) -> None:
         """Read ``model.safetensors`` from a folder.
 
+        size: that of the paper's judge, GPT-2 large, if None.
         Raises:
-            ReproError: missing, truncated, or not GPT-2.
+            ReproError: see `repro.official.reader.load`; GPT-2 of another size is refused.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            raise ReproError(f"{path}: is missing; put model.safetensors of gpt2-large there")
-        try:
-            self.network = Gpt2(load_file(path, device=str(device)), head)
-        except (SafetensorError, OSError) as error:
-            raise ReproError(
-                f"{path}: is not a whole safetensors file ({error}); download it again"
-            ) from error
-        needed = ["wte.weight", "wpe.weight", "ln_f.bias", "h.0.attn.c_attn.weight"]
-        missing = [key for key in needed if key not in self.network.w]
-        if missing:
-            raise ReproError(f"{path}: has no tensor {missing[0]}; put gpt2-large there")
+        with torch.device("meta"):
+            network = Gpt2(size)
+        network = load(folder / "model.safetensors", network, JUDGE)
+        self.network = network.to(device).requires_grad_(False)
         self.device, self.batch = device, batch
 
     @torch.no_grad()
@@ -255,30 +191,3 @@ class Gpt2Judge:
             log_p = self.network(rows)[:, :-1].log_softmax(-1)
             parts.append(-log_p.gather(-1, rows[:, 1:, None])[..., 0].double().mean(1).cpu())
         return torch.cat(parts).numpy()
-
-
-def _network(path: Path, state: Mapping[str, Any], config: Config) -> Transformer:
-    expected = shapes(config)
-    missing = [key for key in expected if key not in state]
-    foreign = [key for key in state if key not in expected]
-    wrong = [k for k, v in expected.items() if k in state and _shape(state[k]) != v]
-    if missing or foreign or wrong:
-        if missing:
-            what = f"{len(missing)} of {len(expected)} tensors are missing, first {missing[0]}"
-        elif foreign:
-            what = f"{len(foreign)} tensors are foreign, first {foreign[0]}"
-        else:
-            key = wrong[0]
-            what = f"{key} has shape {_shape(state[key])}, expected {expected[key]}"
-        raise ReproError(
-            f"{path}: {what}; it is not the checkpoint that its configuration describes, "
-            "download both again"
-        )
-    with torch.device("meta"):
-        network = Transformer(config)
-    network.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
-    return network.eval()
-
-
-def _shape(value: Any) -> tuple[int, ...] | str:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -15,9 +15,9 @@ classes, Embed_0. No public weights of these models were found.
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +26,13 @@ from torch import Tensor, nn
 from methods.superdiff.networks import ScoreUNet, cifar_network
 from repro.errors import ReproError
 from repro.nets.unet import AttentionBlock, Downsample, ResidualBlock, Upsample
+from repro.official.reader import Layout, OfficialFile, assign
 
 FIELDS = ("params_ema", "model_params")
+LAYOUT = Layout(
+    "the field params_ema of this model, exported to .safetensors or .npz as "
+    "methods/superdiff/official.py says"
+)
 
 
 def _leaf(flax: str, torch_name: str, layer: nn.Module) -> dict[str, tuple[str, str]]:
@@ -50,11 +55,11 @@ def _nin(flax: str, torch_name: str) -> dict[str, tuple[str, str]]:
     }
 
 
-def _execution(network: ScoreUNet) -> list[tuple[str, nn.Module]]:
+def _execution(network: ScoreUNet) -> list[tuple[str, Any]]:
     """Blocks in the order in which the forward pass, and so Flax, meets them."""
-    found: list[tuple[str, nn.Module]] = []
+    found: list[tuple[str, Any]] = []
 
-    def level(name: str, module: nn.Module) -> None:
+    def level(name: str, module: Any) -> None:
         for i, block in enumerate(module.block):
             found.append((f"{name}.block.{i}", block))
             if len(module.attn) and isinstance(module.attn[i], AttentionBlock):
@@ -77,7 +82,7 @@ def layout(network: ScoreUNet) -> dict[str, tuple[str, str]]:
     names |= _leaf("Conv_1", "conv_out", network.conv_out)
     names |= _leaf("GroupNorm_0", "norm_out", network.norm_out)
     for i in range(2):
-        names |= _leaf(f"Dense_{i}", f"temb.dense.{i}", network.temb.dense[i])
+        names |= _leaf(f"Dense_{i}", f"temb.dense.{i}", network.get_submodule(f"temb.dense.{i}"))
     if network.classes is not None:
         names |= _leaf("Embed_0", "label.embed", network.label.embed)
     counts: Counter[type] = Counter()
@@ -117,68 +122,50 @@ def _turned(array: Tensor, how: str) -> Tensor:
     return array
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    remedy = "export params_ema to .safetensors or .npz as methods/superdiff/official.py says"
-    if path.is_dir():
-        raise ReproError(f"{path.name} is an orbax folder, which needs JAX to read; {remedy}")
-    if not path.is_file():
-        raise ReproError(f"{path.name} is not there; {remedy}")
-    from safetensors import SafetensorError
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: torch.from_numpy(archive[name]) for name in archive.files}
-    except (SafetensorError, OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ReproError(
-            f"{path.name} cannot be read as arrays alone ({type(error).__name__}); it may be "
-            f"truncated: {remedy}"
-        ) from error
+def _published(weight: Tensor, how: str) -> Tensor:
+    """The inverse of `_turned`: a tensor of the network as Flax holds it."""
+    if how == "convolution":
+        return weight.permute(2, 3, 1, 0)
+    if how == "transpose":
+        return weight.T
+    if how == "pointwise":
+        return weight[:, :, 0, 0].T
+    return weight
 
 
-def load_checkpoint(path: str | Path, network: ScoreUNet | None = None) -> ScoreUNet:
+def load_checkpoint(
+    path: str | Path, network: ScoreUNet | None = None, *, ema: bool = True
+) -> ScoreUNet:
     """A network with the weights of an exported checkpoint, in eval mode, float32.
 
-    network: on any device, the meta device too; the paper's unconditional one by default. The file
-    holds `params_ema` alone, or also the other fields of the training state: `params_ema` is then
-    taken. Raises ReproError where it is missing, truncated, or another network's.
+    network: on any device, the meta device too; the paper's unconditional one by default.
+    ema: take `params_ema`, as the paper does, or else `model_params`, of a file that holds fields
+        of the training state. A file without fields is taken for an export of `params_ema` alone.
+    Raises ReproError: no averages, or see `repro.official.reader.load`.
     """
-    path = Path(path)
     if network is None:
         with torch.device("meta"):
             network = cifar_network()
-    found = {name.replace(".", "/"): value for name, value in _read(path).items()}
-    field = next((f for f in FIELDS if any(n.startswith(f"{f}/") for n in found)), None)
-    if field is not None:
-        found = {n.removeprefix(f"{field}/"): v for n, v in found.items() if n.startswith(field)}
-    found = {n.removeprefix("params/"): v for n, v in found.items()}
-    names = layout(network)
-    missing, foreign = sorted(names.keys() - found.keys()), sorted(found.keys() - names.keys())
-    if missing or foreign:
-        first = f"it lacks {missing[0]}" if missing else f"it holds {foreign[0]}"
-        raise ReproError(
-            f"{path.name} is not this network's checkpoint: {first} ({len(missing)} missing, "
-            f"{len(foreign)} foreign); take the CIFAR-10 model with as many classes"
-        )
-    expected = network.state_dict()
-    state = {}
-    for name, (own, how) in names.items():
-        wanted = expected[own].shape
-        right_rank = found[name].ndim == len(wanted) - (2 if how == "pointwise" else 0)
-        value = _turned(found[name].float(), how) if right_rank else found[name]
-        if value.shape != wanted:
-            raise ReproError(
-                f"{path.name}: {name} has shape {tuple(found[name].shape)}, which does not fit "
-                f"{own} {tuple(wanted)}; take the checkpoint of this size"
-            )
-        if not torch.isfinite(value).all():
-            raise ReproError(f"{path.name}: {name} holds NaN or infinity; export the file again")
-        state[own] = value.contiguous()
-    network.load_state_dict(state, strict=True, assign=True)
-    return network.eval()
+    file = OfficialFile.open(path, LAYOUT)
+    found = _field(file, "params_ema" if ema else "model_params")
+    names, own = layout(network), network.state_dict()
+    expected = {name: _published(own[to], how) for name, (to, how) in names.items()}
+    state = file.match(expected, found)
+    turned = {to: _turned(state[name], how).contiguous() for name, (to, how) in names.items()}
+    return assign(network, turned)
+
+
+def _field(file: OfficialFile, wanted: str) -> dict[str, Tensor]:
+    """The tensors of one field of the training state, by their names within it."""
+    tensors = {name.replace(".", "/"): value for name, value in file.tensors().items()}
+    if any(name.startswith(f"{field}/") for field in FIELDS for name in tensors):
+        start = f"{wanted}/"
+        tensors = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
+        if not tensors:
+            if wanted == "params_ema":
+                raise file.without_averages(wanted)
+            raise file.refusal(f"has no `{wanted}`")
+    return {name.removeprefix("params/"): value for name, value in tensors.items()}
 
 
 def split(labels: np.ndarray, part: str) -> np.ndarray:

@@ -132,27 +132,19 @@ def lpips(
         path = root() / "downloads" / name
     else:
         path = Path(weights)
-    if not path.is_file():
-        raise ReproError(
-            f"{path} is missing: the {net} backbone of LPIPS is not shipped; "
-            f"put torchvision's {name} there"
-        )
     import torch
     from lpips import LPIPS
 
-    # The package would download and unpickle the backbone itself; this reads tensors only.
+    from repro.official import reader
+
+    # The package would download and unpickle the backbone itself; the reader opens tensors only.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torchvision")
         metric = LPIPS(net=net, pnet_rand=True, verbose=False).to(device).eval()
-    backbone = torch.load(path, map_location=device, weights_only=True)
-    wanted = metric.net.state_dict()
-    try:
-        # "sliceK.<layer>.<rest>" is "features.<layer>.<rest>" of torchvision
-        metric.net.load_state_dict({key: backbone["features." + key[7:]] for key in wanted})
-    except (KeyError, RuntimeError) as error:
-        raise ReproError(
-            f"{path} does not hold the {net} backbone; put torchvision's {name} there"
-        ) from error
+    # "sliceK.<layer>.<rest>" is "features.<layer>.<rest>" of torchvision
+    names = {f"features.{key[7:]}": key for key in metric.net.state_dict()}
+    what = f"torchvision's {name}, the {net} backbone of LPIPS, which is not shipped"
+    reader.load(path, metric.net, reader.Layout(what, names=names, extra=("classifier.*",)))
 
     def distance(a: Any, b: Any) -> np.ndarray:
         with torch.inference_mode():

@@ -55,6 +55,7 @@ from torch import Tensor, nn
 
 from repro import store
 from repro.errors import ReproError
+from repro.official import files
 from repro.quant.affine import Grid, code_span
 from repro.quant.layers import (
     ActivationQuantiser,
@@ -64,6 +65,7 @@ from repro.quant.layers import (
 )
 
 OPSET = 21
+_EXPORTED = "a network that repro.quant.deploy.export() writes"
 
 
 PACKAGES = ("onnx", "onnxscript", "openvino")
@@ -321,8 +323,7 @@ class Deployed:
         precision: Literal["float32", "bfloat16"] = "float32",
     ):
         openvino = _package("openvino")
-        if not Path(path).is_file():
-            raise ReproError(f"{path} is missing; write it with repro.quant.deploy.export()")
+        files.check(Path(path), _EXPORTED)
         if threads is not None and threads < 1:
             raise ReproError(f"a network cannot run on {threads} threads; give 1 or more, or None")
         hints = {"float32": "f32", "bfloat16": "bf16"}
@@ -341,7 +342,10 @@ class Deployed:
     def compiled(self, batch: int) -> object:
         """The OpenVINO model for a batch size."""
         if batch not in self._compiled:
-            model = self._core.read_model(str(self.path))
+            try:
+                model = self._core.read_model(str(self.path))
+            except RuntimeError as error:
+                raise files.damaged(self.path, _EXPORTED) from error
             shapes = {}
             for port in model.inputs:
                 shape = port.get_partial_shape()

@@ -377,36 +377,22 @@ class _Reader:
 
     read_ListComp = read_SetComp = read_DictComp = read_GeneratorExp = _comprehension
 
-    def _locals(self, node: ast.FunctionDef | ast.Lambda) -> dict[str, Reference | None]:
+    def _locals(
+        self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    ) -> dict[str, Reference | None]:
         """Names bound in a function itself; imports of this tree keep what they refer to."""
         arguments = node.args
         named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         named += [a for a in (arguments.vararg, arguments.kwarg) if a]
         found: dict[str, Reference | None] = {a.arg: None for a in named}
         outer: set[str] = set()
-        todo: list[ast.AST] = list(node.body) if isinstance(node, ast.FunctionDef) else []
-        while todo:
-            inner = todo.pop()
-            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                found[inner.name] = None
-                continue
-            if isinstance(inner, ast.Lambda | _COMPREHENSIONS):
-                # A walrus inside binds here.
-                found.update(
-                    {n.target.id: None for n in ast.walk(inner) if isinstance(n, ast.NamedExpr)}
-                )
-                continue
+        for inner in _of_the_scope(node):
             if isinstance(inner, ast.Global):
                 outer.update(inner.names)
             elif isinstance(inner, ast.Import | ast.ImportFrom):
                 found.update(dict(_aliases(self.module, inner)))
-            elif isinstance(inner, ast.ExceptHandler) and inner.name:
-                found[inner.name] = None
-            elif isinstance(inner, ast.MatchAs | ast.MatchStar) and inner.name:
-                found[inner.name] = None
-            elif _is_store(inner):
-                found[inner.id] = None  # type: ignore[attr-defined]
-            todo += ast.iter_child_nodes(inner)
+            else:
+                found.update(dict.fromkeys(_names_bound_by(inner)))
         return {name: target for name, target in found.items() if name not in outer}
 
     # Names
@@ -491,6 +477,27 @@ class _Reader:
         return f"({' '.join(parts)})"
 
     read_For = read_While = read_With = read_Try = read_ExceptHandler = _blocks
+
+
+def _of_the_scope(function: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function's body, without the insides of the scopes in it."""
+    todo: list[ast.AST] = [] if isinstance(function, ast.Lambda) else list(function.body)  # type: ignore[attr-defined]
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.ClassDef | _SCOPES | _COMPREHENSIONS):
+            todo += ast.iter_child_nodes(node)
+
+
+def _names_bound_by(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Lambda | _COMPREHENSIONS):
+        # A walrus inside binds outside.
+        return [n.target.id for n in ast.walk(node) if isinstance(n, ast.NamedExpr)]
+    if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar):
+        return [node.name] if node.name else []
+    return [node.id] if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else []
 
 
 def _is_store(node: ast.AST) -> bool:

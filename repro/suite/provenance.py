@@ -17,14 +17,15 @@ from repro.places import ROOT
 from repro.suite import fingerprint
 
 
-def record(job: Job, identity: str, wall: float, code: str) -> dict[str, Any]:
+def record(job: Job, depends_on: dict[str, str], wall: float, code: str) -> dict[str, Any]:
     return {
         "method": job.method,
         "arm": job.name,
         "seed": job.seed,
         "scale": job.scale,
         "params": job.params.as_dict(),
-        "fingerprint": identity,
+        "fingerprint": fingerprint.digest(depends_on),
+        "depends_on": depends_on,
         "wall_s": round(wall, 3),
         "peak_memory_mb": round(peak_memory_mb(job.device_name), 1),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

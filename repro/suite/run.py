@@ -95,7 +95,8 @@ def _paths(names: Sequence[str], refs: Sequence[ModelRef], options: Options) -> 
 def run_model(method: Owner, ref: ModelRef, options: Options) -> Path:
     """Train a model, or take the weights that come with the suite; returns its folder."""
     folder = model_folder(ref, options)
-    identity = fingerprint.of_model(method, options.scale, ref, options.retrain)
+    parts = fingerprint.parts_of_model(method, options.scale, ref, options.retrain)
+    identity = fingerprint.digest(parts)
     if _is_current(folder, identity, options, "model.safetensors"):
         return folder
     card = options.plan.card(ref)
@@ -122,7 +123,7 @@ def run_model(method: Owner, ref: ModelRef, options: Options) -> Path:
             tensors, origin = pretrained.shipped(fingerprint.shipped_path(card.shipped))
         else:
             tensors, origin = function(card.train, card.threads)(job), None
-        record = provenance.record(job, identity, time.perf_counter() - started, code)
+        record = provenance.record(job, parts, time.perf_counter() - started, code)
         if origin is not None:
             record["shipped"] = origin
         with store.atomic_folder(folder) as temporary:
@@ -149,9 +150,9 @@ def run_arm(
     for seed in all_seeds if seeds is None else seeds:
         folder = base / arm_name / str(seed)
         folders.append(folder)
-        identity = fingerprint.of_run(method, options.scale, arm_name, seed, options.retrain)
-        if not _is_current(folder, identity, options):
-            _run_seed(method, arm_name, card, seed, folder, identity, options)
+        parts = fingerprint.parts_of_run(method, options.scale, arm_name, seed, options.retrain)
+        if not _is_current(folder, fingerprint.digest(parts), options):
+            _run_seed(method, arm_name, card, seed, folder, parts, options)
     if seeds is None:
         summary = {
             "arm": arm_name,
@@ -206,7 +207,7 @@ def _run_seed(
     card: Arm,
     seed: int,
     folder: Path,
-    identity: str,
+    parts: dict[str, str],
     options: Options,
 ) -> None:
     params = method.arm_params(options.scale, arm_name)
@@ -221,7 +222,7 @@ def _run_seed(
             Params(params, f"{method.slug}/{arm_name}"),
             threads=card.threads,
             device_name=device_for(options),
-            scratch=options.base / "scratch" / identity,
+            scratch=options.base / "scratch" / fingerprint.digest(parts),
             log=log,
             data_names=card.data,
             model_paths=_paths(card.models, refs, options),
@@ -235,7 +236,7 @@ def _run_seed(
         wall = time.perf_counter() - started
         if not job.measured:
             raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
-        record = provenance.record(job, identity, wall, code)
+        record = provenance.record(job, parts, wall, code)
         with store.atomic_folder(folder) as temporary:
             if job.arrays:
                 store.write_arrays(temporary / "arrays.npz", job.arrays)

@@ -21,12 +21,19 @@ from repro.errors import ReproError
 from repro.nets.classifier import Classifier
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.unet import UNet
+from repro.official import reader
 
 if TYPE_CHECKING:
     from repro.job import Job
 
 State = Mapping[str, Tensor]
 Extractor = Callable[[Tensor], Tensor]
+
+
+_MOBILENET = reader.Layout(
+    "torchvision's MobileNetV2 (delete this file and run "
+    "`python -m repro.data get mobilenetv2-imagenet`)"
+)
 
 
 def _bare(name: str) -> str:
@@ -125,17 +132,10 @@ def colour_features(job: Job, size: int = 224) -> Extractor:
     """
     from torchvision.models import mobilenet_v2
 
-    path = Path(job.data("mobilenetv2-imagenet"))
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.device("meta"):
         net = mobilenet_v2()
-        net.load_state_dict(state)
-    except Exception as error:
-        raise ReproError(
-            f"{path} cannot be read as torchvision's MobileNetV2 ({type(error).__name__}); delete "
-            "it and run `python -m repro.data get mobilenetv2-imagenet`"
-        ) from error
-    net = net.eval().requires_grad_(False).to(job.device)
+    net = reader.load(job.data("mobilenetv2-imagenet"), net, _MOBILENET)
+    net = net.requires_grad_(False).to(job.device)
     mean = torch.tensor([0.485, 0.456, 0.406], device=job.device)[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225], device=job.device)[:, None, None]
 

@@ -214,8 +214,20 @@ def test_what_no_int8_kernel_computes_is_refused(small, inputs, tmp_path, make, 
     assert not (tmp_path / "no.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [(b"", "is empty"), (b"<html>", "is a web page"), (b"\x08\x0a\x12 garbage", "is truncated")],
+)
+def test_a_damaged_file_is_named(tmp_path, content, wrong):
+    pytest.importorskip("openvino")
+    path = tmp_path / "network.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ReproError, match=f"network.onnx: {wrong}.*; .*export"):
+        deploy.Deployed(path)(torch.zeros(1, 1, 8, 8))
+
+
 def test_a_missing_package_or_file_is_named(small, inputs, tmp_path, monkeypatch):
-    with pytest.raises(ReproError, match="is missing; write it|needs the package 'openvino'"):
+    with pytest.raises(ReproError, match="is missing; put a network|needs the package 'openvino'"):
         deploy.Deployed(tmp_path / "nothing.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "openvino", None)

@@ -88,6 +88,26 @@ def test_a_finished_seed_is_kept_and_a_stale_one_runs_again(options):
     assert [a == b for a, b in zip(stamps, after, strict=True)] == [True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "what"),
+    [
+        ("experiment.yaml", "gain: 2.0", "gain: 2.5", r"base/0 \(parameters\)"),
+        ("experiment.yaml", "lr: 1e-3", "lr: 1e-2", r"ours/0 \(models\)"),
+        ("arms.py", '"error", 0.0', '"error", 1.0', r"exact/0 \(code\)"),
+    ],
+)
+def test_stale_runs_are_not_judged(options, toy, forget, file, old, new, what):
+    run_all(options)
+    verdict = options.base / "verdicts" / "toy.json"
+    before = verdict.read_bytes()
+    path = toy / "methods" / "toy" / file
+    path.write_text(path.read_text().replace(old, new, 1))
+    forget()
+    with pytest.raises(ReproError, match=what + ".* changed since the run; run `repro run toy"):
+        judging.judge(library.load("toy"), options)
+    assert verdict.read_bytes() == before
+
+
 def test_streams_are_independent_and_repeatable():
     a, b = Job.for_test(seed=1), Job.for_test(seed=2)
     draw = lambda j, *s: j.numpy_rng(*s).random()  # noqa: E731

@@ -69,7 +69,14 @@ def test_a_changed_preset_reruns_just_what_depends_on_it(clone, batch, rule):
     card.write_text(card.read_text().replace("points: 101", "points: 51"))
     planned = counted(snakemake("-n", "smoke"))
     assert planned == {rule: "1", "verdict": "1", "tables": "1", "page": "1"}
+
+    # Snakemake's own memory may be lost: what the marks say counts
+    shutil.rmtree(clone / ".snakemake" / "metadata")
+    assert counted(snakemake("-n", "smoke")) == planned
+    stale = run(clone, "repro", "job", "verdict", "smoke", "first")
+    assert stale.returncode == 2 and "(parameters) changed since the run" in stale.stderr
     snakemake("smoke")
+    assert "Nothing to be done" in snakemake("-n", "smoke")
 
     # a threshold is judged anew, nothing is run anew
     checks = card.with_name("checks.yaml")

@@ -148,7 +148,7 @@ def test_colour_features_name_an_unreadable_file(tmp_path, monkeypatch):
     broken = tmp_path / "net.pth"
     broken.write_bytes(b"nothing")
     monkeypatch.setattr(catalogue, "load", lambda name: broken)
-    with pytest.raises(ReproError, match=r"net\.pth cannot be read.*delete it"):
+    with pytest.raises(ReproError, match=r"net\.pth: is plain text.*delete this file"):
         pretrained.colour_features(zoo.job())
 
 

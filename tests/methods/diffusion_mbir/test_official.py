@@ -1,5 +1,7 @@
 """The released checkpoint and volume formats, on synthetic files with the released keys."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from methods.diffusion_mbir import official
 from repro.errors import ReproError
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
+from repro.official.reader import OfficialFile
 
 TINY = NCSNppConfig(
     image_size=16, nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(16,), num_scales=7
@@ -54,15 +57,16 @@ def test_released_shapes_on_the_meta_device():
     """The full-size dictionary, with the keys the file has, without its 250 MB."""
     with torch.device("meta"):
         network = NCSNpp(official.CT)
-        state = {f"module.{k}": torch.empty_like(v) for k, v in network.state_dict().items()}
-        shadow = [torch.empty_like(p) for p in network.parameters() if p.requires_grad]
+    zero = torch.zeros(())
+    state = {f"module.{k}": zero.expand(v.shape) for k, v in network.state_dict().items()}
+    shadow = [zero.expand(p.shape) for p in network.parameters() if p.requires_grad]
     assert len(state) == 522 and len(shadow) == 520
     assert "module.all_modules.27.NIN_0.W" in state
-    merged = official.checkpoint_state(
-        {"model": state, "ema": {"shadow_params": shadow}, "step": 1}, network, "file"
-    )
-    assert merged["all_modules.3.weight"] is shadow[4]
-    assert sum(p.numel() for p in shadow) == 61_433_473
+    shadow[4] = shadow[4] + 1
+    content = {"model": state, "ema": {"shadow_params": shadow}, "step": 1}
+    averages = OfficialFile(Path("file"), official.LAYOUT, content).averages(network)
+    assert (averages["all_modules.3.weight"] == 1).all()
+    assert sum(p.numel() for p in averages.values()) == 61_433_473
 
 
 def test_mri_configuration_has_the_same_tensors():
@@ -72,38 +76,15 @@ def test_mri_configuration_has_the_same_tensors():
     assert shapes[0] == shapes[1]
 
 
-def test_missing_truncated_and_foreign_files(tmp_path):
-    with pytest.raises(ReproError, match="does not exist"):
-        official.read_checkpoint(tmp_path / "none.pth")
-    whole = save(tmp_path, content()[0])
-    cut = tmp_path / "cut.pth"
-    cut.write_bytes(whole.read_bytes()[:5000])
-    with pytest.raises(ReproError, match=r"cut\.pth"):
-        official.read_checkpoint(cut)
-    text = tmp_path / "text.pth"
-    text.write_text("<html>not found</html>")
-    with pytest.raises(ReproError, match=r"text\.pth"):
-        official.read_checkpoint(text)
-    (tmp_path / "empty.pth").write_bytes(b"")
-    with pytest.raises(ReproError, match=r"empty\.pth"):
-        official.read_checkpoint(tmp_path / "empty.pth")
-    with pytest.raises(ReproError, match="a released checkpoint holds"):
-        official.read_checkpoint(save(tmp_path, {"state_dict": {}}, "foreign.pth"))
-
-
-class Payload:
-    """An object in a checkpoint that would run code if it were unpickled."""
-
-    def __reduce__(self):
-        return (print, ("unpickled",))
-
-
-def test_nothing_is_executed(tmp_path, capsys):
-    value, _, _ = content()
-    value["optimizer"] = Payload()
-    with pytest.raises(ReproError, match="no checkpoint of tensors"):
-        official.read_checkpoint(save(tmp_path, value))
-    assert "unpickled" not in capsys.readouterr().out
+def test_the_last_step_is_taken_on_request(tmp_path):
+    value, model, _ = content()
+    del value["ema"]
+    path = save(tmp_path, value)
+    with pytest.raises(ReproError, match="no averaged weights.*with ema=False"):
+        official.load_score(path, TINY)
+    network = official.load_score(path, TINY, ema=False)
+    for own, loaded in zip(model.parameters(), network.parameters(), strict=True):
+        assert torch.equal(own, loaded)
 
 
 @pytest.mark.parametrize("damage", ["key", "extra", "shape", "shadow", "shadow-shape", "ema"])

@@ -212,7 +212,7 @@ def test_guidance_networks_load(tmp_path):
     assert same_bits(found.head.state_dict(), head.state_dict()) and len(found.sigmas) == 1000
     del state["karras_sigmas"]
     torch.save(state, path)
-    with pytest.raises(ReproError, match="`karras_sigmas` is missing"):
+    with pytest.raises(ReproError, match="lacks `karras_sigmas`"):
         official.load_guidance(path, TINY, size)
 
 
@@ -222,34 +222,21 @@ def test_foreign_and_damaged_files_are_one_line(tmp_path):
         official.load_generator(path, TINY)
     state = tiny().state_dict()
     torch.save({k: v for k, v in state.items() if k != "model.out_conv.bias"}, path)
-    with pytest.raises(ReproError, match=r"lacks tensor `model.out_conv.bias` \(1 in all\)"):
+    with pytest.raises(ReproError, match=r"lacks `model.out_conv.bias` \(1 of "):
         official.load_generator(path, TINY)
     torch.save(state | {"extra": torch.zeros(1)}, path)
-    with pytest.raises(ReproError, match="unknown tensor `extra`"):
+    with pytest.raises(ReproError, match="holds `extra`"):
         official.load_generator(path, TINY)
     torch.save(state | {"model.out_conv.bias": torch.zeros(7)}, path)
     with pytest.raises(ReproError, match=r"has shape \(7,\), expected \(3,\)"):
         official.load_generator(path, TINY)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(ReproError, match="not a whole file of tensors") as error:
+    with pytest.raises(ReproError, match="is truncated") as error:
         official.load_generator(path, TINY)
     assert "\n" not in str(error.value)
     torch.save({"ema": [1, 2]}, path)
-    with pytest.raises(ReproError, match="holds more than tensors"):
+    with pytest.raises(ReproError, match="`ema` is a list, not a tensor"):
         official.load_generator(path, TINY)
-
-
-def test_reference_statistics(tmp_path):
-    path = tmp_path / "imagenet-64x64.npz"
-    np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
-    mu, sigma = official.load_reference(path)
-    assert mu.shape == (4,) and sigma.shape == (4, 4)
-    np.savez(path, mu=np.zeros(4), sigma=np.eye(3))
-    with pytest.raises(ReproError, match="no mean and covariance"):
-        official.load_reference(path)
-    np.savez(path, mu=np.zeros(4))
-    with pytest.raises(ReproError, match="expected mu and sigma"):
-        official.load_reference(path)
 
 
 def test_students_of_this_suite_come_back(tmp_path):

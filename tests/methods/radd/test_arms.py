@@ -322,6 +322,7 @@ def test_zero_shot_scores_official_blocks(monkeypatch, tmp_path):
     save_file(state, folder / "model.safetensors")
     model = {"hidden_size": 16, "n_heads": 2, "n_blocks": 1, "length": 6}
     (folder / "config.json").write_text(json.dumps({"tokens": 11, "model": model}))
+    monkeypatch.setitem(official.PUBLISHED, "radd-t-dce", official.Published("", config))
     monkeypatch.setattr(cache, "root", lambda: tmp_path)
     vocabulary = SimpleNamespace(encoder={c: i for i, c in enumerate("abcdefghij.")}, merges=[])
     monkeypatch.setattr(catalogue, "load", {"gpt2-bpe": vocabulary}.__getitem__)

@@ -53,7 +53,7 @@ def write(tmp_path, content):
 @pytest.mark.parametrize("average", [True, False])
 def test_a_checkpoint_loads_with_its_averages_or_without(tmp_path, published, prefix, average):
     content, state, shadow = checkpoint(published, prefix)
-    network = official.fill(write(tmp_path, content), published, average=average)
+    network = official.fill(write(tmp_path, content), published, ema=average)
     own = network.state_dict()
     for name, value in (state | shadow if average else state).items():
         assert torch.equal(own[name], value), name
@@ -96,12 +96,12 @@ def reshape(content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("ema"), "has no dictionaries `model` and `ema`"),
-        (lambda c: c["model"].pop("module.sigmas"), "lacks sigmas"),
-        (lambda c: c["model"].update({"module.extra": torch.zeros(1)}), "holds extra"),
-        (shorten, "ema.shadow_params lists"),
-        (lambda c: c["ema"].update(shadow_params=None), "lists no averages"),
-        (reshape, "all_modules.2.weight is (16, 4, 3, 3), expected (16, 3, 3, 3)"),
+        (lambda c: c.pop("ema"), "holds no averaged weights (`ema.shadow_params`)"),
+        (lambda c: c["model"].pop("module.sigmas"), "lacks `sigmas`"),
+        (lambda c: c["model"].update({"module.extra": torch.zeros(1)}), "holds `extra`"),
+        (shorten, "`ema.shadow_params` lists"),
+        (lambda c: c["ema"].update(shadow_params=None), "of the last step with ema=False"),
+        (reshape, "`all_modules.2.weight` has shape (16, 4, 3, 3), expected (16, 3, 3, 3)"),
     ],
 )
 def test_foreign_checkpoints_are_named(tmp_path, change, message):
@@ -111,18 +111,9 @@ def test_foreign_checkpoints_are_named(tmp_path, change, message):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_missing_truncated_and_unsafe_checkpoints(tmp_path):
-    with pytest.raises(ReproError, match="is missing; put a checkpoint of"):
-        official.load(tmp_path / "none.pth", "cifar-15.7")
+def test_an_unknown_network_is_named(tmp_path):
     with pytest.raises(ReproError, match="no published network `cifar-16`"):
         official.load(tmp_path / "none.pth", "cifar-16")
-    path = write(tmp_path, checkpoint(TINY)[0])
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ReproError, match="truncated or holds more than tensors"):
-        official.fill(path, TINY)
-    torch.save({"model": Published, "ema": {}}, path)
-    with pytest.raises(ReproError, match="truncated or holds more than tensors"):
-        official.fill(path, TINY)
 
 
 def save_pairs(folder, z=(6, 3, 4, 4), x=(6, 3, 4, 4), label=None):
@@ -146,7 +137,7 @@ def test_pairs_with_and_without_labels(tmp_path):
     [
         ({"x": None}, "z1.npy: is missing"),
         ({"x": (5, 3, 4, 4)}, "give both files of one pair set"),
-        ({"z": (6, 48)}, "expected 4 dimensions"),
+        ({"z": (6, 48)}, "expected 4 axes of floats"),
         ({"label": (5, 10)}, "label.npy has 5 rows for 6 pairs"),
     ],
 )
@@ -169,5 +160,5 @@ def test_damaged_pair_sets_are_named(tmp_path):
     with pytest.raises(ReproError, match="truncated"):
         official.load_pairs(tmp_path)
     np.save(tmp_path / "z1.npy", np.array([object()]), allow_pickle=True)
-    with pytest.raises(ReproError, match="is no plain array"):
+    with pytest.raises(ReproError, match="holds Python objects"):
         official.load_pairs(tmp_path)

@@ -150,10 +150,13 @@ def test_checkpoint_round_trip(tmp_path, classes, field, suffix):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda a: a.pop("Conv_0/kernel"), "it lacks Conv_0/kernel"),
-        (lambda a: a.update(Conv_7=np.zeros(1)), "it holds Conv_7"),
-        (lambda a: a.update({"Dense_0/kernel": np.zeros((3, 3), np.float32)}), "does not fit"),
-        (lambda a: a.update({"Conv_0/kernel": np.zeros(3, np.float32)}), "does not fit"),
+        (lambda a: a.pop("Conv_0/kernel"), "lacks `Conv_0/kernel`"),
+        (lambda a: a.update(Conv_7=np.zeros(1)), "holds `Conv_7`"),
+        (
+            lambda a: a.update({"Dense_0/kernel": np.zeros((3, 3), np.float32)}),
+            "expected .32, 128.",
+        ),
+        (lambda a: a.update({"Conv_0/kernel": np.zeros(3, np.float32)}), "expected .3, 3, 3, 32."),
         (lambda a: a["GroupNorm_0/scale"].fill(np.nan), "NaN"),
     ],
 )
@@ -165,17 +168,21 @@ def test_foreign_checkpoints_are_refused(tmp_path, spoil, message):
         official.load_checkpoint(tmp_path / "x.npz", small())
 
 
-def test_unreadable_checkpoints_are_refused(tmp_path):
-    (tmp_path / "chkpt5").mkdir()
-    with pytest.raises(ReproError, match="orbax"):
-        official.load_checkpoint(tmp_path / "chkpt5")
-    with pytest.raises(ReproError, match="not there"):
-        official.load_checkpoint(tmp_path / "none.npz")
-    for suffix in (".npz", ".safetensors"):
-        path = tmp_path / f"cut{suffix}"
-        path.write_bytes(b"PK\x03\x04 truncated")
-        with pytest.raises(ReproError, match="truncated"):
-            official.load_checkpoint(path)
+def test_the_last_step_never_stands_in_for_the_averages(tmp_path):
+    source, path = small(), tmp_path / "chkpt5.npz"
+    np.savez(path, step=np.array(5), **exported(source, "model_params"))
+    with pytest.raises(ReproError, match="no averaged weights .`params_ema`.*with ema=False"):
+        official.load_checkpoint(path, small(seed=1))
+    loaded = official.load_checkpoint(path, small(seed=1), ema=False)
+    assert torch.equal(loaded.conv_in.weight, source.conv_in.weight)
+    np.savez(path, **exported(source, "params_ema"))
+    with pytest.raises(ReproError, match="has no `model_params`"):
+        official.load_checkpoint(path, small(seed=1), ema=False)
+
+
+def test_an_orbax_folder_is_to_be_exported(tmp_path):
+    with pytest.raises(ReproError, match="is a folder.*exported to .safetensors or .npz"):
+        official.load_checkpoint(tmp_path)
 
 
 def test_splits_of_the_release():
