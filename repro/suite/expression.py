@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +46,13 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
 }
 OF_MANY = ("min", "max", "mean")
 """Functions of any number of arguments: a wildcard may stand there."""
-_COMPARISONS = {"<", "<=", ">", ">=", "=="}
+TESTS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+}
 
 
 @dataclass(frozen=True)
@@ -144,15 +151,8 @@ class Check:
     def holds(self, lookup: Lookup) -> bool:
         """Whether the comparison is true, strictness included."""
         values = self.sides(lookup)
-        tests = {
-            "<": lambda a, b: a < b,
-            "<=": lambda a, b: a <= b,
-            ">": lambda a, b: a > b,
-            ">=": lambda a, b: a >= b,
-            "==": lambda a, b: a == b,
-        }
         links = zip(self.ops, values, values[1:], strict=False)
-        return all(tests[op](a, b) for op, a, b in links)
+        return all(TESTS[op](a, b) for op, a, b in links)
 
 
 @functools.cache
@@ -242,7 +242,7 @@ class _Parser:
 
     def check(self) -> Check:
         terms, ops = [self.sum()], []
-        while self.peek() in _COMPARISONS:
+        while self.peek() in TESTS:
             ops.append(self.take()[1])
             terms.append(self.sum())
         if self.index < len(self.tokens):

@@ -25,9 +25,11 @@ import numpy as np
 
 from repro.coordinates import at_key
 from repro.errors import ReproError
+from repro.suite import expression
 from repro.suite.cards.checks import Check
 from repro.suite.cards.method import Method
-from repro.suite.expression import Reference
+from repro.suite.cards.paper import Claim
+from repro.suite.expression import Lookup, Reference
 from repro.suite.words import ORDER, TIERS
 
 MINIMUM_SEEDS = 3
@@ -104,57 +106,18 @@ def judge_check(check: Check, measured: Measurements, paper: str) -> CheckResult
     Raises:
         ReproError: a measurement is missing or not finite, or arms share no seeds.
     """
-    references = check.parsed.references()
     try:
-        values = {reference: measured.seeds(reference) for reference in references}
-        for reference, by_seed in values.items():
-            for seed, value in by_seed.items():
-                if not math.isfinite(value):
-                    raise ReproError(f"`{reference}` is {value} at seed {seed}")
-        random = [r for r in references if not measured.is_deterministic(r.arm)]
-        sets = [set(values[r]) for r in random] or [set(values[r]) for r in references]
-        seeds = sorted(set.intersection(*sets))
-        if any(s != sets[0] for s in sets) or not seeds:
-            raise ReproError("its arms were not run with the same seeds")
-        lookups = [
-            {
-                r: (next(iter(v.values())) if measured.is_deterministic(r.arm) else v[seed])
-                for r, v in values.items()
-            }
-            for seed in seeds
-        ]
-        margins = [check.parsed.margin(lookup.__getitem__) for lookup in lookups]
-        holds = [check.parsed.holds(lookup.__getitem__) for lookup in lookups]
-        sides = np.mean([check.parsed.sides(lookup.__getitem__) for lookup in lookups], axis=0)
+        lookups, random = _seeds(check.parsed, measured)
+        margins = [float(check.parsed.margin(lookup)) for lookup in lookups]
+        holds = [check.parsed.holds(lookup) for lookup in lookups]
+        sides = np.mean([check.parsed.sides(lookup) for lookup in lookups], axis=0)
     except ReproError as error:
         raise ReproError(f"check `{check.id}` ({check.expect}): {error}") from error
-
     low, high = bootstrap_interval(margins)
-    mean = float(np.mean(margins))
-    reason = ""
     if check.tier in ("exact", "structural") or not random:
-        if all(holds):
-            verdict = "reproduced"
-        elif not any(holds):
-            verdict = "contradicted"
-        else:
-            verdict = "contradicted" if check.tier in ("exact", "structural") else "inconclusive"
-            reason = f"holds for {sum(holds)} of {len(holds)} seeds"
-    elif len(seeds) < MINIMUM_SEEDS:
-        verdict = "inconclusive"
-        reason = f"{len(seeds)} seed(s): fewer than {MINIMUM_SEEDS} cannot bound the effect"
-    elif low > 0 or (low == 0 and all(holds)):
-        verdict = "reproduced"
-    elif high < 0:
-        verdict = "contradicted"
+        verdict, reason = _as_identity(check.tier, holds)
     else:
-        verdict = "inconclusive"
-        reason = "the interval of the margin contains 0"
-    terms = [_term(float(side)) for side in sides]
-    observed = terms[0] + "".join(
-        f" {_TURNED[op] if not ok else op} {term}"
-        for op, term, ok in zip(check.parsed.ops, terms[1:], _links(check, sides), strict=True)
-    )
+        verdict, reason = _as_comparison(low, high, holds)
     return CheckResult(
         id=check.id,
         claim=check.claim,
@@ -162,16 +125,79 @@ def judge_check(check: Check, measured: Measurements, paper: str) -> CheckResult
         expect=check.expect,
         why=check.why,
         verdict=verdict,
-        observed=observed,
-        margin=mean,
+        observed=_observed(check.parsed, sides),
+        margin=float(np.mean(margins)),
         margin_low=low,
         margin_high=high,
         smallest_detectable=smallest_detectable(margins),
-        n_seeds=len(seeds),
-        margins=[float(m) for m in margins],
+        n_seeds=len(lookups),
+        margins=margins,
         paper=check.paper or paper,
         comparable=check.comparable,
         reason=reason,
+    )
+
+
+def _seeds(parsed: expression.Check, measured: Measurements) -> tuple[list[Lookup], bool]:
+    """The values of each seed, arms paired by seed, and whether any arm is random.
+
+    What a deterministic arm measured once stands beside every seed.
+    """
+    values = {reference: measured.seeds(reference) for reference in parsed.references()}
+    for reference, by_seed in values.items():
+        for seed, value in by_seed.items():
+            if not math.isfinite(value):
+                raise ReproError(f"`{reference}` is {value} at seed {seed}")
+    random = [r for r in values if not measured.is_deterministic(r.arm)]
+    sets = [set(values[r]) for r in random or values]
+    seeds = sorted(set.intersection(*sets))
+    if any(s != sets[0] for s in sets) or not seeds:
+        raise ReproError("its arms were not run with the same seeds")
+    at_seed = [
+        {
+            r: next(iter(v.values())) if measured.is_deterministic(r.arm) else v[seed]
+            for r, v in values.items()
+        }
+        for seed in seeds
+    ]
+    return [lookup.__getitem__ for lookup in at_seed], bool(random)
+
+
+def _as_identity(tier: str, holds: Sequence[bool]) -> tuple[str, str]:
+    """Verdict and reason of what has to hold as written."""
+    if all(holds):
+        return "reproduced", ""
+    if not any(holds):
+        return "contradicted", ""
+    verdict = "contradicted" if tier in ("exact", "structural") else "inconclusive"
+    return verdict, f"holds for {sum(holds)} of {len(holds)} seeds"
+
+
+def _as_comparison(low: float, high: float, holds: Sequence[bool]) -> tuple[str, str]:
+    """Verdict and reason of a comparison of random arms, by the interval of its margin."""
+    if len(holds) < MINIMUM_SEEDS:
+        few = f"{len(holds)} seed(s): fewer than {MINIMUM_SEEDS} cannot bound the effect"
+        return "inconclusive", few
+    if low > 0 or (low == 0 and all(holds)):
+        return "reproduced", ""
+    if high < 0:
+        return "contradicted", ""
+    return "inconclusive", "the interval of the margin contains 0"
+
+
+_TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}
+
+
+def _observed(parsed: expression.Check, sides: np.ndarray) -> str:
+    """The values of the terms, with what holds between them."""
+    terms = [_term(float(side)) for side in sides]
+    links = [
+        expression.TESTS[op](a, b)
+        for op, (a, b) in zip(parsed.ops, itertools.pairwise(sides), strict=True)
+    ]
+    return terms[0] + "".join(
+        f" {op if ok else _TURNED[op]} {term}"
+        for op, term, ok in zip(parsed.ops, terms[1:], links, strict=True)
     )
 
 
@@ -179,22 +205,6 @@ def _term(value: float) -> str:
     """Four digits, but whole numbers in full: counts are compared to the last digit."""
     whole = value.is_integer() and abs(value) < 1e15
     return f"{value:.0f}" if whole else f"{value:.4g}"
-
-
-_TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}
-
-
-def _links(check: Check, sides: np.ndarray) -> list[bool]:
-    tests = {
-        "<": np.less,
-        "<=": np.less_equal,
-        ">": np.greater,
-        ">=": np.greater_equal,
-        "==": np.equal,
-    }
-    return [
-        bool(tests[op](a, b)) for op, a, b in zip(check.parsed.ops, sides, sides[1:], strict=False)
-    ]
 
 
 def bootstrap_interval(margins: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -258,30 +268,30 @@ def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> 
     judged = []
     for claim in method.paper.claims:
         own = [result for result in results if result.claim == claim.id]
-        if not own:
-            judged.append(
-                ClaimResult(claim.id, "untested", "", _why_untested(method, scale, claim))
-            )
-            continue
-        found = {result.verdict for result in own}
-        verdict = next(v for v in ORDER if v in found)
-        tier = max((result.tier for result in own), key=TIERS.index)
-        reason = "; ".join(
-            f"{result.id}: {result.reason or result.observed}"
-            for result in own
-            if result.verdict == verdict and verdict != "reproduced"
-        )
-        judged.append(ClaimResult(claim.id, verdict, tier, reason))
+        if own:
+            judged.append(_judge_claim(claim.id, own))
+        else:
+            why = _why_untested(method, scale, claim)
+            judged.append(ClaimResult(claim.id, "untested", "", why))
     return judged
 
 
-def _why_untested(method: Method, scale: str, claim) -> str:
+def _judge_claim(claim: str, own: Sequence[CheckResult]) -> ClaimResult:
+    found = {result.verdict for result in own}
+    verdict = next(v for v in ORDER if v in found)
+    tier = max((result.tier for result in own), key=TIERS.index)
+    reason = "; ".join(
+        f"{result.id}: {result.reason or result.observed}"
+        for result in own
+        if result.verdict == verdict and verdict != "reproduced"
+    )
+    return ClaimResult(claim, verdict, tier, reason)
+
+
+def _why_untested(method: Method, scale: str, claim: Claim) -> str:
     if any(checked == claim.id for checked, _ in method.expected.each()):
-        elsewhere = [
-            s
-            for s in method.experiment.scales
-            if any(c.claim == claim.id for c in method.checks(s).values())
-        ]
+        scales = method.experiment.scales
+        elsewhere = [s for s in scales if claim.id in {c.claim for c in method.checks(s).values()}]
         return f"not checked at scale {scale}; checked at {', '.join(elsewhere) or 'none'}"
     if claim.best_tier == "paper":
         return "needs the official weights and data (tier paper)"

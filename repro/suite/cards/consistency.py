@@ -74,9 +74,8 @@ def _models_in_reach(method: Method) -> dict[str, Model]:
     """Every model that a card may name: its own, `zoo/<model>`, and `<method>/<model>`."""
     models = dict(method.experiment.models)
     models |= {f"{ZOO}/{name}": model for name, model in method.others(ZOO).own_models.items()}
-    wanted = [
-        m for card in (*models.values(), *method.experiment.arms.values()) for m in card.models
-    ]
+    cards: list[Arm | Model] = [*models.values(), *method.experiment.arms.values()]
+    wanted = [name for card in cards for name in card.models]
     while wanted:
         name = wanted.pop()
         owner, _, bare = name.rpartition("/")
@@ -84,7 +83,8 @@ def _models_in_reach(method: Method) -> dict[str, Model]:
         if name in models or not owner or not path.is_file():
             continue
         # Not load(): two methods may use each other's models.
-        for other, model in read(path, Experiment).models.items():
+        card = read(path, Experiment)
+        for other, model in card.models.items():
             own = [m if "/" in m else f"{owner}/{m}" for m in model.models]
             own = [m.removeprefix(f"{method.slug}/") for m in own]
             models[f"{owner}/{other}"] = model.model_copy(update={"models": own})
@@ -171,7 +171,7 @@ def _check_preset(
     replaceable: Collection[str],
 ) -> None:
     experiment, without = method.experiment, preset.without
-    cards = [*experiment.models.values(), *experiment.arms.values()]
+    cards: list[Arm | Model] = [*experiment.models.values(), *experiment.arms.values()]
     declared = {key for card in cards for key in card.params}
     for key in preset.params:
         file.known(f"{where}.params", key, declared, "parameter")

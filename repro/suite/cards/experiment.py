@@ -135,7 +135,7 @@ class Measurement(Strict):
     direction: Literal["lower", "higher", "none"] = "none"
     format: str = ".4g"
     timing: bool = False
-    at: Ats = [At()]
+    at: Ats = [At.model_validate({})]
 
 
 class Without(Strict):

@@ -13,6 +13,11 @@ from repro.errors import ReproError, nearest
 from repro.places import short
 from repro.suite.cards.base import Strict
 
+try:
+    from yaml import CSafeLoader as Base
+except ImportError:  # PyYAML without libyaml
+    from yaml import SafeLoader as Base
+
 Card = TypeVar("Card", bound=Strict)
 
 
@@ -39,7 +44,7 @@ def read(path: Path, schema: type[Card]) -> Card:
         raise ReproError(_explain(path, schema, error)) from error
 
 
-class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoader):
+class _Loader(Base):
     """YAML 1.1 without its traps: a repeated key is an error, 1e-3 is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -49,7 +49,7 @@ class ReferenceTable(Strict):
     note: str = ""
 
     @model_validator(mode="after")
-    def _rectangular(self):
+    def _rectangular(self) -> Self:
         for number, row in enumerate(self.rows):
             if len(row) != len(self.columns):
                 raise ValueError(
@@ -94,7 +94,7 @@ class Paper(Strict):
     notes: list[str] = []
 
     @model_validator(mode="after")
-    def _unique(self):
+    def _unique(self) -> Self:
         unique_ids("claim", [claim.id for claim in self.claims])
         unique_ids("table", [table.id for table in self.tables])
         return self

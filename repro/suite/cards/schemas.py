@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import yaml
 
+from repro.suite.cards.base import Strict
 from repro.suite.cards.checks import Checks
 from repro.suite.cards.experiment import Experiment, Zoo
 from repro.suite.cards.paper import Paper
 
-SCHEMAS = {"paper": Paper, "experiment": Experiment, "checks": Checks, "zoo": Zoo}
+SCHEMAS: dict[str, type[Strict]] = {
+    "paper": Paper,
+    "experiment": Experiment,
+    "checks": Checks,
+    "zoo": Zoo,
+}
 
 
 def schema(kind: str) -> str:

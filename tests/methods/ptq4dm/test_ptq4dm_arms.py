@@ -169,8 +169,7 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
 
     monkeypatch.setattr(Judge, "pictures", pictures)
     params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
-    declared = card.declared("gpu", "quality", params)
-    job = zoo.job("ptq4dm", "quality", 0, params, weights, declared)
+    job = zoo.job("ptq4dm", "quality", 0, params, weights)
     arms.quality(job)
     found = {a["network"]: v for n, a, v in job.measured if n == "frechet"}
     assert set(found) == {"full-precision", "ndtc-paper", "uniform"}
