@@ -16,7 +16,7 @@ from repro.errors import ReproError
 from repro.store import read_json
 from repro.suite import expression, records, verdict
 from repro.suite.cards import library
-from repro.suite.cards.checks import CheckCard
+from repro.suite.cards.checks import Check
 from repro.suite.cards.experiment import Experiment
 from repro.suite.cards.method import Method, ModelRef
 from repro.suite.cards.paper import Claim, Paper
@@ -94,7 +94,7 @@ class Report:
         return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
     @functools.cached_property
-    def _cards_of_checks(self) -> dict[str, CheckCard]:
+    def _cards_of_checks(self) -> dict[str, Check]:
         return self.method.checks(self.scale)
 
     def paper_says(self, check: Mapping[str, Any]) -> str:
