@@ -63,7 +63,11 @@ def parts_of_model(
     """What a model depends on, part by part, so that a stale one can say what changed."""
     card = method.model(scale, ref.owner, ref.name)
     if card.shipped and not retrain:
-        return {"shipped": shipped_hash(card.shipped)}
+        return {
+            "parameters": digest(method.model_params(scale, ref.owner, ref.name)),
+            "code": digest(definitions.closure(["repro.zoo.pretrained:shipped"])),
+            "weights": shipped_hash(card.shipped),
+        }
     earlier = method.model_models(scale, ref, retrain)
     return {
         "parameters": digest([method.model_params(scale, ref.owner, ref.name), card.threads]),
