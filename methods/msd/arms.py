@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from methods.msd import exact as identities
 from methods.msd import images as pictures_of
 from methods.msd import method as msd
 from methods.msd import networks as nets
@@ -105,10 +104,6 @@ def toy_teacher(job: Job) -> None:
 # Problem B ---------------------------------------------------------------------------------------
 
 
-def train_students(job: Job) -> State:
-    return pictures_of.distil(job)
-
-
 @torch.inference_mode()
 def image_teacher(job: Job) -> None:
     """The teacher by DDIM from the evaluation noises, at several numbers of steps."""
@@ -155,12 +150,6 @@ def image_students(job: Job) -> None:
 
 
 # Exact and structural ----------------------------------------------------------------------------
-
-
-def exact(job: Job) -> None:
-    """Closed forms, identities, routing and isolation."""
-    for item, error in identities.all_errors(job.rng, job.scratch / "exact").items():
-        job.measure("error", error, item=item)
 
 
 @torch.no_grad()
