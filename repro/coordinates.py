@@ -102,17 +102,25 @@ def outside(at: Mapping[str, object], grids: Sequence[Grid]) -> str:
     point = {key: canonical(value) for key, value in at.items()}
     if any(holds(grid, point) for grid in grids):
         return ""
-    near = [grid for grid in grids if grid.keys() == point.keys()]
+    return _other_keys(point, grids) or _other_values(point, grids)
+
+
+def _other_keys(point: Mapping[str, str], grids: Sequence[Grid]) -> str:
     known = dict.fromkeys(key for grid in grids for key in grid)
     for key in point:
         if key not in known:
             return f"unknown coordinate `{key}`{nearest(key, known)}"
-    if not near:
-        given = ", ".join(point) or "none"
-        valid = dict.fromkeys(", ".join(grid) or "none" for grid in grids)
-        return f"has the coordinates {' or '.join(valid)}, not {given}"
+    if any(grid.keys() == point.keys() for grid in grids):
+        return ""
+    given = ", ".join(point) or "none"
+    valid = dict.fromkeys(", ".join(grid) or "none" for grid in grids)
+    return f"has the coordinates {' or '.join(valid)}, not {given}"
+
+
+def _other_values(point: Mapping[str, str], grids: Sequence[Grid]) -> str:
+    near = [grid for grid in grids if grid.keys() == point.keys()]
     for key, value in point.items():
         values = dict.fromkeys(v for grid in near for v in grid[key])
         if value not in values:
             return f"unknown {key} `{value}`{nearest(value, values)}"
-    return f"no combination {at_key(at).replace(',', ', ')}"
+    return f"no combination {at_key(point).replace(',', ', ')}"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
-from methods.diffusion_couple import exact as exact_checks
 from methods.diffusion_couple import smoothing, systems
 from methods.diffusion_couple.forward import forward_simulation_analysis, intrinsic_from_ratio
 from methods.diffusion_couple.method import (
@@ -291,14 +290,3 @@ def bootstrap(job: Job) -> None:
         job.measure("interval", np.mean(((high - low) / case.truth)[JUDGED]) / 2, **case.at)
         if job.seed == 0:
             job.save(f"interval/{_key(case.at)}", np.stack([low, high]))
-
-
-@cache
-def _exact_errors() -> dict[str, float]:
-    return exact_checks.errors()
-
-
-def exact(job: Job) -> None:
-    """Relations against couples whose coefficients are known in closed form."""
-    for item, error in _exact_errors().items():
-        job.measure("exact_error", error, item=item)

@@ -9,6 +9,7 @@ sqrt(Dm t) V, volumes in cm^3/mol, t = 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +47,9 @@ from methods.diffusion_couple.method import (
     van_loo,
     wagner,
 )
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 Array = NDArray[np.float64]
 Errors = dict[str, float]
@@ -444,3 +448,9 @@ def errors() -> Errors:
     for check in CHECKS:
         found.update(check())
     return found
+
+
+def measure(job: Job) -> None:
+    """Relations against couples whose coefficients are known in closed form."""
+    for item, error in errors().items():
+        job.measure("exact_error", error, item=item)

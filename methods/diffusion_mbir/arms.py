@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from methods.diffusion_mbir import exact as exact_checks
-from methods.diffusion_mbir import method, official, structure
+from methods.diffusion_mbir import method, official
 from methods.diffusion_mbir.priors import StationaryGaussian
 from methods.diffusion_mbir.problems import (
     Problem,
@@ -444,16 +443,3 @@ def released(job: Job) -> None:
             chunk=problem.chunk, final_step=tomography,
         )  # fmt: skip
     _report(job, problem, x, time.perf_counter() - started, score)
-
-
-def exact(job: Job) -> None:
-    """Deviations from the identities and closed forms of the specification."""
-    for check in exact_checks.CHECKS:
-        for item, deviation in check().items():
-            job.measure("error", deviation, item=item)
-
-
-def count(job: Job) -> None:
-    """What the paper's own architecture and algorithm cost, counted without weights."""
-    for name, value, at in structure.counts(job.params.image_size, job.params.noise_levels):
-        job.measure(name, value, **at)

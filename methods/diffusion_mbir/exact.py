@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ from repro.diffusion.schedules import geometric_sigmas
 from repro.inverse.base import Identity
 from repro.inverse.fourier import MaskedFourier
 from repro.inverse.radon import CompatRadon, ParallelBeam, sparse_view_angles
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 F64 = torch.float64
 
@@ -353,3 +357,10 @@ CHECKS = (
     parity,
     schedule,
 )
+
+
+def measure(job: Job) -> None:
+    """Deviations from the identities and closed forms of the specification."""
+    for check in CHECKS:
+        for item, deviation in check().items():
+            job.measure("error", deviation, item=item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from methods.diffusion_mbir.method import CT_CHUNK, diffusion_mbir, gaussian_noi
 from repro.diffusion.schedules import geometric_sigmas
 from repro.inverse.base import Identity
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig, count_macs
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 
 class MemoryMeter(TorchDispatchMode):
@@ -87,24 +90,24 @@ def run_costs(levels: int) -> tuple[float, int, int]:
     return evaluated / slices, A.counts.forward, A.counts.adjoint
 
 
-def counts(image_size: int, levels: int) -> Iterator[tuple[str, float, dict]]:
-    """Every structural number: (measurement, value, coordinates)."""
-    config = NCSNppConfig()
+def measure(job: Job) -> None:
+    """What the paper's own architecture and algorithm cost, counted without weights."""
+    config, image_size = NCSNppConfig(), job.params.image_size
     with torch.device("meta"):
         network = NCSNpp(config)
     parameters = list(network.parameters())
-    yield "params", sum(p.numel() for p in parameters if p.requires_grad), {"kind": "trainable"}
-    yield "params", sum(p.numel() for p in parameters if not p.requires_grad), {"kind": "fixed"}
-    yield "tensors", len(network.state_dict()), {}
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    job.measure("params", trainable, kind="trainable")
+    job.measure("params", sum(p.numel() for p in parameters) - trainable, kind="fixed")
+    job.measure("tensors", len(network.state_dict()))
     for kind, macs in count_macs(config, image_size).items():
-        yield "macs", macs / 1e9, {"kind": kind}
-    nfe, forward, adjoint = run_costs(levels)
-    yield "nfe", nfe, {"problem": "any"}
-    yield "operator_calls", forward, {"operator": "forward"}
-    yield "operator_calls", adjoint, {"operator": "adjoint"}
+        job.measure("macs", macs / 1e9, kind=kind)
+    nfe, forward, adjoint = run_costs(job.params.noise_levels)
+    job.measure("nfe", nfe, problem="any")
+    job.measure("operator_calls", forward, operator="forward")
+    job.measure("operator_calls", adjoint, operator="adjoint")
     # Slice counts whose largest chunk is a full one: 2 and 4 chunks of at most 12.
     for slices in (23, 47):
-        chunked = activation_bytes(config, image_size, slices, CT_CHUNK)
-        yield "activation_memory", chunked / 2**20, {"slices": slices, "chunk": CT_CHUNK}
-        whole = activation_bytes(config, image_size, slices, slices + 1)
-        yield "activation_memory", whole / 2**20, {"slices": slices, "chunk": "volume"}
+        for chunk, size in ((CT_CHUNK, CT_CHUNK), ("volume", slices + 1)):
+            found = activation_bytes(config, image_size, slices, size) / 2**20
+            job.measure("activation_memory", found, slices=slices, chunk=chunk)

@@ -1,4 +1,4 @@
-"""The arms of the experiment: glue between its card and `method`, `exact`, `structure`.
+"""The arms of the experiment: glue between its card and `method`.
 
 All arms of a seed share what :class:`repro.quant.study.Study` holds and one calibration set. Arms
 then differ in number formats, in granularity, in range and in rounding alone.
@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 import torch
 from torch import Tensor, nn
 
-from methods.lowbit_fp import exact as identities
 from methods.lowbit_fp import method as lowbit
-from methods.lowbit_fp import structure as counts
 from repro.metrics.fid import frechet_from_features
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import AnyGrid, float_formats, scaled
@@ -265,36 +263,3 @@ def _predicted(
             job.save(f"gain-{granularity}-{where}", gain)
             job.measure("kurtosis_correlation", lowbit.spearman(tails, gain), **at)
             job.measure("float_wins", sum(g > 0 for g in gain) / len(gain), **at)
-
-
-def exact(job: Job) -> None:
-    """Grids, printed values, casts of hardware, properties, signal-to-noise ratios, zeros."""
-    for item, error in identities.errors(job.rng("draws")).items():
-        job.measure("error", error, item=item)
-    for (distribution, form), (ratio, reach) in identities.ratios().items():
-        at = {"distribution": distribution, "format": form}
-        job.measure("sqnr", ratio, **at)
-        job.measure("best_range", reach, **at)
-    for distribution, deviation in identities.ratio_errors().items():
-        job.measure("sqnr_error", deviation, distribution=distribution)
-    job.measure("range_error", identities.range_error())
-    for (distribution, form), share in identities.zeros(job.rng("zeros")).items():
-        job.measure("zero_share", share, distribution=distribution, format=form)
-    for distribution, deviation in identities.zero_errors(job.rng("zeros")).items():
-        job.measure("zero_error", deviation, distribution=distribution)
-
-
-def structure(job: Job) -> None:
-    """Codes and dynamic ranges of the formats, sizes of the networks that the paper quantises."""
-    for form, (values, dynamic) in counts.formats().items():
-        job.measure("codes", values, format=form)
-        job.measure("dynamic_range", dynamic, format=form)
-    for model, found in counts.networks().items():
-        job.measure("params", found["params"], model=model)
-        job.measure("layers", found["layers"], model=model)
-        for bits in (32, 8, 4):
-            job.measure("size", found["params"] * bits / 8e6, model=model, bits=bits)
-        overhead = counts.TAG_BYTES * found["layers"] / (found["params"] / 2)
-        job.measure("overhead", overhead, model=model, granularity="tensor")
-        overhead = (4 * found["channels"] + found["layers"]) / (found["params"] / 2)
-        job.measure("overhead", overhead, model=model, granularity="channel")

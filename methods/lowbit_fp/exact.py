@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from repro.quant.floating import (
     zero_share,
 )
 from repro.quant.rounding import hard_rounding
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 X = torch.tensor([-1, -0.6, -0.25, -0.1, 0, 0.05, 0.3, 0.7, 1.5])
 FOUR = ((2, 1), (1, 2), (3, 0))
@@ -298,3 +302,20 @@ def zero_errors(generator: torch.Generator) -> dict[str, float]:
         )
         for place, name in enumerate(("gaussian", "laplace"))
     }
+
+
+def measure(job: Job) -> None:
+    """Grids, printed values, casts of hardware, properties, signal-to-noise ratios, zeros."""
+    for item, error in errors(job.rng("draws")).items():
+        job.measure("error", error, item=item)
+    for (distribution, form), (ratio, reach) in ratios().items():
+        at = {"distribution": distribution, "format": form}
+        job.measure("sqnr", ratio, **at)
+        job.measure("best_range", reach, **at)
+    for distribution, deviation in ratio_errors().items():
+        job.measure("sqnr_error", deviation, distribution=distribution)
+    job.measure("range_error", range_error())
+    for (distribution, form), share in zeros(job.rng("zeros")).items():
+        job.measure("zero_share", share, distribution=distribution, format=form)
+    for distribution, deviation in zero_errors(job.rng("zeros")).items():
+        job.measure("zero_error", deviation, distribution=distribution)

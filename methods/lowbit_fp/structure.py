@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
@@ -10,6 +12,9 @@ from repro.nets.ldm import BEDROOM, SD_V1, LatentUNet
 from repro.nets.unet import UNet
 from repro.quant.affine import code_span
 from repro.quant.floating import dynamic_range, float_values
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 FLOATS = ("E2M1", "E1M2", "E3M0", "E2M5", "E3M4", "E4M3", "E5M2")
 TAG_BYTES = 5
@@ -50,3 +55,19 @@ def networks() -> dict[str, dict[str, int]]:
             "channels": sum(len(m.weight) for m in layers),
         }
     return found
+
+
+def measure(job: Job) -> None:
+    """Codes and dynamic ranges of the formats, sizes of the networks that the paper quantises."""
+    for form, (values, dynamic) in formats().items():
+        job.measure("codes", values, format=form)
+        job.measure("dynamic_range", dynamic, format=form)
+    for model, found in networks().items():
+        job.measure("params", found["params"], model=model)
+        job.measure("layers", found["layers"], model=model)
+        for bits in (32, 8, 4):
+            job.measure("size", found["params"] * bits / 8e6, model=model, bits=bits)
+        overhead = TAG_BYTES * found["layers"] / (found["params"] / 2)
+        job.measure("overhead", overhead, model=model, granularity="tensor")
+        overhead = (4 * found["channels"] + found["layers"]) / (found["params"] / 2)
+        job.measure("overhead", overhead, model=model, granularity="channel")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from methods.msd import exact as identities
 from methods.msd import images as pictures_of
 from methods.msd import method as msd
 from methods.msd import networks as nets
@@ -107,10 +106,6 @@ def toy_teacher(job: Job) -> None:
 # Problem B ---------------------------------------------------------------------------------------
 
 
-def train_students(job: Job) -> State:
-    return pictures_of.distil(job)
-
-
 @torch.inference_mode()
 def image_teacher(job: Job) -> None:
     """The teacher by DDIM from the evaluation noises, at several numbers of steps."""
@@ -157,12 +152,6 @@ def image_students(job: Job) -> None:
 
 
 # Exact and structural ----------------------------------------------------------------------------
-
-
-def exact(job: Job) -> None:
-    """Closed forms, identities, routing and isolation."""
-    for item, error in identities.all_errors(job.rng, job.scratch / "exact").items():
-        job.measure("error", error, item=item)
 
 
 @torch.no_grad()

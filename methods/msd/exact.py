@@ -323,3 +323,9 @@ def all_errors(rng: Callable[[str], Generator], scratch: Path) -> Errors:
         | reduction_errors(scratch)
         | isolation_errors()
     )
+
+
+def measure(job: Job) -> None:
+    """Closed forms, identities, routing and isolation."""
+    for item, error in all_errors(job.rng, job.scratch / "exact").items():
+        job.measure("error", error, item=item)

@@ -318,12 +318,6 @@ def held_out(job: Job) -> None:
 # Counting and timing
 
 
-def identities(job: Job) -> None:
-    """Every identity of :mod:`methods.radd.exact`."""
-    for item, error in exact.all_checks(job.seed, job.params.sequences):
-        job.measure("error", error, item=item)
-
-
 def structure(job: Job) -> None:
     """Sizes of the true architectures, counted on shapes alone."""
     for family, cond in (("radd", None), ("sedd", 128)):

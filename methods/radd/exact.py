@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 from methods.radd import method as radd
 from repro.diffusion import absorbing
 from repro.nets.transformer import Config, Transformer
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 Item = tuple[str, float]
 F64 = torch.float64
@@ -497,6 +501,12 @@ def all_checks(seed: int = 0, sequences: int = 200_000) -> Iterator[Item]:
     yield from loss_weight()
     yield from caching(generator)
     yield from sample_laws(generator, sequences)
+
+
+def measure(job: Job) -> None:
+    """Every identity of this module."""
+    for item, error in all_checks(job.seed, job.params.sequences):
+        job.measure("error", error, item=item)
 
 
 def _uniform(n: int) -> radd.Conditionals:

@@ -1,4 +1,4 @@
-"""The arms of the experiment: what is measured of its models, and glue to the checks."""
+"""The arms of the experiment: what is measured of its models."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.slimflow import consistency, official
-from methods.slimflow import exact as identities
 from methods.slimflow import method as slim
-from methods.slimflow import structure as sizes
 from methods.slimflow.networks import NETWORKS
 from methods.slimflow.training import autocast, load_flow, teacher_network, teacher_velocity
 from repro.diffusion import flow
@@ -23,18 +21,6 @@ from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
-
-
-def exact(job: Job) -> None:
-    """Identities and printed values."""
-    for item, error in identities.errors(job.rng("exact")).items():
-        job.measure("error", error, item=item)
-
-
-def structure(job: Job) -> None:
-    """Parameters, tensors and operations of the published networks."""
-    for name, value, at in sizes.counts():
-        job.measure(name, value, **at)
 
 
 def latency(job: Job) -> None:

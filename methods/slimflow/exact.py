@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Generator, Tensor
 
@@ -9,6 +11,9 @@ from methods.slimflow import method as slim
 from repro.diffusion import flow
 from repro.nets.ddpmpp import DDPMpp, DDPMppConfig
 from repro.training.settings import ema_decay
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 F64 = torch.float64
 STEPS = (0, 50_000, 100_000, 150_000, 300_000)
@@ -211,3 +216,9 @@ def errors(generator: Generator) -> dict[str, float]:
         **samplers(generator),
         **fresh_network(generator),
     }
+
+
+def measure(job: Job) -> None:
+    """Identities and printed values."""
+    for item, error in errors(job.rng("exact")).items():
+        job.measure("error", error, item=item)

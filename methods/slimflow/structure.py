@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from methods.slimflow import method as slim
 from methods.slimflow.networks import NETWORKS
 from repro.metrics.cost import NFECounter, count_macs, count_parameters
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 
 def filter_macs(network: nn.Module, arguments: tuple[Tensor, ...]) -> int:
@@ -33,17 +36,17 @@ def filter_macs(network: nn.Module, arguments: tuple[Tensor, ...]) -> int:
     return total
 
 
-def counts() -> Iterator[tuple[str, float, dict[str, str]]]:
-    """Every structural number: (measurement, value, coordinates)."""
+def measure(job: Job) -> None:
+    """Parameters, tensors and operations of the published networks."""
     for name, published in NETWORKS.items():
         network, arguments = published.meta(), published.example()
-        at = {"network": name}
-        yield "parameters", count_parameters(network) + published.augmentation, at
-        yield "tensors", len(network.state_dict()), at
+        job.measure("parameters", count_parameters(network) + published.augmentation, network=name)
+        job.measure("tensors", len(network.state_dict()), network=name)
         macs, filters = count_macs(network, *arguments), filter_macs(network, arguments)
-        yield "gmac", (macs.conv + macs.linear + filters) / 1e9, at | {"kind": "conv-linear"}
-        yield "gmac", (macs.total + filters) / 1e9, at | {"kind": "all"}
+        visible = (macs.conv + macs.linear + filters) / 1e9
+        job.measure("gmac", visible, network=name, kind="conv-linear")
+        job.measure("gmac", (macs.total + filters) / 1e9, network=name, kind="all")
     counted = NFECounter(NETWORKS["cifar-15.7"].meta())
     with torch.no_grad():
         slim.one_step(counted, torch.zeros(2, 3, 32, 32, device="meta"))
-    yield "evaluations", counted.rows / 2, {"network": "cifar-15.7"}
+    job.measure("evaluations", counted.rows / 2, network="cifar-15.7")

@@ -1,4 +1,4 @@
-"""The arms of the experiment: glue between its card and `method`, `exact`, `learning`.
+"""The arms of the experiment: glue between its card and `method`, `learning`.
 
 All arms of a seed start from the same noise and, at as many steps, take the same Brownian motion.
 `nfe` is the number of network evaluations a sample over all models: steps x models, and twice that
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.superdiff import exact as identities
 from methods.superdiff import learning
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ScheduleMatched
@@ -28,7 +27,6 @@ from repro.zoo.judge import Judge
 if TYPE_CHECKING:
     from repro.job import Job
 
-INCREMENTS = {"theorem-1": sd.ito, "discrete": sd.ito_discrete, "released-or": sd.ito_released}
 PICTURES, FOLLOWED = 10, 64
 
 
@@ -175,7 +173,7 @@ def superpose(job: Job) -> None:
     """Both half models by one rule, by SDE and by ODE."""
     p, judge = job.params, Judge(job)
     models = experts(job, p.experts, _dim(judge))
-    rule, increments = rule_of(p.rule, p.temperature), INCREMENTS[p.increments]
+    rule, increments = rule_of(p.rule, p.temperature), sd.INCREMENTS[p.increments]
     for path, steps in settings(p):
         out = generate(
             job,
@@ -276,36 +274,3 @@ def plane(job: Job) -> None:
 
 
 # Identities
-
-
-def exact(job: Job) -> None:
-    """Every identity and closed form of :mod:`methods.superdiff.exact`."""
-    p = job.params
-    for item, error in identities.all_errors(job.rng("identities")):
-        job.measure("error", error, item=item)
-    for item, value in identities.schedule_values().items():
-        job.measure("value", value, item=item)
-    for steps in p.steps:
-        for item, value in identities.ito_errors(steps, p.samples, job.rng("ito", steps)).items():
-            job.measure("value", value, item=item, steps=steps)
-    for steps in (100, 400):
-        error = identities.ode_error(steps, 1024, job.rng("ode", steps))
-        job.measure("value", error, item="ode", steps=steps)
-    for steps in p.and_steps:
-        found = identities.and_errors(steps, p.samples, job.rng("and", steps))
-        for item, value in found.items():
-            job.measure("value", value, item=f"and-{item}", steps=steps)
-    for item, value in identities.three_model_errors(400, p.samples, job.rng("three")).items():
-        job.measure("value", value, item=item, steps=400)
-    job.measure("value", identities.level_bias(), item="level-bias")
-    job.measure("value", identities.theorem_3(), item="theorem-3")
-    for dt in (1e-3, 1e-4):
-        value = identities.ito_variance(dt, p.draws, job.rng("variance"))
-        job.measure("value", value, item="ito-variance", dt=dt)
-    for probe in ("gaussian", "rademacher"):
-        value = identities.hutchinson_variance(probe, p.draws, job.rng("probe"))
-        job.measure("value", value, item="hutchinson-variance", probe=probe)
-    for name, steps in (("theorem-1", 1600), ("released-or", 400)):
-        found = identities.or_errors(steps, p.samples, job.rng("or"), INCREMENTS[name])
-        for item, value in found.items():
-            job.measure("value", value, item=f"or-{item}", increments=name)

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 
 from methods.superdiff import method as sd
+
+if TYPE_CHECKING:
+    from repro.job import Job
 
 MEANS = ((1.5, 1.5), (-1.5, 0.5))
 THIRD = (0.0, -2.0)
@@ -317,3 +321,36 @@ def all_errors(generator: Generator) -> Iterator[tuple[str, float]]:
     yield from weights_errors(generator).items()
     yield from stable_diffusion_errors(generator).items()
     yield "schedule", schedule_error()
+
+
+def measure(job: Job) -> None:
+    """Every identity and closed form of this module."""
+    p = job.params
+    for item, error in all_errors(job.rng("identities")):
+        job.measure("error", error, item=item)
+    for item, value in schedule_values().items():
+        job.measure("value", value, item=item)
+    for steps in p.steps:
+        for item, value in ito_errors(steps, p.samples, job.rng("ito", steps)).items():
+            job.measure("value", value, item=item, steps=steps)
+    for steps in (100, 400):
+        error = ode_error(steps, 1024, job.rng("ode", steps))
+        job.measure("value", error, item="ode", steps=steps)
+    for steps in p.and_steps:
+        found = and_errors(steps, p.samples, job.rng("and", steps))
+        for item, value in found.items():
+            job.measure("value", value, item=f"and-{item}", steps=steps)
+    for item, value in three_model_errors(400, p.samples, job.rng("three")).items():
+        job.measure("value", value, item=item, steps=400)
+    job.measure("value", level_bias(), item="level-bias")
+    job.measure("value", theorem_3(), item="theorem-3")
+    for dt in (1e-3, 1e-4):
+        value = ito_variance(dt, p.draws, job.rng("variance"))
+        job.measure("value", value, item="ito-variance", dt=dt)
+    for probe in ("gaussian", "rademacher"):
+        value = hutchinson_variance(probe, p.draws, job.rng("probe"))
+        job.measure("value", value, item="hutchinson-variance", probe=probe)
+    for name, steps in (("theorem-1", 1600), ("released-or", 400)):
+        found = or_errors(steps, p.samples, job.rng("or"), sd.INCREMENTS[name])
+        for item, value in found.items():
+            job.measure("value", value, item=f"or-{item}", increments=name)

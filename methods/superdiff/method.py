@@ -136,6 +136,9 @@ def ito_discrete(dx: Tensor, x: Tensor, s: Tensor, t: float, dt: float) -> Tenso
     return (squared(a[None]) - squared(b_i)) / (2 * g2(t) * dt)
 
 
+INCREMENTS = {"theorem-1": ito, "discrete": ito_discrete, "released-or": ito_released}
+
+
 def along_ode(u: Tensor, x: Tensor, s: Tensor, divergence: Tensor, t: float, dt: float) -> Tensor:
     r"""Proposition 5: change of every log-density while x moves by -dt u along an ODE.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.diffusion_mbir import arms, structure
+from methods.diffusion_mbir import arms, exact, structure
 from methods.diffusion_mbir.priors import IsotropicGaussian
 from methods.diffusion_mbir.problems import (
     operator,
@@ -141,7 +141,7 @@ def test_missing_tuning_and_unknown_priors_are_named(calibration):
 
 def test_exact_and_structure_arms():
     of = job("exact", {})
-    arms.exact(of)
+    exact.measure(of)
     assert measured(of, "error", item="shrink") == 0
     assert len(of.measured) > 40
 

@@ -302,7 +302,7 @@ def test_structure_counts_the_released_networks():
 def test_identities_are_all_measured(monkeypatch):
     monkeypatch.setattr(exact, "all_checks", lambda seed, n: iter([("a", 0.5), ("b", n)]))
     job = job_for({"sequences": 3})
-    arms.identities(job)
+    exact.measure(job)
     assert found(job, "error") == {key(item="a"): 0.5, key(item="b"): 3}
 
 
