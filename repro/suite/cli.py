@@ -242,11 +242,11 @@ def doctor() -> None:
 @app.command()
 def new(slug: str) -> None:
     """Make a folder for one more paper that runs and passes the tests as it is."""
-    from repro.suite.scaffold import create
+    from repro.suite import scaffold
 
-    for path in create(slug, ROOT):
+    for path in scaffold.create(slug, ROOT):
         out.print(f"made {path.relative_to(ROOT)}")
-    out.print(f"next: fill methods/{slug.replace('-', '_')}/paper.yaml, then `repro run {slug}`")
+    out.print(scaffold.next_steps(slug), highlight=False)
 
 
 @app.command("schemas")
