@@ -142,7 +142,9 @@ def run(
     options = runner.Options(scale, retrain=retrain, force=force, device=device)
     runner.run_method(loaded, options, arm, seed)
     if arm is None and seed is None:
-        judging.judge(loaded, options)
+        for check in judging.judge(loaded, options)["checks"]:
+            line = f"{check['verdict']}: {check['id']}, {check['observed']}"
+            out.print(line, markup=False, highlight=False)
         reporting.report_method(loaded, options)
         out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / method}")

@@ -51,9 +51,9 @@ A miniature that runs. Replace it piece by piece, in methods/@module@/:
   arms.py          the functions that experiment.yaml names; figures.py draws
 and in tests/methods/@module@/: every closed form with its number, the checks against the control.
 Commands, each as often as you like (done stays done):
-  repro show @slug@                 what the cards say; a mistake is one line: file, key, remedy
-  repro run @slug@ --scale smoke    seconds; --scale small is what gets published
-  python -m pytest tests/methods/@module@
+  .venv/bin/repro show @slug@                what the cards say; a mistake is one line
+  .venv/bin/repro run @slug@ --scale smoke   seconds; --scale small is what gets published
+  .venv/bin/python -m pytest tests/methods/@module@
   make lint
 README.md, "Add a paper", and docs/architecture.md say more."""
 
