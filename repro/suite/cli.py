@@ -171,7 +171,9 @@ def run(
     options = runner.Options(scale, retrain=retrain, force=force, device=device)
     runner.run_method(loaded, options, arm, seed)
     if arm is None and seed is None:
-        judging.judge(loaded, options)
+        for check in judging.judge(loaded, options)["checks"]:
+            line = f"{check['verdict']}: {check['id']}, {check['observed']}"
+            out.print(line, markup=False, highlight=False)
         reporting.report_method(loaded, options)
         out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
@@ -355,11 +357,11 @@ def doctor() -> None:
 @app.command()
 def new(slug: str) -> None:
     """Make a folder for one more paper that runs and passes the tests as it is."""
-    from repro.suite.scaffold import create
+    from repro.suite import scaffold
 
-    for path in create(slug, ROOT):
+    for path in scaffold.create(slug, ROOT):
         out.print(f"made {path.relative_to(ROOT)}")
-    out.print(f"next: fill methods/{slug.replace('-', '_')}/paper.yaml, then `repro run {slug}`")
+    out.print(scaffold.next_steps(slug), highlight=False)
 
 
 @app.command("schemas")

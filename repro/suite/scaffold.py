@@ -1,7 +1,9 @@
 """``repro new``: a folder for one more paper that runs, is judged and passes the tests as it is.
 
-What it makes is a complete, honest miniature: one closed-form identity of Gaussian diffusion,
-measured and judged. The author replaces it piece by piece.
+What it makes is a miniature with one of each thing that a real one needs: a network that is trained
+to denoise digits, a linear baseline, an untrained control, three seeds, a closed form, a reduced
+check, a figure and a table. The author replaces it piece by piece; the comments say where the rest
+of the suite is found.
 """
 
 from __future__ import annotations
@@ -29,8 +31,7 @@ def create(slug: str, root: Path) -> list[Path]:
         raise ReproError(f"methods/{module} exists already; `repro show {slug}` shows it")
     made = []
     for template in sorted(TEMPLATES.glob("*.template")):
-        text = template.read_text(encoding="utf-8")
-        text = text.replace("@slug@", slug).replace("@module@", module)
+        text = _filled(template.read_text(encoding="utf-8"), slug)
         name = template.name.removesuffix(".template")
         in_tests = name.startswith("test_")
         folder = root / ("tests/methods" if in_tests else "methods") / module
@@ -39,3 +40,28 @@ def create(slug: str, root: Path) -> list[Path]:
         made.append(path)
     library.forget()
     return made
+
+
+NEXT = """\
+A miniature that runs. Replace it piece by piece, in methods/@module@/:
+  paper.yaml       what the paper says: bibliography, licences, claims with their places
+  method.py        its algorithm as it writes it; exact.py closed forms, networks.py networks
+  checks.yaml      what must come out and why, written before the first run
+  experiment.yaml  models, arms (method, baselines, controls), measurements, sizes of each scale
+  arms.py          the functions that experiment.yaml names; figures.py draws
+and in tests/methods/@module@/: every closed form with its number, the checks against the control.
+Commands, each as often as you like (done stays done):
+  .venv/bin/repro show @slug@                what the cards say; a mistake is one line
+  .venv/bin/repro run @slug@ --scale smoke   seconds; --scale small is what gets published
+  .venv/bin/python -m pytest tests/methods/@module@
+  make lint
+README.md, "Add a paper", and docs/architecture.md say more."""
+
+
+def next_steps(slug: str) -> str:
+    """What the author does with a new folder."""
+    return _filled(NEXT, slug)
+
+
+def _filled(text: str, slug: str) -> str:
+    return text.replace("@slug@", slug).replace("@module@", slug.replace("-", "_"))

@@ -1,7 +1,10 @@
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,18 +36,50 @@ def run(root, *command):
     )
 
 
-def test_a_new_folder_runs_and_passes_its_tests(clone):
+def verdicts(clone, scale, slug):
+    judged = json.loads((clone / f"work/{scale}/verdicts/{slug}.json").read_text())
+    return {check["id"]: check["verdict"] for check in judged["checks"]}
+
+
+def test_a_new_folder_is_clean(clone):
     made = run(clone, "repro", "new", "my-paper")
     assert made.returncode == 0, made.stderr
-    done = run(clone, "repro", "run", "my-paper", "--scale", "smoke")
-    assert done.returncode == 0, done.stderr
-    assert '"verdict": "reproduced"' in (clone / "work/smoke/verdicts/my-paper.json").read_text()
-    tests = run(clone, "pytest", "-q", "-p", "no:cacheprovider", "tests/methods/my_paper")
-    assert tests.returncode == 0, tests.stdout
-    lint = run(clone, "ruff", "check", "methods", "tests")
-    assert lint.returncode == 0, lint.stdout
+    for named in re.findall(r"[a-z]+\.(?:py|yaml)", made.stdout.split("A miniature")[1]):
+        assert (clone / "methods/my_paper" / named).is_file()
+    for command in (("check",), ("format", "--check")):
+        lint = run(clone, "ruff", *command, "methods", "tests")
+        assert lint.returncode == 0, lint.stdout
+    contracts = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")],
+        cwd=clone,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+    )
+    assert contracts.returncode == 0, contracts.stdout
     targets = run(clone, "snakemake", "--list")
     assert "small/my-paper" in targets.stdout, targets.stderr
+
+
+@pytest.mark.slow
+def test_a_new_folder_type_checks(clone):
+    pytest.importorskip("mypy")
+    assert run(clone, "repro", "new", "my-paper").returncode == 0
+    types = run(clone, "mypy", "-p", "methods", "--follow-imports", "silent")
+    assert types.returncode == 0, types.stdout
+
+
+@pytest.mark.slow
+def test_a_new_folder_runs_and_passes_its_tests(clone):
+    assert run(clone, "repro", "new", "my-paper").returncode == 0
+    done = run(clone, "repro", "run", "my-paper", "--scale", "smoke")
+    assert done.returncode == 0, done.stderr
+    found = verdicts(clone, "smoke", "my-paper")
+    assert found == {"beats-linear": "reproduced", "tweedie-formula": "reproduced"}
+    for kind in ("tables/my-paper/quality.md", "figures/my-paper/quality.png"):
+        assert (clone / "work/smoke/report" / kind).is_file()
+    tests = run(clone, "pytest", "-q", "-p", "no:cacheprovider", "tests/methods/my_paper")
+    assert tests.returncode == 0, tests.stdout
 
 
 @pytest.mark.dag
@@ -62,11 +97,17 @@ def test_a_changed_preset_reruns_just_what_depends_on_it(clone, batch, rule):
 
     for slug in ("first", "second"):
         assert run(clone, "repro", "new", slug).returncode == 0
+        card = clone / "methods" / slug / "experiment.yaml"
+        # every model and seed is a process without batches
+        short = (
+            card.read_text().replace("seeds: 3", "seeds: 1", 1).replace("steps: 300", "steps: 5")
+        )
+        card.write_text(short)
     snakemake("smoke")
     assert "Nothing to be done" in snakemake("-n", "smoke")
 
     card = clone / "methods" / "first" / "experiment.yaml"
-    card.write_text(card.read_text().replace("points: 101", "points: 51"))
+    card.write_text(card.read_text().replace("points: 1000", "points: 500"))
     planned = counted(snakemake("-n", "smoke"))
     assert planned == {rule: "1", "verdict": "1", "tables": "1", "page": "1"}
 

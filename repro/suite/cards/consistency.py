@@ -216,7 +216,12 @@ def _check_checks(file: _File, method: Method) -> None:
     claims = [claim.id for claim in method.paper.claims]
     ids: set[str] = set()
     for claim, expectation in method.expected.claims.items():
-        file.known("claims", claim, claims, "claim")
+        if claim not in claims:
+            file.fail(
+                "claims",
+                f"unknown claim `{claim}`{nearest(claim, claims)}; paper.yaml has "
+                f"{', '.join(claims)}",
+            )
         for number, check in enumerate(expectation.checks):
             where = f"claims.{claim}.checks.{number}"
             if check.id in ids:
