@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORES  ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 SNAKE  := $(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES)
 
-.PHONY: help env smoke small gpu paper test lint bench check report kill-test clean
+.PHONY: help env smoke small gpu paper page test lint bench check kill-test clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,9 @@ gpu: env ## the GPU presets (needs CUDA)
 	@$(BIN)/python -m repro publish gpu
 	@$(BIN)/python -m repro ledger gpu
 
+page: env ## the page of the committed results, from results/ alone
+	@$(BIN)/python -m repro report small
+
 paper: env ## official weights and data (bring them, see README)
 	$(SNAKE) paper
 	@$(BIN)/python -m repro ledger paper
@@ -41,13 +44,13 @@ lint: env ## style, complexity, types and the import contracts
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
 
-test: env lint ## lint, import contracts, tests and the smoke DAG of tiny configurations
+test: env lint check ## lint, import contracts, committed results, tests, the smoke DAG of tiny configurations
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 bench: env ## speed ratios measured side by side; asserts nothing
 	$(BIN)/python -m benchmarks
 
-check: env ## every committed verdict follows from its committed measurements
+check: env ## the committed results are whole, follow from their runs and belong to today's code
 	$(BIN)/python -m repro check
 
 kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical

@@ -7,6 +7,7 @@ union of some grids.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +22,36 @@ Grid = Mapping[str, Collection[str]]
 def at_key(at: Mapping[str, object]) -> str:
     """Canonical text of a measurement's coordinates, e.g. ``"batch=8,steps=64"``."""
     return ",".join(f"{k}={canonical(at[k])}" for k in sorted(at))
+
+
+def from_key(key: str) -> dict[str, object]:
+    """The coordinates that :func:`at_key` wrote, as numbers and words.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+    return dict(_parts(key))
+
+
+@functools.cache
+def _parts(key: str) -> tuple[tuple[str, object], ...]:
+    parts = []
+    for part in key.split(",") if key else ():
+        name, equals, text = part.partition("=")
+        if not name or not equals:
+            raise ValueError(f"`{key}` is not of the form name=value,name=value")
+        parts.append((name, _value(text)))
+    return tuple(parts)
+
+
+def _value(text: str) -> object:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number) or canonical(number) != text:
+        return text
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
 def canonical(value: object) -> str:
@@ -71,17 +102,25 @@ def outside(at: Mapping[str, object], grids: Sequence[Grid]) -> str:
     point = {key: canonical(value) for key, value in at.items()}
     if any(holds(grid, point) for grid in grids):
         return ""
-    near = [grid for grid in grids if grid.keys() == point.keys()]
+    return _other_keys(point, grids) or _other_values(point, grids)
+
+
+def _other_keys(point: Mapping[str, str], grids: Sequence[Grid]) -> str:
     known = dict.fromkeys(key for grid in grids for key in grid)
     for key in point:
         if key not in known:
             return f"unknown coordinate `{key}`{nearest(key, known)}"
-    if not near:
-        given = ", ".join(point) or "none"
-        valid = dict.fromkeys(", ".join(grid) or "none" for grid in grids)
-        return f"has the coordinates {' or '.join(valid)}, not {given}"
+    if any(grid.keys() == point.keys() for grid in grids):
+        return ""
+    given = ", ".join(point) or "none"
+    valid = dict.fromkeys(", ".join(grid) or "none" for grid in grids)
+    return f"has the coordinates {' or '.join(valid)}, not {given}"
+
+
+def _other_values(point: Mapping[str, str], grids: Sequence[Grid]) -> str:
+    near = [grid for grid in grids if grid.keys() == point.keys()]
     for key, value in point.items():
         values = dict.fromkeys(v for grid in near for v in grid[key])
         if value not in values:
             return f"unknown {key} `{value}`{nearest(value, values)}"
-    return f"no combination {at_key(at).replace(',', ', ')}"
+    return f"no combination {at_key(point).replace(',', ', ')}"

@@ -7,6 +7,7 @@ and renamed. Nothing here unpickles.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -60,7 +61,11 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like :func:`atomic` for a folder; an older folder at ``path`` is replaced."""
+    """Like :func:`atomic` for a folder; an older folder at ``path`` is replaced as a whole.
+
+    Where the system can exchange two folders in one step (Linux), ``path`` holds the old one or
+    the new one at any instant; elsewhere it is absent between two renames.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,14 +77,40 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         )
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
+            with tempfile.TemporaryDirectory(
+                prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+            ) as aside:
+                os.replace(path, aside)
+                os.replace(temporary, path)
     except OSError as error:
         raise _explain(path, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step (``renameat2``); False where that is not to be had."""
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is there whole or not at all."""
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{path.name}.", suffix=".partial", dir=path.parent
+        ) as aside:
+            os.replace(path, aside)
+    except OSError as error:
+        raise _explain(path, error) from error
 
 
 def _explain(path: Path, error: OSError) -> ReproError:
@@ -101,9 +132,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def json_text(content: Any) -> str:
+    """JSON as it is written: sorted keys; NaN and infinities are refused."""
+    return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys; NaN and infinities are refused."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
 
 
 def read_json(path: Path) -> Any:
@@ -124,7 +159,7 @@ def read_json(path: Path) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **arrays)
+        np.savez(handle, **arrays)  # type: ignore[arg-type]  # taken for `allow_pickle`
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -3,12 +3,16 @@ import shutil
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from repro import places
 from repro.suite import definitions, fingerprint, plan, provenance
 from repro.suite.cards import library
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine draws examples slowly; that says nothing about the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture
@@ -30,14 +34,14 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         monkeypatch.delitem(sys.modules, name)
-    _forget()
+    forget()
     yield root
-    _forget()
+    forget()
     for name in [n for n in sys.modules if n == "methods" or n.startswith("methods.")]:
         del sys.modules[name]
 
 
-def _forget():
+def forget():
     """Let cards and sources be read again."""
     library.forget()
     for cached in (
@@ -47,12 +51,6 @@ def _forget():
         provenance.commit,
     ):
         cached.cache_clear()
-
-
-@pytest.fixture
-def forget():
-    """A function that lets cards and sources be read again after an edit."""
-    return _forget
 
 
 TOY_PAPER = """

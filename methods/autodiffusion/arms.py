@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.autodiffusion import exact as identities
 from methods.autodiffusion import method as ad
 from methods.autodiffusion import searches
 from methods.autodiffusion.problems import GRIDS, TIMES, Images, Mixture, grid
 from repro.metrics.cost import count_macs, count_parameters, interleaved
-from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, block_macs
+from repro.nets.adm import IMAGENET_64, LSUN_256, ADMUNet, ResBlock, block_macs
+from repro.nets.unet import UNet
 from repro.training.seeding import seeded
 from repro.zoo import pretrained
 
@@ -31,6 +33,7 @@ def exact(job: Job) -> None:
     """Closed forms, printed values, identities, bookkeeping, and weights before and after."""
     values = job.model_params("zoo/digits-unconditional").as_dict()
     fresh = seeded(lambda: pretrained.build(values), torch.Generator().manual_seed(0))
+    assert isinstance(fresh, UNet)
     found = [
         identities.respacing_errors(),
         identities.gaussian_errors(),
@@ -83,7 +86,7 @@ def structure(job: Job) -> None:
             found = sum(name.split(".")[0] == group for name in state)
             job.measure("entries", found, model=model, group=group)
         blocks = [network.get_submodule(name) for name in network.block_names]
-        kinds = ["a" if hasattr(b, "qkv") else (b.change or "res")[0] for b in blocks]
+        kinds = [(b.change or "res")[0] if isinstance(b, ResBlock) else "a" for b in blocks]
         job.measure("blocks", len(blocks), model=model, kind="all")
         job.measure("blocks", kinds.count("a"), model=model, kind="attention")
         job.measure("blocks", len(kinds) - kinds.count("a"), model=model, kind="residual")
@@ -101,11 +104,12 @@ def _order_of_blocks(job: Job, model: str, network: ADMUNet, kinds: list[str]) -
     """Blocks whose kind or whose input channels are not those of the released network."""
     wrong = sum(a != b for a, b in zip("".join(kinds), KINDS[model], strict=False))
     job.measure("mismatches", wrong + abs(len(kinds) - len(KINDS[model])), model=model, of="kinds")
-    decoder = [
-        network.get_submodule(name).in_layers[0].num_channels
+    norms = [
+        network.get_submodule(f"{name}.in_layers.0")
         for name, kind in zip(network.block_names, kinds, strict=True)
         if name.startswith("output") and kind == "r"
     ]
+    decoder = [norm.num_channels for norm in norms if isinstance(norm, nn.GroupNorm)]
     wrong = sum(a != b for a, b in zip(decoder, INPUTS[model], strict=True))
     job.measure("mismatches", wrong, model=model, of="inputs")
 
@@ -245,7 +249,8 @@ def ddim(job: Job) -> None:
     """DDIM along uniform strides."""
     problem = Images(job)
     for K in job.progress(job.params.Ks, "ddim"):
-        images = _judge(job, problem, lambda K=K: problem.ddim(ad.Candidate(grid("stride", K))))
+        chain = ad.Candidate(grid("stride", K))
+        images = _judge(job, problem, partial(problem.ddim, chain))
         problem.judge.save_grid(images, f"pictures-{K}")
 
 
@@ -254,14 +259,14 @@ def plms(job: Job) -> None:
     problem = Images(job)
     for nfe in job.progress(job.params.Ks, "plms"):
         steps = grid("stride", nfe - 1)
-        _judge(job, problem, lambda steps=steps: problem.plms(steps))
+        _judge(job, problem, partial(problem.plms, steps))
 
 
 def dpm_solver(job: Job) -> None:
     """DPM-Solver++(2M) along its own uniform grid of times."""
     problem = Images(job)
     for K in job.progress(job.params.Ks, "dpm-solver"):
-        _judge(job, problem, lambda K=K: problem.dpm_uniform(K))
+        _judge(job, problem, partial(problem.dpm_uniform, K))
 
 
 def grids(job: Job) -> None:
@@ -270,7 +275,7 @@ def grids(job: Job) -> None:
     for K in p.Ks:
         for name in p.grids:
             chain = ad.Candidate(grid(name, K))
-            images = _judge(job, problem, lambda chain=chain: problem.ddim(chain), grid=name)
+            images = _judge(job, problem, partial(problem.ddim, chain), grid=name)
             problem.judge.save_grid(images, f"pictures-{K}-{name}")
 
 
@@ -328,9 +333,8 @@ def joint(job: Job) -> None:
     _report_search(job, problem, name, found)
     for pairing in ("pair", "rank"):
         images = _judge(
-            job, problem, lambda pairing=pairing: problem.ddim(found, pairing),
-            place=False, pairing=pairing,
-        )  # fmt: skip
+            job, problem, partial(problem.ddim, found, pairing), place=False, pairing=pairing
+        )
         problem.judge.save_grid(images, f"pictures-{pairing}")
     job.measure("gmac", _chain_gmac(problem, found), chain="found")
     full = ad.Candidate(grid("stride", job.params.K))
@@ -350,9 +354,7 @@ def dropped(job: Job) -> None:
     chains = {"stride": grid("stride", len(found.steps)), "found": found.chain()[0]}
     for name in job.params.controls:
         control = ad.drop_uniformly(chains[name], L, budget, job.numpy_rng("dropped", name))
-        images = _judge(
-            job, problem, lambda control=control: problem.ddim(control), place=False, steps=name
-        )
+        images = _judge(job, problem, partial(problem.ddim, control), place=False, steps=name)
         problem.judge.save_grid(images, f"pictures-{name}")
 
 

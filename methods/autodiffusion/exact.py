@@ -15,7 +15,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from methods.autodiffusion import method as ad
 from methods.autodiffusion.problems import Mixture, abar, grid, grid_time
 from repro.diffusion.schedules import cosine_betas
 from repro.nets.adm import ADMConfig, ADMUNet
+from repro.nets.unet import UNet
 from repro.training.seeding import seeded
 
 S2 = 0.25
@@ -139,10 +142,14 @@ def gaussian_errors() -> dict[str, float]:
 
 def pairs_problem() -> tuple[dict[tuple[int, ...], float], Callable[..., list[float]]]:
     """Cost of all 190 pairs of steps 0, 50 ... 950, and it as a fitness."""
-    chains = list(combinations(range(0, 1000, 50), 2))
+    chains: list[tuple[int, ...]] = list(combinations(range(0, 1000, 50), 2))
     costs = (factors(torch.tensor(chains), abar("cosine")) - S2**0.5) ** 2
     cost = dict(zip(chains, costs.tolist(), strict=True))
-    return cost, lambda candidates, first: [cost[c.chain()[0]] for c in candidates]
+
+    def evaluate(candidates: Sequence[ad.Candidate], first: int) -> list[float]:
+        return [cost[c.chain()[0]] for c in candidates]
+
+    return cost, evaluate
 
 
 PAIRS = ad.Settings(K=2, E=10, P=50, k=10, N_m=25, N_c=15, m_prob=0.25, grid=50)
@@ -155,7 +162,7 @@ def exhaustive(rng: Callable[[int, int], np.random.Generator]) -> dict[str, floa
     deviation = float(factors(torch.tensor([best]), abar("cosine")))
     found, needed = 0, []
     for seed in range(10):
-        state = ad.search(evaluate, PAIRS, lambda epoch, seed=seed: rng(seed, epoch))
+        state = ad.search(evaluate, PAIRS, partial(rng, seed))
         chains = [r.candidate.chain()[0] for r in state.records]
         found += state.winner.candidate.chain()[0] == best
         needed.append(chains.index(best) + 1 if best in chains else len(cost))
@@ -169,10 +176,11 @@ def exhaustive(rng: Callable[[int, int], np.random.Generator]) -> dict[str, floa
     }
 
 
+N = TypeVar("N", bound=nn.Module)
 SMALL_ADM = ADMConfig(16, 32, (1, 2), 1, (8,), head=32, new_order=True, learn_sigma=False)
 
 
-def _drawn(network: nn.Module, generator: Generator, std: float, only: str = "") -> nn.Module:
+def _drawn(network: N, generator: Generator, std: float, only: str = "") -> N:
     with torch.no_grad():
         for name, p in network.named_parameters():
             if name.startswith(only):
@@ -181,10 +189,10 @@ def _drawn(network: nn.Module, generator: Generator, std: float, only: str = "")
 
 
 @torch.no_grad()
-def dropping_errors(zoo_network: nn.Module, generator: Generator) -> dict[str, float]:
+def dropping_errors(zoo_network: UNet, generator: Generator) -> dict[str, float]:
     """What leaving blocks out changes while the last convolutions are zero, and afterwards.
 
-    zoo_network: a `UNet` with zero-initialised blocks and any output convolution.
+    zoo_network: with zero-initialised blocks and any output convolution.
     """
     fresh = seeded(lambda: ADMUNet(SMALL_ADM), torch.Generator().manual_seed(0))
     adm = _drawn(fresh.eval(), generator, 0.1, "out.2")
@@ -248,9 +256,7 @@ def bookkeeping(rng: Callable[..., np.random.Generator]) -> dict[str, float]:
     wanted = Counter(mutation=25, crossover=15, random=10)
     extra = ad.search(evaluate, ad.replace(plain, extra_epoch=True), lambda e: rng("plain", e))
     joint = {
-        parity: ad.search(
-            evaluate, ad.replace(JOINT, parity=parity), lambda e, p=parity: rng("joint", p, e)
-        )
+        parity: ad.search(evaluate, ad.replace(JOINT, parity=parity), partial(rng, "joint", parity))
         for parity in ("paper", "code")
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -110,7 +112,9 @@ def steps(results: Results) -> Figure:
     from methods.autodiffusion.problems import grid
 
     K = len(results.array("searched", results.seeds("searched")[0], "steps"))
-    rows = [(METHODS[name], grid(name, K), None) for name in ("stride", "inclusive", "quadratic")]
+    rows: list[tuple[str, Sequence[int] | np.ndarray, np.ndarray | None]] = [
+        (METHODS[name], grid(name, K), None) for name in ("stride", "inclusive", "quadratic")
+    ]
     colours = [style.MUTED] * len(rows)
     for arm in _present(results, SEARCHES):
         for seed in results.seeds(arm):
@@ -160,7 +164,8 @@ def mixture(results: Results) -> Figure:
     return figure
 
 
-GUIDED = (  # (label, arm, coordinates); a tuple of both halves of the panel, with and without
+# (label, arm, coordinates); a tuple of both halves of the panel, with and without
+GUIDED: tuple[tuple[tuple[str, str, dict[str, str]], ...], ...] = (
     (
         ("uniform stride", "ddim-guided", {}),
         ("uniform, both ends", "grids-guided", {"grid": "inclusive"}),
@@ -239,7 +244,7 @@ def samples(results: Results) -> Figure:
         ("20 uniform", "ddim", "pictures-20"),
         ("100 uniform", "ddim-long", "pictures-100"),
     ]
-    saved = {(r["folder"].parent.name, name) for r in results.records for name in r["arrays"]}
+    saved = {(a, name) for a in results.arms() for name in results.saved(a, results.seeds(a)[0])}
     rows = [row for row in rows if row[1:] in saved]
     pictures = [results.array(arm, results.seeds(arm)[0], name) for _, arm, name in rows]
     return style.image_grid(

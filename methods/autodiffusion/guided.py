@@ -75,8 +75,15 @@ class Guided(Images):
         """Of the classifier: labels are drawn for it where the network takes none."""
         return self.guide.classes
 
-    def predict(self, x: Tensor, t: Tensor, y: Tensor, skips: Sequence[Skips]) -> Tensor:
-        """Guided noise in x (B, C, H, W) in float32; y int64 (B,)."""
+    def labels(self, n: int, *stream: str | int) -> Tensor:
+        """Classes drawn uniformly, (n,)."""
+        y = super().labels(n, *stream)
+        assert y is not None, "a classifier has classes"
+        return y
+
+    def predict(self, x: Tensor, t: Tensor, y: Tensor | None, skips: Sequence[Skips]) -> Tensor:
+        """Guided noise in x (B, C, H, W) in float32; y int64 (B,), never None."""
+        assert y is not None, "guidance needs labels"
         takes_classes = self.network.network.num_classes is not None
         eps = super().predict(x, t, y if takes_classes else None, skips)
         if self.scale == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
@@ -155,7 +155,7 @@ def _frozen(job: Job, problem: Guided) -> float:
 # Samples ------------------------------------------------------------------------------------------
 
 
-def _measure(job: Job, problem: Guided, candidate: ad.Candidate, picture: str, **at: str) -> None:
+def _measure(job: Job, problem: Guided, candidate: ad.Candidate, picture: str, **at: Any) -> None:
     """Judge a chain from the evaluation noises; gradients of a sample are counted, not assumed."""
     evaluations, gradients = problem.network_evaluations, problem.gradients
     images = _judge(job, problem, lambda: problem.ddim(candidate), **at)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from repro.diffusion.samplers import in_inference_mode
 from repro.diffusion.schedules import expand
 from repro.errors import ReproError
-from repro.nets.unet import AttentionBlock, ResidualBlock, UNet
+from repro.nets.unet import AttentionBlock, Level, ResidualBlock, UNet
 
 Skips = frozenset[int]
 NONE: Skips = frozenset()
@@ -165,7 +165,7 @@ def draw_skips(s: Settings, lo: float, hi: float, rng: np.random.Generator) -> S
 def random_candidate(s: Settings, lo: float, hi: float, rng: np.random.Generator) -> Candidate:
     """K random steps; in a joint search as many as the budget holds, each with its own set."""
     order = [s.times[i] for i in rng.permutation(len(s.times)).tolist()]
-    if not s.joint:
+    if s.N_max is None or not s.joint:
         return Candidate(tuple(order[: s.K]))
     steps, skips, used = [], [], 0
     for t in order:
@@ -504,6 +504,7 @@ class SkippableUNet(nn.Module):
         return self.blocks[-1]
 
     def _wrap_level(self, level: nn.Module, name: str) -> None:
+        assert isinstance(level, Level)
         for i in range(len(level.block)):
             level.block[i] = self._wrap(level.block[i], f"{name}.block.{i}")
             if len(level.attn):

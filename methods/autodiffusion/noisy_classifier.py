@@ -28,6 +28,16 @@ NAME = "noisy-classifier"
 """What the card calls the trained classifier."""
 
 
+class _Level(nn.Module):
+    """Residual blocks of one resolution, and what halves it."""
+
+    downsample: Downsample
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleList()
+
+
 class NoisyClassifier(nn.Module):
     """Logits of classes of noisy images: x (B, C, H, W), times t (B,) -> (B, classes).
 
@@ -55,8 +65,7 @@ class NoisyClassifier(nn.Module):
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
         width, levels = channels, []
         for i, factor in enumerate(mult):
-            level = nn.Module()
-            level.block = nn.ModuleList()
+            level = _Level()
             for _ in range(blocks):
                 level.block.append(
                     ResidualBlock(width, channels * factor, embedding, groups=groups)
@@ -75,6 +84,7 @@ class NoisyClassifier(nn.Module):
         temb = self.temb(t)
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         for level in self.down:
+            assert isinstance(level, _Level)
             for block in level.block:
                 h = block(h, temb)
             if hasattr(level, "downsample"):

@@ -39,6 +39,7 @@ from repro.diffusion.schedules import (
 )
 from repro.errors import ReproError
 from repro.metrics.fid import frechet_distance, gaussian_statistics
+from repro.nets.unet import UNet
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
@@ -201,7 +202,7 @@ class Images:
         self.precision = precision or job.params.precision
         if self.precision not in ("bf16", "float32"):
             raise ReproError(f"unknown precision '{self.precision}'; use bf16 or float32")
-        self.network = SkippableUNet(pretrained.network(job, job.params.network))
+        self.network = SkippableUNet(pretrained.of_type(UNet, job, job.params.network))
         self.alphas_cumprod = abar("linear")
         self.name = job.name
         self.network_evaluations = 0
@@ -272,9 +273,9 @@ class Images:
         for indices in by_length(candidates, max(1, self.p.batch // self.p.n)):
             numbers = [first + i for i in indices]
             x = torch.stack([self.noise(self.p.n, self.name, i) for i in numbers])
-            y = None
-            if self.classes is not None:
-                y = torch.cat([self.labels(self.p.n, self.name, i) for i in numbers])
+            drawn = [self.labels(self.p.n, self.name, i) for i in numbers]
+            labels = [y for y in drawn if y is not None]
+            y = torch.cat(labels) if labels else None
             samples = self.generate([candidates[i] for i in indices], x, y)
             for i, images in zip(indices, samples, strict=True):
                 fitness[i] = self.judge.frechet(images)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from scipy.integrate import trapezoid
 from methods.diffusion_couple import smoothing, systems
 from methods.diffusion_couple.forward import forward_simulation_analysis, intrinsic_from_ratio
 from methods.diffusion_couple.method import (
+    Component,
     Intrinsic,
     MolarVolume,
     Profile,
@@ -92,7 +94,7 @@ def assumed_volume(V: MolarVolume, profile: Profile, volume: str) -> MolarVolume
     return V if volume == "actual" else V.ideal_between(profile.N_minus, profile.N_plus)
 
 
-def estimate(case: Case, relation: str, volume: str, component: str) -> Array:
+def estimate(case: Case, relation: str, volume: str, component: Component) -> Array:
     """D of an arm at the nodes of the fitted profile, (n,)."""
     V, profile, t = assumed_volume(case.couple.V, case.profile, volume), case.profile, case.couple.t
     if relation == "wagner":
@@ -149,20 +151,22 @@ def _linearity(job: Job, line: list[tuple[float, float]], noise: float) -> None:
     job.measure("linearity", 1 - residual.var() / difference.var(), couple="ni-pd", noise=noise)
 
 
-def intrinsic(case: Case, relation: str, volume: str, component: str) -> Intrinsic | None:
-    """D_A and D_B of an arm at the known marker plane; None if the arm has no such relation."""
-    V = assumed_volume(case.couple.V, case.profile, volume)
+def intrinsic(case: Case, relation: str, volume: str, component: Component) -> Intrinsic | None:
+    """D_A and D_B of an arm at the known marker plane; None without marker or relation."""
+    V, x_K = assumed_volume(case.couple.V, case.profile, volume), case.couple.x_K
+    if x_K is None:
+        return None
     if relation == "wagner":
-        return van_loo(case.profile, V, case.couple.t, case.couple.x_K)
+        return van_loo(case.profile, V, case.couple.t, x_K)
     if relation == "den-broeder":
-        return intrinsic_concentration(case.profile, V, case.couple.t, case.couple.x_K, component)
+        return intrinsic_concentration(case.profile, V, case.couple.t, x_K, component)
     return None
 
 
 def _intrinsic(job: Job, case: Case) -> None:
     p, couple = job.params, case.couple
     found = intrinsic(case, p.relation, p.volume, p.component)
-    if found is None:
+    if found is None or couple.x_K is None or couple.ratio is None:
         return
     reference = van_loo(case.profile, couple.V, couple.t, couple.x_K)
     N_K = np.interp(couple.x_K, couple.profile.x, couple.profile.N)
@@ -176,7 +180,7 @@ def _intrinsic(job: Job, case: Case) -> None:
 
 
 def layer_coefficients(
-    layers: systems.Layers, dx: Array, relation: str, volume: str, component: str
+    layers: systems.Layers, dx: Array, relation: str, volume: str, component: Component
 ) -> Array | None:
     """int D dN of the compounds from thicknesses dx (2,), m^2/s; None if the arm has no relation.
 
@@ -241,6 +245,10 @@ def hall_ends(job: Job) -> None:
         _judge(job, case, D, case.couple.D(N), np.interp(N, profile.N, known))
 
 
+def _line(N: Array, knots: Array, values: Array) -> Array:
+    return np.interp(N, knots, values)
+
+
 def inverse(job: Job) -> None:
     """Forward-simulation analysis with the actual volume, started from Wagner's estimate."""
     for case in cases(job):
@@ -254,7 +262,7 @@ def inverse(job: Job) -> None:
             case.N,
             profile.N_minus,
             profile.N_plus,
-            lambda N, p=profile, D=start: np.interp(N, p.N, D),
+            partial(_line, knots=profile.N, values=start),
             couple.V,
             couple.t,
             knots=job.params.knots,

@@ -202,7 +202,8 @@ def pointwise_identity(profiles: int = 200) -> Errors:
     Nodes keep 0.5 % away from the ends, where C - C^- itself loses more than four digits.
     """
     rng = np.random.default_rng(0)
-    ideal, other = [], []
+    ideal: list[float] = []
+    other: list[float] = []
     for _ in range(profiles):
         n = int(rng.integers(5, 60))
         N_minus, N_plus = rng.uniform(0, 0.4), rng.uniform(0.6, 1)
@@ -215,7 +216,8 @@ def pointwise_identity(profiles: int = 200) -> Errors:
             N_plus,
         )
         for w, differences in ((0.0, ideal), (0.4, other)):
-            V = excess_volume(*rng.uniform(5, 20, 2), w)
+            V_A, V_B = rng.uniform(5, 20, 2)
+            V = excess_volume(V_A, V_B, w)
             W = wagner(profile, V, 1.0)
             D = [den_broeder(profile, V, 1.0, i) for i in ("B", "A")]
             differences.append(max(off(d[1:-1], W[1:-1]) for d in D))

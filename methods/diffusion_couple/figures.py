@@ -71,8 +71,8 @@ def draw_diffusivities(
     if truth is not None:
         ax.plot(N, truth, color=style.INK, linewidth=3.2, alpha=0.35, label="truth")
     for number, (arm, D) in enumerate(curves.items()):
-        mark = dict(marker=style.marker(arm), markevery=(4 * number, 22), markersize=3.5)
-        ax.plot(N, D, color=style.colour(arm), linewidth=1.2, label=SHORT[arm], **mark)
+        ax.plot(N, D, color=style.colour(arm), linewidth=1.2, label=SHORT[arm],
+                marker=style.marker(arm), markevery=(4 * number, 22), markersize=3.5)  # fmt: skip
     ax.set(xlabel="mole fraction $N_B$", ylabel=r"$\tilde D$ (m²/s)", yscale="log")
     # a narrow range has no decade inside: label it in plain multiples
     low, high = ax.get_ylim()
@@ -199,7 +199,7 @@ def noise(results: Results) -> Figure:
 def kink(results: Results) -> Figure:
     """Volume and diffusivity of the couple whose volume has a kink."""
     figure, (left, right) = style.subplots(1, 2, width="full", height=2.9)
-    factors = sorted({at["kink"] for at in results.frame["at"] if "kink" in at})
+    factors = sorted({float(at["kink"]) for at in results.frame["at"] if "kink" in at})
     N = np.linspace(0.42, 0.52, 201)
     for number, factor in enumerate(factors):
         left.plot(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,7 +113,7 @@ def simulate(
         cell centres and compositions, (*batch, cells); dN/dxi by central differences.
     """
     h = 2 * L / cells
-    xi = (np.arange(cells) + 0.5) * h - L
+    xi: Array = (np.arange(cells, dtype=float) + 0.5) * h - L
     start = np.where(xi < -h / 4, N_minus, np.where(xi > h / 4, N_plus, (N_minus + N_plus) / 2))
     N = np.broadcast_to(start, (*batch, cells)).copy()
     times = t * (np.arange(steps + 1) / steps) ** 2
@@ -144,7 +145,7 @@ def intrinsic_from_ratio(
 
 
 def kirkendall_plane(
-    mole: MoleProfile, D: Callable[[Array], Array], V: MolarVolume, ratio: float, t: float
+    mole: MoleProfile, D: Callable[[Any], Array], V: MolarVolume, ratio: float, t: float
 ) -> float:
     """xi_K of the markers: xi_K / 2t = (D_B V_A - D_A V_B) / V_m^3 dN/dxi at K, for r = D_B/D_A.
 
@@ -154,7 +155,7 @@ def kirkendall_plane(
         ValueError: no plane, or more than one, moves with sqrt(t) (the markers would split).
     """
 
-    def excess(xi: ArrayLike) -> Array:
+    def excess(xi: float | Array) -> Array:
         N, slope = np.interp(xi, mole.xi, mole.N), np.interp(xi, mole.xi, mole.dNdxi)
         D_A, D_B = intrinsic_from_ratio(D(N), N, V, ratio)
         flow = (D_B * V.partial("A", N) - D_A * V.partial("B", N)) / V(N) ** 3

@@ -20,17 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
 from tabulate import tabulate
 
 from methods.diffusion_couple import smoothing
 from methods.diffusion_couple.method import (
+    Component,
+    Intrinsic,
     MolarVolume,
     Profile,
     constant_volume,
@@ -47,6 +50,7 @@ from methods.diffusion_couple.method import (
     wagner,
 )
 from repro.errors import ReproError
+from repro.suite.cards.base import Strict
 from repro.suite.cards.loading import read
 
 Array = NDArray[np.float64]
@@ -59,11 +63,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Volume = Annotated[float, Field(ge=1, le=200, description="cm3 per mole of atoms")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class VolumeCard(_Strict):
+class VolumeCard(Strict):
     """V_m(N): an excess parameter w (cm3/mol) over the ideal line, or a table of [N, cm3/mol]."""
 
     w: float | None = None
@@ -81,7 +81,7 @@ class VolumeCard(_Strict):
         return self
 
 
-class LayerCard(_Strict):
+class LayerCard(Strict):
     """A line compound: composition, molar volume (cm3 per mole of atoms), thickness."""
 
     name: str
@@ -92,7 +92,7 @@ class LayerCard(_Strict):
     x_left_um: float | None = None
 
 
-class Config(_Strict):
+class Config(Strict):
     """What the CSV of a profile cannot say; units are in the names, volumes in cm3/mol."""
 
     t_s: float = Field(gt=0)
@@ -232,7 +232,7 @@ NAMES = {
 }
 
 
-def _interval(main: float, resamples: Array) -> Estimate:
+def _interval(main: float | Array, resamples: Array) -> Estimate:
     low, high = np.nanpercentile(resamples, [2.5, 97.5])
     return Estimate(float(main), float(low), float(high))
 
@@ -274,11 +274,12 @@ def analyse(x: Array, N: Array, config: Config) -> Analysis:
     found.fit = (sign * grid[:: int(sign)], profile.N[:: int(sign)])
     V, t = config.volume(), config.t_s
     _diffusivities(found, profile, many, V, t)
-    for name, volume, component in (
+    planes: tuple[tuple[str, MolarVolume, Component], ...] = (
         ("Matano plane, constant volume", ideal_volume(1.0, 1.0), "B"),
         ("Matano plane of C_B", V, "B"),
         ("Matano plane of C_A", V, "A"),
-    ):
+    )
+    for name, volume, component in planes:
         plane = _interval(
             sign * float(matano_plane(profile, volume, component)),
             sign * matano_plane(many, volume, component),
@@ -336,10 +337,10 @@ def _kirkendall(
 ) -> None:
     t = found.config.t_s
     where = np.full(many.N.shape[:-1], x_K)
-    relations = {
+    relations: dict[str, Callable[..., Intrinsic]] = {
         "van Loo": van_loo,
-        "concentration, C_B": lambda *a: intrinsic_concentration(*a, "B"),
-        "concentration, C_A": lambda *a: intrinsic_concentration(*a, "A"),
+        "concentration, C_B": partial(intrinsic_concentration, component="B"),
+        "concentration, C_A": partial(intrinsic_concentration, component="A"),
     }
     try:
         for name, relation in relations.items():
@@ -391,8 +392,9 @@ def _whole_profile(
 ) -> list[float]:  # fmt: skip
     """D_int with integrals over the measured points outside the block of layers."""
     starts = [
-        UM * (-layer.x_left_um - layer.thickness_um if mirrored else layer.x_left_um)
+        UM * (-edge - layer.thickness_um if mirrored else edge)
         for layer in layers
+        if (edge := layer.x_left_um) is not None
     ]
     stops = [a + UM * layer.thickness_um for a, layer in zip(starts, layers, strict=True)]
     for before, after, layer in zip(stops, starts[1:], layers[1:], strict=False):
@@ -406,7 +408,10 @@ def _whole_profile(
         raise ReproError("no points lie beside the layers; check x_left_um against the profile")
     # a compound's composition cannot be exceeded beside it
     N_left, N_right = np.minimum(N[left], layers[0].N), np.maximum(N[right], layers[-1].N)
-    nodes = [(x[left], N_left, V(N_left)), ([starts[0]], N_left[-1:], V(N_left[-1:]))]
+    nodes: list[tuple[ArrayLike, ArrayLike, ArrayLike]] = [
+        (x[left], N_left, V(N_left)),
+        ([starts[0]], N_left[-1:], V(N_left[-1:])),
+    ]
     for start, stop, layer in zip(starts, stops, layers, strict=True):
         nodes.append(([start, stop], [layer.N] * 2, [layer.V_m * CM3] * 2))
     nodes += [([stops[-1]], N_right[:1], V(N_right[:1])), (x[right], N_right, V(N_right))]

@@ -42,7 +42,7 @@ def roughness(x: Array) -> Array:
     Q[j, j], Q[j + 1, j], Q[j + 2, j] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
     R[j, j] = (h[:-1] + h[1:]) / 3
     R[j[:-1], j[:-1] + 1] = R[j[:-1] + 1, j[:-1]] = h[1:-1] / 6
-    return Q @ np.linalg.solve(R, Q.T)
+    return np.asarray(Q @ np.linalg.solve(R, Q.T), dtype=float)
 
 
 def smooth(K: Array, w: Array, z: Array, lam: float | Array) -> Array:
@@ -51,7 +51,7 @@ def smooth(K: Array, w: Array, z: Array, lam: float | Array) -> Array:
     K: (n, n); w, z: (..., n); lam: scalar or (...). Returns (..., n).
     """
     A = np.asarray(lam, dtype=float)[..., None, None] * K + w[..., None] * np.eye(len(K))
-    return np.linalg.solve(A, (w * z)[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(A, (w * z)[..., None])[..., 0], dtype=float)
 
 
 def cross_validated(K: Array, w: Array, z: Array) -> float:
@@ -151,7 +151,7 @@ def fit(
     if line[0] <= 0:
         raise ValueError("the points do not rise from the left to the right end")
     K = roughness(scaled)
-    lam = smoothing
+    lam = 0.0 if smoothing is None else smoothing  # chosen in the first steps
     while True:
         u = np.polyval(line, scaled)
         for step in range(STEPS):

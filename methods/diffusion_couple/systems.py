@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Couple:
 
     name: str
     V: MolarVolume
-    D: Callable[[Array], Array]
+    D: Callable[[Any], Array]
     profile: Profile
     t: float
     x_K: float | None = None

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from repro.diffusion.schedules import geometric_sigmas
 from repro.errors import ReproError
 from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
+from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
@@ -112,7 +113,7 @@ def grid_points(grid: dict[str, list[float]]) -> list[tuple[float, ...]]:
     return list(itertools.product(*grid.values()))
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "fast": {},
     "unshared": {"share": False},
     "slow": {"share": False, "n_admm": 5, "n_cg": 5},
@@ -180,7 +181,7 @@ def train_fbpconvnet(job: Job) -> dict[str, Tensor]:
     MNI152 with the augmentation of the zoo.
     """
     p = job.params
-    state = {}
+    state: dict[str, Tensor] = {}
     for problem in problems(job, "validation"):
         stack = training_stack(job, problem.dataset)
         augmented = problem.dataset == "mni"
@@ -267,7 +268,7 @@ def _prior(job: Job, problem: Problem) -> CountedScore:
 
 
 def _learned_prior(job: Job) -> Callable[[Tensor, Tensor], Tensor]:
-    return pretrained.network(job, "zoo/mni152-score").score
+    return pretrained.of_type(PreconditionedDenoiser, job, "zoo/mni152-score").score
 
 
 def _tuned(job: Job, problem: Problem, name: str) -> list[float]:

@@ -222,20 +222,22 @@ def back_projection() -> dict[str, float]:
         out[f"our-forward-V{views}"] = _relative(A.forward(image), y)
     for width in (64, 256):
         angles = sparse_view_angles(2)
-        for name, A in {
+        for name, radon in {
             "released": CompatRadon(width, angles),
             "ours": ParallelBeam(width, angles, dtype=F64),
         }.items():
-            value = A.normal(torch.ones(1, 1, width, width, dtype=F64)).mean()
+            value = radon.normal(torch.ones(1, 1, width, width, dtype=F64)).mean()
             out[f"norm-constant-{name}-W{width}"] = float(abs(value / (math.pi / 2 * width) - 1))
     mask = (torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.4).double()
     for norm in ("ortho", "backward"):
-        A = MaskedFourier(mask, norm=norm)
+        fourier = MaskedFourier(mask, norm=norm)
         x = _randn(2, 1, 16, 16)
         k = torch.complex(_randn(2, 1, 16, 16, seed=1), _randn(2, 1, 16, 16, seed=2))
-        left = A.scale * torch.sum((A.forward(x).conj() * k).real)
-        out[f"fourier-adjoint-{norm}"] = float(abs(left - torch.sum(x * A.adjoint(k))) / abs(left))
-        out[f"fourier-normal-{norm}"] = _relative(A.normal(x), A.adjoint(A.forward(x)))
+        left = fourier.scale * torch.sum((fourier.forward(x).conj() * k).real)
+        gap = abs(left - torch.sum(x * fourier.adjoint(k)))
+        out[f"fourier-adjoint-{norm}"] = float(gap / abs(left))
+        again = fourier.adjoint(fourier.forward(x))
+        out[f"fourier-normal-{norm}"] = _relative(fourier.normal(x), again)
     return out
 
 

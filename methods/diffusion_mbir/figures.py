@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from repro.suite.report import style
@@ -55,7 +56,7 @@ def _look(arm: str) -> dict:
 
 
 def _shared_legend(fig: Figure, axes: np.ndarray) -> None:
-    entries: dict[str, object] = {}
+    entries: dict[str, Artist] = {}
     for ax in axes.flat:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
@@ -167,7 +168,7 @@ def psnr_by_plane(results: Results) -> Figure:
     offsets = np.linspace(-0.3, 0.3, len(drawn)) if len(drawn) > 1 else [0.0]
     for ax, plane in zip(axes[0], PLANES, strict=True):
         for arm, offset in zip(drawn, offsets, strict=True):
-            label = results.title(arm)
+            label: str | None = results.title(arm)
             for row, problem in enumerate(problems):
                 if arm not in _arms(results, COMPARED, problem):
                     continue

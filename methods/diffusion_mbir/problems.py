@@ -20,7 +20,6 @@ from torch import Tensor
 from methods.diffusion_mbir.method import CT_CHUNK, MRI_CHUNK
 from methods.diffusion_mbir.volumes import ellipsoids, to_stack
 from repro.errors import ReproError
-from repro.inverse.base import LinearOperator
 from repro.inverse.fourier import MaskedFourier, uniform1d_mask
 from repro.inverse.radon import ParallelBeam, limited_angles, sparse_view_angles
 from repro.zoo.slices import HELD_OUT, training_slices, volume_3mm
@@ -34,6 +33,9 @@ DATASETS = ("ellipsoids", "mni", "mni-plateaus")
 PLATEAU = 4
 
 
+Operator = ParallelBeam | MaskedFourier
+
+
 @dataclass
 class Problem:
     """One volume to reconstruct.
@@ -44,7 +46,7 @@ class Problem:
     name: str
     dataset: str
     truth: Tensor
-    A: LinearOperator
+    A: Operator
     y: Tensor
     norm: float
     tomography: bool
@@ -63,12 +65,12 @@ class Problem:
         return floor_of(self.A, self.y)
 
 
-def floor_of(A: LinearOperator, y: Tensor) -> Tensor:
+def floor_of(A: Operator, y: Tensor) -> Tensor:
     """FBP of projections, or the zero-filled inverse FFT of k-space."""
     return A.fbp(y) if isinstance(A, ParallelBeam) else A.zero_filled(y)
 
 
-def operator(task: str, width: int, generator: torch.Generator, device) -> LinearOperator:
+def operator(task: str, width: int, generator: torch.Generator, device) -> Operator:
     """Forward operator of a task on width × width slices; ``generator`` draws the MRI mask.
 
     Raises

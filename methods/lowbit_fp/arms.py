@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from methods.lowbit_fp import method as lowbit
 from repro.metrics.fid import frechet_from_features
 from repro.quant.calibration import CalibrationSet
-from repro.quant.floating import FloatGrid, float_formats, scaled
+from repro.quant.floating import AnyGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers
 from repro.quant.rounded import calibration
 from repro.quant.study import PICTURES, Study
@@ -39,7 +39,7 @@ class Protocol(Study):
         activations: str | None = None,
         *,
         up: Mapping[str, Tensor] | None = None,
-        **options: object,
+        **options: Unpack[lowbit.Choices],
     ) -> nn.Module:
         """A quantised copy; `up`: learned directions, else to nearest. options: `method.recipe`."""
         network = quantise(
@@ -122,6 +122,7 @@ def _references(protocol: Protocol) -> None:
     for reference, name in (("data", "frechet"), ("outputs", "frechet_paired")):
         values = [found[name][place] for place in places]
         job.measure("rank_correlation", lowbit.spearman(truth, values), reference=reference)
+    assert plain is not None, "the card gives a classifier"
     better = [found["frechet"][place] < plain for place in places]
     job.measure("better_than_float", sum(better) / len(better), reference="data")
 
@@ -226,7 +227,7 @@ def _zero_share(weights: Mapping[str, Tensor]) -> float:
     return zeros / sum(w.numel() for w in weights.values())
 
 
-def _chosen(job: Job, bits: int, granularity: str, grids: list[FloatGrid]) -> None:
+def _chosen(job: Job, bits: int, granularity: str, grids: list[AnyGrid]) -> None:
     """Share of the layers for which the search chose each split of the bits."""
     for exponent, mantissa in float_formats(bits):
         split = f"E{exponent}M{mantissa}"

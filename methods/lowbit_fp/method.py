@@ -31,18 +31,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet
-from repro.quant.floating import FloatGrid, float_grid
-from repro.quant.layers import QuantisedLayer, Recipe, quantise, quantised_layers
+from repro.quant.floating import AnyGrid, FloatGrid, float_grid
+from repro.quant.layers import Layer, QuantisedLayer, Recipe, quantise, quantised_layers
 from repro.quant.ranges import minmax_grid
-from repro.quant.reconstruction import reconstruct_weights, set_rounding
+from repro.quant.reconstruction import Progress, reconstruct_weights, set_rounding
 from repro.quant.search import Sampled, search_float_grid, search_integer_grid
 
 Granularity = Literal["tensor", "channel"]
@@ -94,7 +93,7 @@ class Form:
 
 def grid(
     x: Tensor, form: str, *, granularity: Granularity = "tensor", span: str = "search"
-) -> Grid | FloatGrid:
+) -> AnyGrid:
     """Grid of a tensor in a number format, one range for it or one for each slice of dimension 0.
 
     span: `max` takes max|x| (or the extremes), `search` the best of 111 ranges. Raises ReproError
@@ -117,7 +116,7 @@ def grid(
     return float_grid(x, *chosen.split, **per_channel)
 
 
-def format_of(grid: Grid | FloatGrid) -> str:
+def format_of(grid: AnyGrid) -> str:
     """E<E>M<M> of a floating-point grid, INT<n> of an integer one."""
     if isinstance(grid, FloatGrid):
         return f"E{grid.exponent}M{grid.mantissa}"
@@ -125,6 +124,14 @@ def format_of(grid: Grid | FloatGrid) -> str:
 
 
 # 2. and 3. Networks -------------------------------------------------------------------------------
+
+
+class Choices(TypedDict, total=False):
+    """Options of `recipe`."""
+
+    granularity: Granularity
+    span: str
+    keep_first_last_8bit: bool
 
 
 def recipe(
@@ -142,10 +149,15 @@ def recipe(
     layers, q, k, v and the softmax matrix) have one searched grid each.
     """
 
-    def weight_grid(w: Tensor, bits: int) -> Grid | FloatGrid:
+    def weight_grid(w: Tensor, bits: int) -> AnyGrid:
+        assert weights is not None, "weights without a format have no grids"
         form = Form.of(weights).at(bits)
         floats = not form.integer and form.split is None
         return grid(w, form.name, granularity=granularity, span="search" if floats else span)
+
+    def activation_grid(x: Tensor, bits: int) -> AnyGrid:
+        assert activations is not None, "activations without a format are not observed"
+        return grid(x, activations)
 
     if activations and Form.of(activations).bits != WIDE:
         raise ReproError(f"activations have 8 bits in this method, not {activations}")
@@ -154,7 +166,7 @@ def recipe(
         Form.of(weights).bits if weights else None,
         (WIDE,) if activations else (),
         weight_grid,
-        lambda widths: Sampled(lambda x, bits: grid(x, activations)),
+        lambda widths: Sampled(activation_grid),
         edge_bits=WIDE if keep_first_last_8bit else None,
         attention_bits=(WIDE, WIDE) if activations and attends else None,
     )
@@ -179,8 +191,16 @@ class Variant:
                 f"no rounding `{name}`; write it like E2M1.tensor, INT4-asym.channel or "
                 "E2M1.tensor.aware"
             )
-        form, granularity, aware = found.groups()
-        return cls(Form.of(form).name, granularity, bool(aware))
+        granularity: Granularity = "tensor" if found[2] == "tensor" else "channel"
+        return cls(Form.of(found[1]).name, granularity, bool(found[3]))
+
+
+class LearningOptions(TypedDict, total=False):
+    """Options of `learn`."""
+
+    lr: float
+    batch: int
+    progress: Progress
 
 
 def learn(
@@ -190,7 +210,7 @@ def learn(
     iterations: int,
     *,
     generator: torch.Generator,
-    **options: object,
+    **options: Unpack[LearningOptions],
 ) -> dict[str, Tensor]:
     """Learned rounding directions of all weights of a network, uint8, 1 where a weight goes up.
 
@@ -238,7 +258,7 @@ def kurtosis(w: Tensor, granularity: Granularity = "tensor") -> float:
     return float(rows.pow(4).mean() / rows.square().mean().square())
 
 
-def weight_error(w: Tensor, chosen: Grid | FloatGrid) -> float:
+def weight_error(w: Tensor, chosen: AnyGrid) -> float:
     """Squared error Σ (w - ŵ)² of rounding to nearest."""
     return float((chosen(w) - w).double().square().sum())
 
@@ -257,7 +277,7 @@ def output_errors(
     found: dict[str, dict[str, float]] = {}
 
     def hook(name: str) -> Callable[..., None]:
-        def see(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def see(module: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             for label, other in weights[name].items():
                 change = other - module.weight
                 if isinstance(module, nn.Linear):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,12 +35,12 @@ def train_toy(job: Job) -> State:
     groups: dict[tuple[str, int, int], list[plane.Students]] = {}
     for chosen in _sets(job):
         size = p.batch // chosen.students if chosen.variant == "small-batch" else p.batch
-        start = chosen.variant if chosen.variant in ("tsm", "post") else "plain"
-        groups.setdefault((start, size, chosen.times), []).append(chosen)
+        kind = chosen.variant if chosen.variant in ("tsm", "post") else "plain"
+        groups.setdefault((kind, size, chosen.times), []).append(chosen)
     state: State = {}
     # Post-distillation needs finished students: it comes last.
     for (variant, size, _), sets in sorted(groups.items(), key=lambda group: group[0][0] == "post"):
-        start = None
+        start: plane.MLPDenoisers | None = None
         if variant == "tsm":
             start = plane.matched_students(toy, sets)
         elif variant == "post":
@@ -221,8 +223,8 @@ def latency(job: Job) -> None:
         return lambda x, s, y: network(x, s, label)
 
     students = {size: denoiser(size) for size in p.nets}
-    calls = {
-        size: lambda s=student: msd.generate(s, z, c, msd.SIGMA_MAX)
+    calls: dict[str, Callable[[], Tensor]] = {
+        size: partial(msd.generate, student, z, c, msd.SIGMA_MAX)
         for size, student in students.items()
     }
     smallest = p.nets[-1]

@@ -176,10 +176,10 @@ class _Case(nn.Module):
     def __init__(self, students: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(7)
-        make = dict(width=8, generator=generator)
-        self.students = MLPDenoisers(1, self.classes, **make)
-        self.fake = MLPDenoisers(1, self.classes, **make)
-        self.teacher = MLPDenoisers(1, self.classes, **make).requires_grad_(False)
+        self.students = MLPDenoisers(1, self.classes, width=8, generator=generator)
+        self.fake = MLPDenoisers(1, self.classes, width=8, generator=generator)
+        self.teacher = MLPDenoisers(1, self.classes, width=8, generator=generator)
+        self.teacher.requires_grad_(False)
         self.assign = msd.consecutive(self.classes, students)
         self.grid = karras_sigmas(1000, 0.02, self.sigma_max).float()
         self.z = torch.randn(64, 2, generator=generator)
@@ -301,7 +301,8 @@ def isolation_errors() -> Errors:
     x = torch.randn(2, 16, 2, generator=generator)
     c, sigma = torch.zeros(2, 16, dtype=torch.long), torch.ones(2, 16)
     stacked(x, sigma, c)[0].square().mean().backward()
-    stray = max(p.grad[1].abs().max().item() for p in stacked.parameters())
+    gradients = [p.grad for p in stacked.parameters() if p.grad is not None]
+    stray = max(gradient[1].abs().max().item() for gradient in gradients)
     return {
         "isolation": moved if own else math.inf,
         "isolation-in-a-batch": stray,

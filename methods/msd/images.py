@@ -43,7 +43,7 @@ class Pictures:
 
     def __init__(self, job: Job) -> None:
         self.job, self.p = job, job.params
-        self.eps = pretrained.network(job, self.p.network)
+        self.eps = pretrained.of_type(UNet, job, self.p.network)
         self.alphas_cumprod = alphas_cumprod(linear_betas())
         self.teacher = EpsDenoiser(self.eps, self.alphas_cumprod).to(job.device)
         self.sigmas = self.teacher.sigmas.cpu()

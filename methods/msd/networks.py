@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,21 @@ from torch import Generator, Tensor, nn
 from methods.msd.method import Denoiser
 from repro.diffusion.schedules import expand, vp_sigmas
 from repro.nets import edm
-from repro.nets.unet import UNet
+from repro.nets.unet import Level, UNet
 
-SIZES = {
-    "teacher": dict(channels=192, mult=(1, 2, 3, 4), blocks=3),
-    "42": dict(channels=160, mult=(1, 2, 2, 4), blocks=3),
-    "71": dict(channels=128, mult=(1, 2, 2, 4), blocks=2),
+
+class Size(TypedDict):
+    """Arguments in which the networks differ."""
+
+    channels: int
+    mult: tuple[int, ...]
+    blocks: int
+
+
+SIZES: dict[str, Size] = {
+    "teacher": {"channels": 192, "mult": (1, 2, 3, 4), "blocks": 3},
+    "42": {"channels": 160, "mult": (1, 2, 2, 4), "blocks": 3},
+    "71": {"channels": 128, "mult": (1, 2, 2, 4), "blocks": 2},
 }
 """Arguments of EDM's ADM network for ImageNet-64: the teacher, and the smaller students by the
 per cent of parameters that they save. The latter are inferred: the paper's table was not
@@ -58,6 +68,9 @@ class EpsDenoiser(nn.Module):
     Then D = x - σ ε(x_t, t, c). Labels are ignored by a network without classes.
     """
 
+    sigmas: Tensor
+    edges: Tensor
+
     def __init__(self, network: UNet, alphas_cumprod: Tensor) -> None:
         super().__init__()
         self.network = network
@@ -81,6 +94,7 @@ class EpsDenoiser(nn.Module):
         temb = net.embed(t, y)
         h = net.conv_in(F.pixel_unshuffle(xt, net.patch) if net.patch > 1 else xt)
         for level in net.down:
+            assert isinstance(level, Level)
             for i in range(len(level.block)):
                 h = level.step(i, h, temb)
             if hasattr(level, "downsample"):

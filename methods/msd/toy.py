@@ -335,7 +335,8 @@ def distribution_matching(
 
 def _by_set(state: dict[str, Tensor], sets: Sequence[Students]) -> dict[str, Tensor]:
     """Weights of stacked networks, cut by set: names start with that of the set."""
-    out, first = {}, 0
+    out: dict[str, Tensor] = {}
+    first = 0
     for chosen in sets:
         rows = slice(first, first + chosen.students)
         out |= {f"{chosen.name}.{k}": v[rows].clone() for k, v in state.items()}

@@ -46,7 +46,7 @@ class Protocol(Study):
         The draws depend on the seed alone, so that all distributions share their randomness.
         """
         n, steps, generator = self.p.calibration, self.p.steps, self.job.rng("time steps")
-        draw = {
+        draw: dict[str, Callable[..., ptq.TimeSteps]] = {
             "uniform": ptq.uniform,
             "ndtc-paper": ptq.ndtc_paper,
             "ndtc-wide": ptq.ndtc_wide,

@@ -54,14 +54,15 @@ def quantiser_errors() -> dict[str, float]:
     errors["per-channel-step"] = _gap(
         ptq.weight_grid(WEIGHT, 8).delta.flatten(), [2 / 255, 0.6 / 255]
     )
-    step = ptq.weight_grid(WEIGHT, 4).delta
+    grid = ptq.weight_grid(WEIGHT, 4)
+    step = grid.delta
     errors["step-scales-with-tensor"] = max(
         _gap(ptq.weight_grid(c * WEIGHT, 4).delta / c, step) for c in (0.25, 2.0, 64.0)
     )
     mass, half = torch.ones(1, len(X)), 0.5 * X[None, None]
-    errors["cosine-of-half-gain"] = float(COSINE(X[None], half, mass, None).abs())
+    errors["cosine-of-half-gain"] = float(COSINE(X[None], half, mass, grid).abs())
     errors["l2.4-of-half-gain"] = _gap(
-        L24(X[None], half, mass, None), (0.5 * X.double()).abs().pow(2.4).mean()
+        L24(X[None], half, mass, grid), (0.5 * X.double()).abs().pow(2.4).mean()
     )
     return errors
 

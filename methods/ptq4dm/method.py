@@ -64,7 +64,8 @@ def search_range(
     lo = torch.zeros_like(theta) if side == "positive" else -theta
     hi = torch.zeros_like(theta) if side == "negative" else theta
     best = best_candidate(flat, grid_from_range(lo, hi, bits), score)[None]
-    return tuple(per_channel(end.gather(0, best)[0], x, channel_wise) for end in (lo, hi))
+    low, high = (per_channel(end.gather(0, best)[0], x, channel_wise) for end in (lo, hi))
+    return low, high
 
 
 def one_sided(x: Tensor) -> str:
@@ -94,9 +95,10 @@ class SmoothedRange:
         for bits in self.widths:
             batch = search_range(x, bits, score=self.score, side=self.side)
             old = self.range.get(bits, batch)
-            self.range[bits] = tuple(
+            low, high = (
                 SMOOTHING * new + (1 - SMOOTHING) * r for new, r in zip(batch, old, strict=True)
             )
+            self.range[bits] = low, high
 
     def grid(self, bits: int) -> Grid:
         return grid_from_range(*self.range[bits], bits)

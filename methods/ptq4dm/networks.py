@@ -18,14 +18,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
+from repro.quant.layers import Layer
 
-CONFIGS = {
+
+class Size(TypedDict):
+    """Arguments in which the published networks differ."""
+
+    image_size: int
+    channel_mult: tuple[int, ...]
+    dropout: float
+
+
+CONFIGS: dict[str, Size] = {
     "cifar10": {"image_size": 32, "channel_mult": (1, 2, 2, 2), "dropout": 0.3},
     "imagenet64": {"image_size": 64, "channel_mult": (1, 2, 3, 4), "dropout": 0.0},
 }
@@ -116,14 +127,14 @@ class Upsample(nn.Module):
 class Input(nn.Conv2d):
     """The first convolution, deaf to the embedding like every block that takes (x, e)."""
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x)
 
 
 class Block(nn.Sequential):
     """Layers in a row that each take (x, e)."""
 
-    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             x = layer(x, e)
         return x
@@ -216,10 +227,10 @@ def count(network: ImprovedUNet, image_size: int) -> dict[str, int]:
     Works on the meta device. Keys: params, tensors, params_<group>, {conv2d,linear,conv1d}
     (layers), mac_{conv2d,linear,conv1d,attention}, mac, and attention_weights (weights of Conv1d).
     """
-    kinds = {nn.Conv2d: "conv2d", nn.Conv1d: "conv1d", nn.Linear: "linear"}
+    kinds: dict[type[Layer], str] = {nn.Conv2d: "conv2d", nn.Conv1d: "conv1d", nn.Linear: "linear"}
     found: Counter[str] = Counter()
 
-    def layer_hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def layer_hook(module: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         kind = "conv2d" if isinstance(module, nn.Conv2d) else kinds[type(module)]
         found[f"mac_{kind}"] += output.numel() * module.weight[0].numel()
 
@@ -229,7 +240,7 @@ def count(network: ImprovedUNet, image_size: int) -> dict[str, int]:
 
     hooks = []
     for module in network.modules():
-        if isinstance(module, tuple(kinds)):
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear):
             kind = next(name for cls, name in kinds.items() if isinstance(module, cls))
             found[kind] += 1
             hooks.append(module.register_forward_hook(layer_hook))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,8 @@ class Protocol(Study):
         bits: str,
         data: CalibrationSet,
         *,
-        scale: str = "max",
-        weight_scale: str | None = None,
+        scale: rounded.Scale = "max",
+        weight_scale: rounded.Scale | None = None,
         split: bool = False,
         state: dict[str, Tensor] | None = None,
         first: bool = False,
@@ -96,7 +96,7 @@ class Protocol(Study):
             self.network,
             data,
             self.p.step_iterations,
-            floats(bits)[1],
+            widths(bits)[1],
             lr=self.p.step_lr,
             batch=self.p.learning_batch,
             generator=self.job.rng("steps"),
@@ -214,7 +214,7 @@ def starts(job: Job) -> None:
     """Learn activation steps from other starts: the first states alone, or searched ranges too."""
     protocol, p = Protocol(job), job.params
     data = protocol.states()
-    choices = {
+    choices: dict[str, dict[str, Any]] = {
         "random-max": {},
         "first-max": {"first": True},
         "first-mse": {"first": True, "scale": "mse", "weight_scale": "max"},
@@ -262,16 +262,16 @@ def _count(job: Job, model: str, network: nn.Module, arguments: tuple[Tensor, ..
         found = sum(isinstance(m, kind) for m in network.modules())
         job.measure("layers", found, model=model, kind=kind.__name__.lower())
     macs = count_macs(network, *arguments)
-    for kind in ("conv", "linear", "attention", "total"):
-        job.measure("gmac", getattr(macs, kind) / 1e9, model=model, kind=kind)
+    for part in ("conv", "linear", "attention", "total"):
+        job.measure("gmac", getattr(macs, part) / 1e9, model=model, kind=part)
     for bits in (32, 8, 4):
         size = model_size_bytes(network, bits) / 1e6
         job.measure("size", size, model=model, bits=bits, rule="all")
         size = model_size_bytes(network, bits, honest=True) / 1e6
         job.measure("size", size, model=model, bits=bits, rule="weights")
     for weight, activation in ((32, 32), (8, 32), (4, 32), (8, 8), (4, 8)):
-        found = bops(macs.total, weight, activation) / 1e9
-        job.measure("gbops", found, model=model, bits=f"W{weight}A{activation}")
+        billions = bops(macs.total, weight, activation) / 1e9
+        job.measure("gbops", billions, model=model, bits=f"W{weight}A{activation}")
     # Activations only: the grids of weights need values, which the meta device does not have.
     wrapped = quantise(network, rounded.recipe(network, None, 8))
     layers = quantised_layers(wrapped)

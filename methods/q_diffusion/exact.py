@@ -7,9 +7,10 @@ closed forms.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 X = torch.tensor([-1, -0.6, -0.25, -0.1, 0, 0.05, 0.3, 0.7, 1.5])
 WEIGHT = torch.tensor([[-1, 0.5, 0.25, 0.75], [0.1, 0.2, -0.3, 0.05]])
 
-PRINTED = {  # rule, options, δ, z, x̂
+PRINTED: dict[str, tuple[Callable[..., Grid], dict[str, Any], float, float, list[float]]] = {
+    # rule, options, δ, z, x̂
     "max-4bit": (minmax_grid, {"bits": 4}, 1 / 6, 6,
                  [-1, -2 / 3, -1 / 3, -1 / 6, 0, 0, 1 / 3, 2 / 3, 1.5]),
     "mse-4bit": (shrink_grid, {"bits": 4}, 0.1633333, 6,
@@ -103,6 +105,7 @@ def _step_gradient(grid: Grid, delta: Tensor, x: float) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         leaf = delta.detach().clone().requires_grad_(True)
         Grid(leaf, grid.zero_point, grid.lo, grid.hi)(torch.tensor(x)).backward()
+    assert leaf.grad is not None
     return leaf.grad
 
 
@@ -149,6 +152,7 @@ def splitting_errors() -> dict[str, float]:
     split = quantise(nn.Sequential(layer), Recipe(4, (4,), weight_grid, observer, splits={"0": 7}))
 
     def halves(parts: list[Tensor], weights: list[Tensor]) -> Tensor:
+        assert layer.bias is not None
         y = sum(F.conv2d(p, w) for p, w in zip(parts, weights, strict=True))
         return y + layer.bias[:, None, None]
 
@@ -233,7 +237,7 @@ def reads_of_learning(job: Job) -> int:
         reads += 1
         return type(job).data(job, name)
 
-    job.data = counting
+    job.data = counting  # type: ignore[method-assign]
     try:
         rounded.learn(job)
     finally:

@@ -106,6 +106,14 @@ def learn_activation_steps(
 
 # Weights ------------------------------------------------------------------------------------------
 
+CHANGES = (
+    "none",
+    "plain-inputs",
+    "half-regularised",
+    "half-regularised-dropout",
+    "executed-order",
+)
+
 
 @torch.no_grad()
 def execution_order(network: nn.Module, data: CalibrationSet) -> list[str]:
@@ -144,28 +152,32 @@ def learn_weights(
         half-regularised-dropout: as released; and dropout of 0.1, that of the CIFAR-10 network, is
             active while learning
     """
-    options = {"generator": generator, "lr": lr, "batch": batch}
     if change == "executed-order":
         found = units(network)
         for name in execution_order(network, data):
             own = capture(network, [name], data, record="inputs")[name]
             target = capture(teacher, [name], data, record="output")[name]
-            learn_rounding(found[name], Cache(own.inputs, target.output), iterations, **options)
+            cache = Cache(own.inputs, target.output)
+            learn_rounding(found[name], cache, iterations, generator=generator, lr=lr, batch=batch)
         return
     dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
     before = [m.p for m in dropouts]
-    switches = {
-        "none": {},
-        "plain-inputs": {"asym": False},
-        "half-regularised": {"faithful": True},
-        "half-regularised-dropout": {"faithful": True},
-    }
-    if change not in switches:
-        raise ReproError(f"no change `{change}`; choose {', '.join((*switches, 'executed-order'))}")
+    if change not in CHANGES:
+        raise ReproError(f"no change `{change}`; choose {', '.join(CHANGES)}")
     for module in dropouts:
         module.p = 0.1 if change.endswith("dropout") else 0.0
     try:
-        reconstruct_weights(network, teacher, data, iterations, **options, **switches[change])
+        reconstruct_weights(
+            network,
+            teacher,
+            data,
+            iterations,
+            generator=generator,
+            asym=change != "plain-inputs",
+            faithful=change.startswith("half-regularised"),
+            lr=lr,
+            batch=batch,
+        )
     finally:
         for module, p in zip(dropouts, before, strict=True):
             module.p = p
@@ -201,8 +213,8 @@ def squant(network: nn.Module) -> nn.Module:
     """Round all weights of a quantised copy as SQuant does, in place; returns it."""
     for layer in quantised_layers(network).values():
         parts = layer.layer.weight.detach().split(layer.parts, 1)
-        alphas = [squant_directions(w, g) for w, g in zip(parts, layer.weight_grids, strict=True)]
-        set_rounding(layer, alphas)
+        pairs = zip(parts, layer.weight_grids, strict=True)
+        set_rounding(layer, [squant_directions(w, g) for w, g in pairs if isinstance(g, Grid)])
     return network
 
 

@@ -82,7 +82,7 @@ class Protocol(Study):
         with torch.no_grad():
             return qu.quantised(self.network, self.data, weight, activation, GRIDS[grids], state)
 
-    def tune(self, network: nn.Module, bits: str, stage: str, how: qu.Configuration) -> None:
+    def tune(self, network: nn.Module, bits: str, stage: qu.Stage, how: qu.Configuration) -> None:
         """One stage, in place; its draws depend on the seed and the stage alone."""
         p = self.p
         qu.tune(
@@ -172,7 +172,8 @@ def paper_configuration(job: Job) -> None:
     for bits in job.params.widths:
         network = protocol.quantised(bits, "tensor-single")
         protocol.judge(network, f"adaround-{bits}", config="adaround", bits=bits)
-        for stage, config in (("tla", "tla"), ("cma", "tla-cma")):
+        stages: tuple[tuple[qu.Stage, str], ...] = (("tla", "tla"), ("cma", "tla-cma"))
+        for stage, config in stages:
             protocol.tune(network, bits, stage, qu.PAPER)
             protocol.judge(network, f"{config}-{bits}", config=config, bits=bits)
 
@@ -204,9 +205,10 @@ def cost(job: Job) -> None:
     index = torch.arange(p.tuning_batch)
     total = sum(parameter.numel() for parameter in base.parameters())
     memory, steps, entered = {}, {}, []
-    for name, how, stage in (
+    cases: tuple[tuple[str, qu.Configuration, qu.Stage], ...] = (
         ("tla", qu.RELEASED, "tla"), ("cma", qu.RELEASED, "cma"), ("full", qu.FULL, "cma"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for name, how, stage in cases:
         tuner = qu.Tuner(
             copy.deepcopy(base), protocol.lesson, state, stage, how, lr=p.lr, step_lr=p.lr
         )

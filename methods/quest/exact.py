@@ -43,6 +43,7 @@ def grid_errors() -> dict[str, float]:
 
     two = torch.stack([X[:8], 10 * X[:8]]).reshape(1, 2, 2, 4)
     grid = dimension_grid(two, 4, minmax_grid, 1)
+    assert isinstance(grid, Grid)
     errors["channels-step"] = _gap(grid.delta.flatten(), [0.113333, 1.133333])
     errors["channels-zero-point"] = _gap(grid.zero_point.flatten(), [9, 9])
     tokens = dimension_grid(two.reshape(1, 2, 8).transpose(1, 2), 4, minmax_grid, -1)

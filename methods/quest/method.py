@@ -90,6 +90,9 @@ class Clock:
         self.entry = first
 
 
+Stage = Literal["tla", "cma"]
+
+
 class GridTable:
     """Grids by calibration step; behaves like the `Grid` of the clock's entry."""
 
@@ -109,6 +112,12 @@ class GridTable:
 
     def apply_(self, x: Tensor) -> Tensor:
         return self.now.apply_(x)
+
+
+def _integer(grid: object) -> Grid:
+    """A grid of integers: this method has no other."""
+    assert isinstance(grid, Grid)
+    return grid
 
 
 def range_rule(x: Tensor, bits: int, *, channel_wise: bool = False) -> Grid:
@@ -147,13 +156,14 @@ class Ranges:
 
     def grid(self, bits: int) -> Grid | GridTable:
         if not self.tables:
-            return self.seen[0].grid(bits)
+            return _integer(self.seen[0].grid(bits))
         entries = range(len(self.clock.labels))
         if missing := set(entries) - set(self.seen):
             raise ReproError(
                 f"calibration step {min(missing)} was not observed; calibrate on all of them"
             )
-        return GridTable([self.seen[entry].grid(bits) for entry in entries], self.clock)
+        grids = [_integer(self.seen[entry].grid(bits)) for entry in entries]
+        return GridTable(grids, self.clock)
 
 
 def labels_of(data: CalibrationSet) -> Tensor:
@@ -197,8 +207,8 @@ def quantised(
             layer.activations[i] = ActivationQuantiser(observer, widths, pinned=wide)
     for name, quantiser in activation_quantisers(copy).items():
         if "quantised_attend" in name:
-            dim = None if name.endswith(".w") or not granularity.channels else -1
-            quantiser.observer = Ranges(clock, granularity.tables, dim)
+            last = None if name.endswith(".w") or not granularity.channels else -1
+            quantiser.observer = Ranges(clock, granularity.tables, last)
     batches = ((data.x[index], data.t[index]) for index in entries_of(data))
     return calibrate(copy, batches)
 
@@ -238,9 +248,9 @@ def learn_steps(
         reconstruct_activations, network, teacher, generator=generator, lr=lr, batch=batch
     )
     tables = {
-        q: q.grids[q.bits]
+        q: grid
         for q in activation_quantisers(network).values()
-        if isinstance(q.grids[q.bits], GridTable)
+        if isinstance(grid := q.grids[q.bits], GridTable)
     }
     if not tables:
         with plain_weights(quantised_layers(network).values()):
@@ -254,7 +264,7 @@ def learn_steps(
         with plain_weights(quantised_layers(network).values()):
             learn(part, max(1, iterations // len(entries)))
         for quantiser, table in tables.items():
-            table.grids[entry] = quantiser.grids[quantiser.bits]
+            table.grids[entry] = _integer(quantiser.grids[quantiser.bits])
     for quantiser, table in tables.items():
         quantiser.grids[quantiser.bits] = table
     return network
@@ -323,7 +333,8 @@ def lesson(teacher: nn.Module, data: CalibrationSet, batch: int = 64) -> Lesson:
         raise ReproError("this network has neither projections of time nor attention to tune")
     found = capture(teacher, names, data, record="output", batch=batch)
     eps = torch.cat([teacher(x, t) for x, t in data.batches(batch)])
-    return Lesson(data, eps, {name: cache.output for name, cache in found.items()})
+    outputs = {name: c.output for name, c in found.items() if c.output is not None}
+    return Lesson(data, eps, outputs)
 
 
 class Tuner:
@@ -339,7 +350,7 @@ class Tuner:
         network: nn.Module,
         lesson: Lesson,
         state: Mapping[str, Tensor],
-        stage: Literal["tla", "cma"],
+        stage: Stage,
         configuration: Configuration,
         *,
         lr: float,
@@ -434,8 +445,8 @@ def _learnable(quantiser: ActivationQuantiser) -> list[Tensor]:
     if isinstance(grid, GridTable):
         grid.grids = [fresh(g) for g in grid.grids]
         return [g.delta for g in grid.grids]
-    quantiser.grids[quantiser.bits] = grid = fresh(grid)
-    return [grid.delta]
+    quantiser.grids[quantiser.bits] = single = fresh(_integer(grid))
+    return [single.delta]
 
 
 def _directions(state: Mapping[str, Tensor], name: str, layer: QuantisedLayer) -> list[Tensor]:
@@ -467,7 +478,7 @@ def tune(
     network: nn.Module,
     lesson: Lesson,
     state: Mapping[str, Tensor],
-    stage: Literal["tla", "cma"],
+    stage: Stage,
     configuration: Configuration,
     iterations: int,
     *,
@@ -556,7 +567,7 @@ def without_time(network: nn.Module) -> nn.Module:
     for name, layer in quantised_layers(network).items():
         if "temb" in name:
             layer.weight_on = False
-            for quantiser in layer.activations:
+            for quantiser in activation_quantisers(layer).values():
                 quantiser.mode = "off"
     return network
 
@@ -565,12 +576,13 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a quantised network computes from: parameters, and all grids."""
     found = {name: p.detach() for name, p in network.named_parameters()}
     for name, layer in quantised_layers(network).items():
-        for i, grid in enumerate(layer.weight_grids):
+        for i, grid in enumerate(map(_integer, layer.weight_grids)):
             found[f"{name}.weight_grid.{i}.delta"] = grid.delta
             found[f"{name}.weight_grid.{i}.zero_point"] = grid.zero_point
     for name, quantiser in activation_quantisers(network).items():
-        grid = quantiser.grids[quantiser.bits]
-        for i, entry in enumerate(grid.grids if isinstance(grid, GridTable) else [grid]):
+        used = quantiser.grids[quantiser.bits]
+        grids = used.grids if isinstance(used, GridTable) else [_integer(used)]
+        for i, entry in enumerate(grids):
             found[f"{name}.{i}.delta"] = entry.delta
             found[f"{name}.{i}.zero_point"] = entry.zero_point
     return {name: value.clone() for name, value in found.items()}

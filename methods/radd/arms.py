@@ -387,12 +387,12 @@ def time_samplers(job: Job) -> None:
     """
     p = job.params
     size = {"small": SMALL, "medium": MEDIUM}.get(p.size)
-    sizes = (size.d, size.blocks, size.heads) if size else (p.d, p.blocks, p.heads)
+    d, blocks, heads = (size.d, size.blocks, size.heads) if size else (p.d, p.blocks, p.heads)
     networks = {}
     for family, cond in (("radd", None), ("sedd", 128)):
-        config = Config(p.vocab, *sizes, cond=cond)
+        config = Config(p.vocab, d, blocks, heads, cond=cond)
         with torch.device(job.device):
-            network = seeded(lambda config=config: Transformer(config), job.rng("network"))
+            network = seeded(functools.partial(Transformer, config), job.rng("network"))
         network.eval().requires_grad_(False)
         loss = "sedd-scale" if family == "sedd" else "dse"
         networks[family] = Loaded(network.to(DTYPES[p.precision]), loss, p.length)

@@ -249,11 +249,11 @@ def gradients(generator: torch.Generator) -> Iterator[Item]:
     loss, gradient = {}, {}
     for name in ("dse", "t-dce"):
         draw = torch.Generator().manual_seed(1)
-        keep = {"noise": noise, "mask": 7, "generator": draw}
         if name == "dse":
-            each = radd.dse(radd.scores_of(c_theta), x0, u, **keep)
+            scores = radd.scores_of(c_theta)
+            each = radd.dse(scores, x0, u, noise=noise, mask=7, generator=draw)
         else:
-            each = radd.t_dce(c_theta, x0, u, **keep)
+            each = radd.t_dce(c_theta, x0, u, noise=noise, mask=7, generator=draw)
         loss[name] = each.detach()
         parts = torch.autograd.grad(each.mean(), list(network.parameters()))
         gradient[name] = torch.cat([g.flatten() for g in parts])
@@ -364,7 +364,7 @@ def simulated_nfe(generator: torch.Generator) -> Iterator[Item]:
 
 def samplers_agree(generator: torch.Generator) -> Iterator[Item]:
     """Tweedie and Euler coincide under log-linear noise, and SEDD's predictors are their psi."""
-    noise = absorbing.LogLinear()
+    noise: absorbing.Noise = absorbing.LogLinear()
     t, s = torch.tensor(0.7, dtype=F64), torch.tensor(0.6, dtype=F64)
     tweedie, euler = (float(f(noise, t, s)) for f in PSI.values())
     yield "psi-value", max(abs(tweedie - 1 / 7), abs(euler - 1 / 7))

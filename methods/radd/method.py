@@ -279,7 +279,7 @@ def tau_leaping(
     top_p imply two_stage.
     """
     c, changed = None, torch.ones(len(x), dtype=torch.bool, device=x.device)
-    calls, changes = torch.zeros_like(changed, dtype=torch.long), 0
+    calls = changes = torch.zeros_like(changed, dtype=torch.long)
     two_stage = two_stage or top_k is not None or top_p is not None
     cut = {"top_k": top_k, "top_p": top_p} if two_stage else {}
     step = unmask_truncated if two_stage else unmask

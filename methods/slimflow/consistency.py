@@ -131,7 +131,8 @@ class WithTarget(nn.Module):
     @torch.no_grad()
     def follow(self, decay: float) -> None:
         """θ⁻ ← μ θ⁻ + (1 − μ) θ."""
-        mine, theirs = list(self.target.parameters()), list(self.student.parameters())
+        mine: list[Tensor] = [*self.target.parameters()]
+        theirs: list[Tensor] = [*self.student.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 

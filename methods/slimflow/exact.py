@@ -28,7 +28,7 @@ SMALL_NETWORK = DDPMppConfig(
 )
 
 
-def gap(value: Tensor | float, expected: Tensor | list | tuple | float) -> float:
+def gap(value: Tensor | list | float, expected: Tensor | list | tuple | float) -> float:
     """Largest absolute difference, in float64."""
     value, expected = (torch.as_tensor(v, dtype=F64) for v in (value, expected))
     return float((value - expected).abs().max())
@@ -111,6 +111,7 @@ def _gradient_gap(v_phi: flow.Velocity) -> float:
         one, half = torch.ones(1, 1, dtype=F64), torch.full((1,), 0.5, dtype=F64)
 
         slim.two_step_loss(p, v_phi, one, half, slim.squared, p).backward()
+    assert p.grad is not None
     return gap(p.grad, -0.35)
 
 

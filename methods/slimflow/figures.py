@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -56,7 +58,7 @@ def schedules(results: Results) -> Figure:
     return figure
 
 
-def look(arm: str) -> dict[str, object]:
+def look(arm: str) -> dict[str, Any]:
     """Colour and marker of a compared arm: flows first, then students, which share no panel."""
     names = list(FLOWS if arm in FLOWS else STUDENTS)
     index = names.index(arm)
@@ -98,17 +100,17 @@ def ablations(results: Results) -> Figure:
     )
     figure, axes = style.subplots(1, 2, width="full", height=3.0)
     for ax, (title, baseline, arms, nfe) in zip(axes, groups, strict=True):
-        arms = [arm for arm in arms if results.has("frechet", arm, nfe=nfe)]
+        shown = [arm for arm in arms if results.has("frechet", arm, nfe=nfe)]
         reference = results.values("frechet", baseline, nfe=nfe)
-        for place, arm in enumerate(arms):
+        for place, arm in enumerate(shown):
             ratio = results.values("frechet", arm, nfe=nfe) / reference
             ax.plot(ratio, np.full(len(ratio), place), linestyle="none", alpha=0.6, **look(arm))
             ax.plot(ratio.mean(), place, "|", color=look(arm)["color"], markersize=12)
             if arm in PAPER:
                 ax.plot(PAPER[arm], place, "x", color=style.MUTED)
         labels = FLOWS | STUDENTS
-        ax.set_yticks(range(len(arms)), [labels[arm] for arm in arms])
-        ax.set(ylim=(len(arms) - 0.5, -0.5), title=title, xlabel=f"over {labels[baseline]}")
+        ax.set_yticks(range(len(shown)), [labels[arm] for arm in shown])
+        ax.set(ylim=(len(shown) - 0.5, -0.5), title=title, xlabel=f"over {labels[baseline]}")
         style.reference(ax, 1.0, "baseline", axis="x")
     return figure
 
@@ -117,7 +119,7 @@ def straightness(results: Results) -> Figure:
     """S of flows, a dot a seed."""
     arms = [arm for arm in FLOWS if results.has("straightness", arm)]
     networks = ("teacher", "wide", "narrow")
-    rows = (
+    rows: tuple[list[tuple[str, np.ndarray, str]], ...] = (
         [(FLOWS[a], results.values("straightness", a), look(a)["color"]) for a in arms],
         [
             (name, results.values("straightness", "digits", network=name), style.PALETTE[i])

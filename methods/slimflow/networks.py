@@ -34,7 +34,7 @@ class Published:
         with torch.device("meta"):
             return self.build().eval()
 
-    def example(self, batch: int = 1, device: str = "meta") -> tuple[Tensor, ...]:
+    def example(self, batch: int = 1, device: str | torch.device = "meta") -> tuple[Tensor, ...]:
         """Inputs of the network: images, times, and labels where it has classes."""
         size = self.resolution
         x = torch.zeros(batch, 3, size, size, device=device)

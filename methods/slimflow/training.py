@@ -18,6 +18,7 @@ from repro.diffusion import flow
 from repro.diffusion.multistep import dpm_solver_pp_2m
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, timesteps_uniform
 from repro.errors import ReproError
+from repro.nets.classifier import Classifier
 from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
@@ -188,7 +189,8 @@ def distance(job: Job) -> slim.Distance:
         return slim.squared
     if name != "feature":
         raise ReproError(f"no distance `{name}`; choose l2 or feature")
-    early = slim.feature_distance(pretrained.network(job, job.params.classifier).stages, TAPS)
+    classifier = pretrained.of_type(Classifier, job, job.params.classifier)
+    early = slim.feature_distance(classifier.stages, TAPS)
     return lambda a, b: early(enlarged(a), enlarged(b))
 
 

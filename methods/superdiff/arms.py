@@ -20,6 +20,7 @@ from methods.superdiff import learning
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ScheduleMatched
 from repro.errors import ReproError
+from repro.nets.unet import UNet
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
@@ -31,7 +32,7 @@ PICTURES, FOLLOWED = 10, 64
 
 def rule_of(name: str, temperature: float = 1.0) -> sd.Rule:
     """`or`, `and` or `averaging`; the last also follows log-densities, to compare them."""
-    rules = {
+    rules: dict[str, sd.Rule] = {
         "or": sd.Or(temperature),
         "and": sd.And(),
         "averaging": sd.Averaging(tracks=True),
@@ -202,7 +203,7 @@ def pairs(job: Job) -> None:
     much of either class it sees.
     """
     p, judge = job.params, Judge(job)
-    network = pretrained.network(job, p.network)
+    network = pretrained.of_type(UNet, job, p.network)
     noise = torch.randn(
         p.samples, network.in_channels, *[network.resolution] * 2, generator=job.rng("evaluation")
     ).to(job.device)
@@ -225,7 +226,7 @@ def pairs(job: Job) -> None:
 
 
 def _labelled(
-    job: Job, network: nn.Module, noise: Tensor, labels: list[Tensor], rule: sd.Rule
+    job: Job, network: UNet, noise: Tensor, labels: list[Tensor], rule: sd.Rule
 ) -> sd.Superposed:
     models = [as_model(ScheduleMatched(network, y), job.params.sampling_precision) for y in labels]
     generator = job.rng("path", job.params.steps)

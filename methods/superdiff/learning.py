@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 from methods.superdiff import method as sd
 from methods.superdiff.networks import ResidualMLP, ScheduleMatched
 from repro.errors import ReproError
+from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
 from repro.training.settings import Batch, Optimiser
@@ -36,13 +37,15 @@ MODES = ((-1.5, 1.5), (1.5, 1.5), (-1.5, -1.5), (1.5, -1.5))
 DEVIATION = 0.4
 
 
-def build(job: Job, p: Any, dim: int) -> nn.Module:
+def build(job: Job, p: Any, dim: int) -> ScheduleMatched | ResidualMLP:
     """The untrained network of a model's parameters, for samples of `dim` numbers.
 
     job: its card lists the zoo model whose architecture `p.start` names.
     """
     if p.start:
-        return ScheduleMatched(pretrained.build(job.model_params(p.start).as_dict()))
+        network = pretrained.build(job.model_params(p.start).as_dict())
+        assert isinstance(network, UNet), "the cards start from networks of noise"
+        return ScheduleMatched(network)
     return ResidualMLP(dim, p.width, p.blocks)
 
 
@@ -78,7 +81,7 @@ def _fit(job: Job, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def _initialised(job: Job, dim: int) -> nn.Module:
     """All models of a seed start alike; those of a half differ from each other by data alone."""
     network = seeded(lambda: build(job, job.params, dim), job.rng("initialise"))
-    if job.params.start:
+    if isinstance(network, ScheduleMatched):
         network.network.load_state_dict(job.model(job.params.start))
     return network
 

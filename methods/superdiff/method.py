@@ -158,7 +158,7 @@ def hutchinson(model: Model, x: Tensor, t: float, probe: Tensor) -> tuple[Tensor
     probe: (B, ...) with zero mean and unit covariance; Rademacher in the released code. Returns
     sigma * score (B, ...) and probe . J probe (B,).
     """
-    value, product = torch.func.jvp(lambda y: model(y, t), (x,), (probe,))
+    value, product, *_ = torch.func.jvp(lambda y: model(y, t), (x,), (probe,))
     return value, inner(probe, product)
 
 
@@ -243,7 +243,10 @@ def kappa_and_ode(outputs: Tensor, divergence: Tensor, t: float) -> Tensor:
 
 
 class Rule(Protocol):
-    """How the weights of a step are chosen."""
+    """How the weights of a step are chosen; `tracks`: whether it reads log-densities."""
+
+    @property
+    def tracks(self) -> bool: ...
 
     def sde(
         self, L: Tensor, x: Tensor, s: Tensor, noise: Tensor, t: float, dt: float
@@ -384,7 +387,7 @@ def superdiff_ode(
             outputs = _outputs(models, x, t)
         kappa = rule.ode(L, outputs, divergence, t)
         u = dlog_alpha(t) * x - b(t) * combine(kappa, outputs)
-        if follow:
+        if divergence is not None:
             L = L + along_ode(u, x, outputs / (sigma(t) + offset), divergence, t, dt)
             if len(L) > 1:
                 gap = L - first

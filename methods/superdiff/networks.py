@@ -13,6 +13,8 @@ there n is held at 0.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from methods.superdiff import method as sd
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, vp_sigmas
-from repro.nets.unet import AttentionBlock, UNet, sinusoidal_embedding
+from repro.nets.unet import AttentionBlock, Level, UNet, sinusoidal_embedding
 
 
 class _ClassEmbedding(nn.Module):
@@ -42,16 +44,19 @@ class ScoreUNet(UNet):
     arguments serve smaller copies in tests.
     """
 
+    label: _ClassEmbedding
+
     def __init__(self, *, classes: int | None = None, attention: tuple[int, ...] = (16, 8), **more):
         super().__init__(attention=attention, **more)
         for level in self.up:
+            assert isinstance(level, Level)
             if len(level.attn):
                 level.attn = nn.ModuleList(
                     [*(nn.Identity() for _ in level.attn[:-1]), level.attn[-1]]
                 )
         self.classes = classes
         if classes is not None:
-            self.label = _ClassEmbedding(classes, self.temb.dense[1].out_features)
+            self.label = _ClassEmbedding(classes, 4 * self.temb.channels)
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         temb = self.temb(t)
@@ -63,6 +68,9 @@ class ScoreUNet(UNet):
 def cifar_network(classes: int | None = None) -> ScoreUNet:
     """The network at the paper's size: 36 009 987 parameters, 36 015 107 with 10 classes."""
     return ScoreUNet(classes=classes)
+
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class _Convolution(torch.autograd.Function):
@@ -88,7 +96,7 @@ class _LeanConv2d(nn.Conv2d):
         return _Convolution.apply(x, self.weight, self.bias, self.stride, self.padding)
 
 
-def lean(network: nn.Module) -> nn.Module:
+def lean(network: N) -> N:
     """The network, changed in place so that a forward-mode product costs what it has to.
 
     PyTorch differentiates a convolution for its weights too, with a tangent of zeros: a forward
@@ -118,6 +126,7 @@ def edge_aware_macs(network: ScoreUNet, x: Tensor, t: Tensor) -> int:
         if isinstance(module, nn.Conv2d):
             # The encoder pads right and bottom by hand before a convolution of stride 2.
             size = inputs[0].shape[-1] - (module.stride[0] - 1)
+            assert not isinstance(module.padding, str), "the network pads by numbers"
             one = taps(size, output.shape[-1], module, module.padding[0])
             total += len(output) * output.shape[1] * module.in_channels * one**2
         elif isinstance(module, nn.Linear):
@@ -138,10 +147,10 @@ def edge_aware_macs(network: ScoreUNet, x: Tensor, t: Tensor) -> int:
 _LOG_RATIOS = vp_sigmas(alphas_cumprod(linear_betas())).log().numpy()
 
 
-def matched_step(t: float | Tensor) -> np.ndarray:
+def matched_step(t: float | Tensor | np.ndarray) -> np.ndarray:
     """The real-valued step of the zoo's chain with the noise-to-signal ratio of time t, 0..999."""
-    t = np.asarray(t, dtype=np.float64)
-    ratio = np.log(np.maximum(sd.sigma(t), 1e-12)) - sd.log_alpha(t)
+    times = np.asarray(t, dtype=np.float64)
+    ratio = np.log(np.maximum(sd.sigma(times), 1e-12)) - sd.log_alpha(times)
     return np.interp(ratio, _LOG_RATIOS, np.arange(len(_LOG_RATIOS)))
 
 

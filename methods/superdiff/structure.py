@@ -97,8 +97,8 @@ def calls_per_step(rule: str, steps: int = 4) -> float:
     if rule == "hutchinson":
         sd.superdiff_ode(models, x, steps, sd.Or(), generator=generator)
     else:
-        chosen = {"or": sd.Or(), "and": sd.And()}[rule]
-        sd.superdiff(models, x, steps, chosen, generator=generator)
+        rules: dict[str, sd.Rule] = {"or": sd.Or(), "and": sd.And()}
+        sd.superdiff(models, x, steps, rules[rule], generator=generator)
     return (sum(m.calls for m in models) + products) / steps
 
 

@@ -66,7 +66,7 @@ class GaussianStatistics:
         n, mean = len(x), x.mean(axis=0)
         centred = x - mean
         scatter = centred.T @ centred
-        if self._mean is None:
+        if self._mean is None or self._scatter is None:
             self.count, self._mean, self._scatter = n, mean, scatter
             return self
         total, delta = self.count + n, mean - self._mean
@@ -82,7 +82,7 @@ class GaussianStatistics:
         Raises:
             ReproError: with fewer than two samples.
         """
-        if self.count < 2:
+        if self._mean is None or self._scatter is None or self.count < 2:
             raise ReproError(f"{self.count} feature vectors have no covariance; give 2 or more")
         return self._mean, self._scatter / (self.count - 1)
 

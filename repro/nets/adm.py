@@ -226,8 +226,9 @@ class ADMUNet(nn.Module):
             emb = emb + self.label_emb(y)
         number = 0
 
-        def through(stages: nn.ModuleList, h: Tensor) -> Tensor:
+        def through(stages: nn.Module, h: Tensor) -> Tensor:
             nonlocal number
+            assert isinstance(stages, nn.ModuleList)
             for layer in stages:
                 if not isinstance(layer, Block):
                     h = layer(h)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,19 @@ from torch import Generator, Tensor, nn
 
 Fill = Callable[[Tensor, int, int, Generator | None], None]
 """Initialiser: fills a tensor, given fan-in and fan-out."""
+
+
+class _Draw(TypedDict):
+    """Arguments that a block hands to all its layers."""
+
+    biased: bool
+    generator: Generator | None
+
+
+class _Filled(_Draw):
+    """Arguments that a network hands to all its layers."""
+
+    fill: Fill
 
 
 def xavier_uniform(scale: float = 1.0) -> Fill:
@@ -57,7 +71,12 @@ def kaiming_normal(scale: float = 1.0) -> Fill:
 
 
 def _initialise(
-    layer: nn.Module, fan_in: int, fan_out: int, fill: Fill, biased: bool, generator
+    layer: nn.Linear | nn.Conv2d,
+    fan_in: int,
+    fan_out: int,
+    fill: Fill,
+    biased: bool,
+    generator: Generator | None,
 ) -> None:
     if layer.weight.device.type == "meta":
         return
@@ -177,7 +196,7 @@ class UNetBlock(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.heads, self.skip_scale, self.scale_shift = heads, skip_scale, scale_shift
-        make = dict(biased=biased, generator=generator)
+        make: _Draw = {"biased": biased, "generator": generator}
         self.norm0 = group_norm(in_channels, eps)
         self.conv0 = Conv2d(in_channels, out_channels, 3, fill=fill, mode=mode, **make)
         self.affine = _linear(embedding, out_channels * (1 + scale_shift), fill=fill, **make)
@@ -348,7 +367,7 @@ class DhariwalUNet(EDMUNet):
         self.channels = channels
         width = channels * embedding
         third = kaiming_uniform(math.sqrt(1 / 3))
-        make = dict(fill=third, biased=True, generator=generator)
+        make: _Filled = {"fill": third, "biased": True, "generator": generator}
         self.map_layer0 = _linear(channels, width, **make)
         self.map_layer1 = _linear(width, width, **make)
         self.map_label = None
@@ -361,7 +380,9 @@ class DhariwalUNet(EDMUNet):
                 generator=generator,
             )
 
-        def block(c_in: int, c_out: int, *, mode=None, attend: bool = False) -> UNetBlock:
+        def block(
+            c_in: int, c_out: int, *, mode: str | None = None, attend: bool = False
+        ) -> UNetBlock:
             return UNetBlock(
                 c_in,
                 c_out,
@@ -425,12 +446,14 @@ class SongUNet(EDMUNet):
         self.channels, self.classes = channels, classes
         width = channels * embedding
         plain, zero = xavier_uniform(), xavier_uniform(1e-5)
-        make = dict(fill=plain, generator=generator)
+        make: _Filled = {"fill": plain, "biased": False, "generator": generator}
         self.map_label = _linear(classes, channels, **make) if classes else None
         self.map_layer0 = _linear(channels, width, **make)
         self.map_layer1 = _linear(width, width, **make)
 
-        def block(c_in: int, c_out: int, *, mode=None, attend: bool = False) -> UNetBlock:
+        def block(
+            c_in: int, c_out: int, *, mode: str | None = None, attend: bool = False
+        ) -> UNetBlock:
             return UNetBlock(
                 c_in,
                 c_out,
@@ -496,7 +519,7 @@ class EDMPrecond(nn.Module):
     published.
     """
 
-    def __init__(self, model: nn.Module, *, sigma_data: float = 0.5) -> None:
+    def __init__(self, model: EDMUNet, *, sigma_data: float = 0.5) -> None:
         super().__init__()
         self.model = model
         self.sigma_data = sigma_data

@@ -343,7 +343,9 @@ class Upsample(nn.Module):
 class Block(nn.Sequential):
     """Layers in a row; each gets, beside x, what its kind needs of embedding and context."""
 
-    def forward(self, x: Tensor, e: Tensor, context: Tensor | None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, e: Tensor, context: Tensor | None
+    ) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, e)
@@ -424,7 +426,11 @@ class LatentUNet(nn.Module):
 
     def _attention(self, width: int) -> nn.Module:
         c = self.config
-        heads = c.heads or width // c.head_width
+        if c.heads is None:
+            assert c.head_width is not None, "the configuration gives one of the two"
+            heads = width // c.head_width
+        else:
+            heads = c.heads
         if not c.transformer:
             return AttentionBlock(width, heads, groups=c.groups)
         return SpatialTransformer(

@@ -62,6 +62,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, scale: float, gene
         variance_scaling_(
             layer.weight, scale, in_channels * area, out_channels * area, generator=generator
         )
+        assert layer.bias is not None, "a convolution has a bias by default"
         nn.init.zeros_(layer.bias)
     return layer
 
@@ -136,6 +137,11 @@ class NIN(nn.Module):
 
 class Attention(nn.Module):
     """Single-head self-attention over the pixels, skip scaled by 1/√2."""
+
+    NIN_0: NIN
+    NIN_1: NIN
+    NIN_2: NIN
+    NIN_3: NIN
 
     def __init__(self, channels: int, generator=None) -> None:
         super().__init__()

@@ -84,6 +84,8 @@ class Embedding(nn.Module):
 class Rotary(nn.Module):
     """Rotary position embedding, the two halves of a head rotated against each other."""
 
+    inv_freq: Tensor
+
     def __init__(self, dim: int, base: float = 10000.0) -> None:
         super().__init__()
         self.register_buffer("inv_freq", base ** (-torch.arange(0, dim, 2).float() / dim))
@@ -111,7 +113,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, sbar: Tensor) -> Tensor:
         half = self.frequencies // 2
-        dtype = self.mlp[0].weight.dtype
+        dtype = next(self.mlp.parameters()).dtype
         steps = torch.arange(half, device=sbar.device, dtype=torch.float32)
         angle = sbar.float()[:, None] * torch.exp(-math.log(10000.0) * steps / half)
         return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype))
@@ -129,7 +131,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(d, 4 * d), nn.GELU(approximate="tanh"), nn.Linear(4 * d, d)
         )
-        if timed:
+        if config.cond is not None:
             self.adaLN_modulation = _zero(nn.Linear(config.cond, 6 * d))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -161,7 +163,7 @@ class OutputLayer(nn.Module):
         timed = config.cond is not None
         self.norm_final = LayerNorm(config.d, bias=not timed)
         self.linear = _zero(nn.Linear(config.d, config.vocab + 1))
-        if timed:
+        if config.cond is not None:
             self.adaLN_modulation = _zero(nn.Linear(config.cond, 2 * config.d))
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +50,13 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         e = sinusoidal_embedding(t, self.channels)
         return self.dense[1](F.silu(self.dense[0](e)))
+
+
+class _Style(TypedDict):
+    """Arguments that a network hands to all its residual blocks."""
+
+    dropout: float
+    groups: int
 
 
 class ResidualBlock(nn.Module):
@@ -140,7 +148,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Blocks of one resolution, the attention that follows each, and a change of resolution."""
 
-    def __init__(self, block: list[nn.Module], attn: list[nn.Module]) -> None:
+    downsample: Downsample
+    upsample: Upsample
+
+    def __init__(self, block: Sequence[nn.Module], attn: Sequence[nn.Module]) -> None:
         super().__init__()
         self.block = nn.ModuleList(block)
         self.attn = nn.ModuleList(attn)
@@ -157,7 +168,7 @@ class Middle(nn.Module):
         self, channels: int, embedding: int, *, dropout: float, groups: int, attention: bool
     ) -> None:
         super().__init__()
-        make = dict(dropout=dropout, groups=groups)
+        make: _Style = {"dropout": dropout, "groups": groups}
         self.block_1 = ResidualBlock(channels, channels, embedding, **make)
         if attention:
             self.attn_1 = AttentionBlock(channels, groups=groups)
@@ -215,11 +226,11 @@ class UNet(nn.Module):
         self.out_channels = in_channels if out_channels is None else out_channels
         self.num_classes = num_classes
         embedding = 4 * channels
-        make = dict(dropout=dropout, groups=groups)
+        make: _Style = {"dropout": dropout, "groups": groups}
 
         self.temb = TimeEmbedding(channels)
         if num_classes is not None:
-            self.label = nn.Embedding(num_classes + 1, embedding)
+            self.label: nn.Module = nn.Embedding(num_classes + 1, embedding)
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
 
         size = resolution // patch
@@ -286,6 +297,7 @@ class UNet(nn.Module):
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
         for level in self.down:
+            assert isinstance(level, Level)
             for i in range(len(level.block)):
                 h = level.step(i, h, temb)
                 skips.append(h)
@@ -294,6 +306,7 @@ class UNet(nn.Module):
                 skips.append(h)
         h = self.mid(h, temb)
         for level in reversed(self.up):
+            assert isinstance(level, Level)
             for i in range(len(level.block)):
                 h = level.step(i, torch.cat([h, skips.pop()], dim=1), temb)
             if hasattr(level, "upsample"):

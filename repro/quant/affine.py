@@ -87,7 +87,8 @@ class Grid:
         exactly.
         """
         low, high = self._shifted
-        return x.div_(self.delta).round_().clamp_(low, high).mul_(self.delta)
+        rounded = x.div_(self.delta).round_()
+        return rounded.clamp_(low, high).mul_(self.delta)  # type: ignore[arg-type]  # of one type
 
     @functools.cached_property
     def _shifted(self) -> tuple[float, float] | tuple[Tensor, Tensor]:

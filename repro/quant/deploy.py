@@ -47,7 +47,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,9 @@ def _package(name: str) -> ModuleType:
 class _QuantiseDequantise(nn.Module):
     """A calibrated activation quantiser in ONNX operators: x -> x̂, any shape."""
 
+    delta: Tensor
+    zero_point: Tensor
+
     def __init__(self, grid: Grid):
         super().__init__()
         kind = torch.uint8 if grid.lo == 0 else torch.int8
@@ -106,6 +109,10 @@ class _QuantiseDequantise(nn.Module):
 
 class _Weight(nn.Module):
     """A weight stored as int8 codes with a step per output channel: () -> ŵ."""
+
+    codes: Tensor
+    delta: Tensor
+    zero_point: Tensor
 
     def __init__(self, codes: Tensor, grid: Grid):
         super().__init__()
@@ -132,7 +139,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.parts, self.activations = source.parts, source.activations
         parts = source.layer.weight.detach().split(source.parts, 1)
-        rules = zip(source.weight_grids, parts, source.roundings, strict=True)
+        grids = [grid for grid in source.weight_grids if isinstance(grid, Grid)]
+        rules = zip(grids, parts, source.roundings, strict=True)
         self.weights = nn.ModuleList(_Weight(g.codes(w, r), g) for g, w, r in rules)
         self.layer = copy.deepcopy(source.layer)
         del self.layer.weight  # the codes replace it
@@ -140,13 +148,15 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         dim = -1 if isinstance(self.layer, nn.Linear) else 1
         parts = x.split(self.parts, dim) if len(self.parts) > 1 else (x,)
-        total, bias = None, self.layer.bias
+        total: Tensor | None = None
+        bias: Tensor | None = self.layer.bias
         for part, activation, weight in zip(parts, self.activations, self.weights, strict=True):
             if isinstance(self.layer, nn.Linear):
                 y = F.linear(activation(part), weight(), bias)
             else:
                 y = self.layer._conv_forward(activation(part), weight(), bias)
             total, bias = y if total is None else total + y, None
+        assert total is not None, "a layer has at least one part"
         return total
 
 
@@ -158,7 +168,7 @@ def _check(network: nn.Module) -> None:
     for name, layer in layers.items():
         _check_layer(name, layer)
     for name, quantiser in activation_quantisers(network).items():
-        _check_activations(name, quantiser)
+        _activation_grid(name, quantiser)
 
 
 def _check_layer(name: str, layer: QuantisedLayer) -> None:
@@ -168,7 +178,8 @@ def _check_layer(name: str, layer: QuantisedLayer) -> None:
             "can compute it; deploy a recipe with side='input'"
         )
     if not layer.weight_on or any(
-        g.lo >= 0 or g.hi > 127 or g.zero_point.any() for g in layer.weight_grids
+        not isinstance(g, Grid) or g.lo >= 0 or g.hi > 127 or g.zero_point.any()
+        for g in layer.weight_grids
     ):
         raise ReproError(
             f"the weights of layer {name} are not symmetric and of at most 8 bits; use "
@@ -184,19 +195,24 @@ def _check_layer(name: str, layer: QuantisedLayer) -> None:
         )
 
 
-def _check_activations(name: str, quantiser: ActivationQuantiser) -> None:
+def _activation_grid(name: str, quantiser: ActivationQuantiser) -> Grid:
+    """The grid in use; raises ReproError unless the kernels can compute it."""
     grid = quantiser.grids.get(quantiser.bits)
     if quantiser.mode != "quantise" or grid is None:
         raise ReproError(
             f"the activations of {name} are not quantised; run calibrate() on a calibration set"
         )
-    if (grid.lo, grid.hi) not in (code_span(8), code_span(8, signed=True)):
+    if not isinstance(grid, Grid) or (grid.lo, grid.hi) not in (
+        code_span(8),
+        code_span(8, signed=True),
+    ):
         raise ReproError(
             f"the activations of {name} have {quantiser.bits} bits and the kernels 8; "
             "prepare and select 8 bits"
         )
     if grid.delta.numel() != 1:
         raise ReproError(f"the activations of {name} need one grid for the whole tensor")
+    return grid
 
 
 def lowered(network: nn.Module) -> nn.Module:
@@ -212,7 +228,7 @@ def lowered(network: nn.Module) -> nn.Module:
     for name, layer in quantised_layers(network).items():
         network.set_submodule(name, _Layer(layer))
     for name, quantiser in activation_quantisers(network).items():
-        network.set_submodule(name, _QuantiseDequantise(quantiser.grids[quantiser.bits]))
+        network.set_submodule(name, _QuantiseDequantise(_activation_grid(name, quantiser)))
     assert not any(isinstance(m, ActivationQuantiser) for m in network.modules())
     return network.requires_grad_(False)
 
@@ -257,6 +273,7 @@ def export_float(network: nn.Module, path: str | Path, example: tuple[Tensor, ..
             output_names=["eps"],
             verbose=False,
         )
+        assert program is not None, "the exporter returns its program with dynamo=True"
         model = program.model_proto
     # A quarter of a small file, and the paths of this machine among it.
     del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
@@ -337,9 +354,9 @@ class Deployed:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # pinned threads wait where others keep the machine busy
         }
-        self._compiled: dict[int, object] = {}
+        self._compiled: dict[int, Any] = {}
 
-    def compiled(self, batch: int) -> object:
+    def compiled(self, batch: int) -> Any:
         """The OpenVINO model for a batch size."""
         if batch not in self._compiled:
             try:

@@ -178,6 +178,9 @@ class FloatGrid:
         return FloatGrid(self.exponent, self.mantissa, self.maxval.to(device), self.unsigned)
 
 
+AnyGrid = Grid | FloatGrid
+
+
 def float_grid(
     x: Tensor, exponent: int, mantissa: int, *, unsigned: bool = False, channel_wise: bool = False
 ) -> FloatGrid:
@@ -191,12 +194,12 @@ def float_grid(
     return FloatGrid(exponent, mantissa, per_channel(maxval, x, channel_wise), unsigned)
 
 
-def step_of(grid: Grid | FloatGrid, x: Tensor) -> Tensor:
+def step_of(grid: AnyGrid, x: Tensor) -> Tensor:
     """Distance of the grid points around each value, broadcastable to `x`: δ, or s of a float."""
     return grid.step(x) if isinstance(grid, FloatGrid) else grid.delta
 
 
-def scaled(grid: Grid | FloatGrid, x: Tensor) -> Tensor:
+def scaled(grid: AnyGrid, x: Tensor) -> Tensor:
     """What the grid hands to its rounding: x/δ, or x/s inside the range of a float."""
     if not isinstance(grid, FloatGrid):
         return x / grid.delta
@@ -204,7 +207,7 @@ def scaled(grid: Grid | FloatGrid, x: Tensor) -> Tensor:
     return u / grid._power(u)
 
 
-def zero_share(x: Tensor, grid: Grid | FloatGrid) -> float:
+def zero_share(x: Tensor, grid: AnyGrid) -> float:
     """Share of the values of `x` that the grid maps to 0."""
     with torch.no_grad():
         return float((grid(x) == 0).double().mean())

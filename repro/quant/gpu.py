@@ -47,22 +47,22 @@ def on_gpu(network: nn.Module, kind: Literal["int4", "float8"]) -> nn.Module:
     _check_device(kind)
     convert = _converter(kind)
     network = copy.deepcopy(network).eval().requires_grad_(False).cuda()
-    names = [
-        n
+    layers = {
+        n: m
         for n, m in network.named_modules()
         if type(m) is nn.Linear
         and (kind == "int4" or not (m.in_features % 16 or m.out_features % 16))
-    ]
-    if not names:
+    }
+    if not layers:
         raise ReproError(f"this network has no linear layer that {kind} kernels can compute")
-    for name in names:
-        wrapped = _InBfloat16(network.get_submodule(name))
+    for name, layer in layers.items():
+        wrapped = _InBfloat16(layer)
         if name:
             network.set_submodule(name, wrapped)
         else:
             network = wrapped
-    layers = {id(m.linear) for m in network.modules() if isinstance(m, _InBfloat16)}
-    convert(network, filter_fn=lambda module, name: id(module) in layers)
+    chosen = {id(m.linear) for m in network.modules() if isinstance(m, _InBfloat16)}
+    convert(network, filter_fn=lambda module, name: id(module) in chosen)
     return network
 
 

@@ -23,7 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.quant.affine import Grid, Rounding, nearest
+from repro.quant.affine import Rounding, nearest
+from repro.quant.floating import AnyGrid
+
+Layer = nn.Conv1d | nn.Conv2d | nn.Linear
+
+
+class ActivationGrid(Protocol):
+    """What an activation is quantised by: x̂ with gradients, or without them in place of x."""
+
+    @property
+    def delta(self) -> Tensor: ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def apply_(self, x: Tensor) -> Tensor: ...
 
 
 class Observer(Protocol):
@@ -31,7 +45,7 @@ class Observer(Protocol):
 
     def update(self, x: Tensor) -> None: ...
 
-    def grid(self, bits: int) -> Grid: ...
+    def grid(self, bits: int) -> ActivationGrid: ...
 
 
 @dataclass(frozen=True)
@@ -56,10 +70,10 @@ class Recipe:
 
     weight_bits: int | None
     activation_bits: tuple[int, ...]
-    weight_grid: Callable[[Tensor, int], Grid]
+    weight_grid: Callable[[Tensor, int], AnyGrid]
     observer: Callable[[tuple[int, ...]], Observer]
     side: Literal["input", "output"] = "input"
-    layers: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Conv1d, nn.Linear)
+    layers: tuple[type[Layer], ...] = (nn.Conv2d, nn.Conv1d, nn.Linear)
     skip: Callable[[str, nn.Module], bool] = lambda name, module: False
     edge_bits: int | None = None
     last_output: bool = True
@@ -78,7 +92,7 @@ class ActivationQuantiser(nn.Module):
         self.observer, self.widths, self.pinned = observer, widths, pinned
         self.bits = widths[0]
         self.mode: Literal["off", "observe", "quantise"] = "off"
-        self.grids: dict[int, Grid] = {}
+        self.grids: dict[int, ActivationGrid] = {}
 
     def freeze(self) -> None:
         """Fix the grids of all widths from what was observed."""
@@ -111,7 +125,7 @@ class ActivationQuantiser(nn.Module):
         return grid.apply_(x if own else x.clone())
 
 
-def _input_parts(layer: nn.Module, recipe: Recipe, name: str) -> list[int]:
+def _input_parts(layer: Layer, recipe: Recipe, name: str) -> list[int]:
     """Input channels of each part of a layer; one part unless the recipe splits it."""
     split, total = recipe.splits.get(name), layer.weight.shape[1]
     if not split:
@@ -148,12 +162,12 @@ class QuantisedLayer(nn.Module):
     of the input parts, or of the output).
     """
 
-    def __init__(self, layer: nn.Module, recipe: Recipe, name: str, edge: str | None):
+    def __init__(self, layer: Layer, recipe: Recipe, name: str, edge: str | None):
         super().__init__()
         self.layer, self.side = layer, recipe.side
         self.parts = _input_parts(layer, recipe, name)
         bits = self.weight_bits = _weight_width(recipe, edge)
-        self.weight_grids: list[Grid] = []
+        self.weight_grids: list[AnyGrid] = []
         if bits is not None:
             self.weight_grids = [
                 recipe.weight_grid(part, bits)
@@ -219,11 +233,17 @@ class QuantisedAttention(nn.Module):
     Stands in for the `attend` method of an attention block: q, k, v (B, N, C) -> (B, N, C).
     """
 
-    def __init__(self, recipe: Recipe):
+    q: ActivationQuantiser
+    k: ActivationQuantiser
+    v: ActivationQuantiser
+    w: ActivationQuantiser
+
+    def __init__(
+        self, observer: Callable[[tuple[int, ...]], Observer], operand: int, softmax: int
+    ) -> None:
         super().__init__()
-        operand, softmax = recipe.attention_bits
         for name, bits in (("q", operand), ("k", operand), ("v", operand), ("w", softmax)):
-            quantiser = ActivationQuantiser(recipe.observer((bits,)), (bits,), pinned=True)
+            quantiser = ActivationQuantiser(observer((bits,)), (bits,), pinned=True)
             self.add_module(name, quantiser)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -260,33 +280,30 @@ def quantise(network: nn.Module, recipe: Recipe) -> nn.Module:
     Raises ReproError if the recipe matches no layer or names a split layer that is not there.
     """
     network = copy.deepcopy(network)
-    names = [
-        n
+    layers = {
+        n: m
         for n, m in network.named_modules()
         if isinstance(m, recipe.layers) and not recipe.skip(n, m)
-    ]
-    if not names:
+    }
+    if not layers:
         raise ReproError(
             "the recipe quantises no layer of this network; check its layer types and what it skips"
         )
-    if unknown := set(recipe.splits) - set(names):
+    if unknown := set(recipe.splits) - set(layers):
         raise ReproError(
             f"no quantised layer is called {sorted(unknown)[0]}; name splits after the network's "
             "modules"
         )
-    convolutions = [
-        n for n in names if not isinstance(network.get_submodule(n), nn.Linear)
-    ] or names
+    convolutions = [n for n, m in layers.items() if not isinstance(m, nn.Linear)] or [*layers]
     edges = {convolutions[0]: "first", convolutions[-1]: "last"}
-    for name in names:
-        wrapped = QuantisedLayer(network.get_submodule(name), recipe, name, edges.get(name))
-        network.set_submodule(name, wrapped)
+    for name, layer in layers.items():
+        network.set_submodule(name, QuantisedLayer(layer, recipe, name, edges.get(name)))
     if recipe.attention_bits:
         blocks = [m for m in network.modules() if callable(getattr(m, "attend", None))]
         if not blocks:
             raise ReproError("no block of this network has an attend(q, k, v) method to quantise")
         for block in blocks:
-            attend = QuantisedAttention(recipe)
+            attend = QuantisedAttention(recipe.observer, *recipe.attention_bits)
             block.add_module("quantised_attend", attend)
             object.__setattr__(block, "attend", attend)
     return network.eval()

@@ -112,20 +112,22 @@ class RunningRange:
         always_zero: bool = False,
         faithful: bool = False,
     ):
-        self.rate, self.low, self.high = rate, None, None
+        self.rate = rate
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
         self.symmetric, self.always_zero, self.faithful = symmetric, always_zero, faithful
 
     def update(self, x: Tensor) -> None:
         flat = rows(x, channel_wise=False)
         low, high = flat.amin(), flat.amax()
-        if self.low is None:
+        if self.low is None or self.high is None:
             self.low, self.high = low, high
         else:
             self.low = (1 - self.rate) * self.low + self.rate * low
             self.high = (1 - self.rate) * self.high + self.rate * high
 
     def grid(self, bits: int) -> Grid:
-        if self.low is None:
+        if self.low is None or self.high is None:
             raise ReproError("a running range has seen no batch; call update() before grid()")
         from_zero = self.always_zero and not self.symmetric
         low = torch.zeros_like(self.low) if from_zero else self.low

@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.nets.unet import AttentionBlock, ResidualBlock
-from repro.quant.affine import SMALLEST_STEP, Grid
+from repro.quant.affine import SMALLEST_STEP, Grid, Rounding
 from repro.quant.calibration import CalibrationSet
-from repro.quant.floating import FloatGrid, scaled, step_of
+from repro.quant.floating import AnyGrid, FloatGrid, scaled, step_of
 from repro.quant.layers import (
     ActivationQuantiser,
     QuantisedLayer,
@@ -63,6 +63,26 @@ class UnitReport:
     name: str
     before: float
     after: float
+
+
+class RoundingOptions(TypedDict, total=False):
+    """Options of `learn_rounding`."""
+
+    batch: int
+    lr: float
+    weight: float
+    beta: tuple[float, float]
+    warmup: float
+    scale_aware: bool
+    faithful: bool
+
+
+class StepOptions(TypedDict, total=False):
+    """Options of `learn_steps` beside those that `reconstruct_activations` has itself."""
+
+    batch: int
+    lr: float
+    faithful: bool
 
 
 # Units and what they see --------------------------------------------------------------------------
@@ -98,6 +118,12 @@ class Cache:
     inputs: tuple[object, ...] | None
     output: Tensor | None
 
+    def both(self) -> tuple[tuple[object, ...], Tensor]:
+        """Inputs and output; raises ReproError where either was not recorded."""
+        if self.inputs is None or self.output is None:
+            raise ReproError("a unit is learned from its inputs and its output; record both")
+        return self.inputs, self.output
+
 
 class _Reached(Exception):
     """All units of interest have run; the rest of the forward pass is not needed."""
@@ -113,7 +139,8 @@ class _Recorder:
     """Collects the batches of one tensor in a buffer for all samples."""
 
     def __init__(self, total: int, dtype: torch.dtype):
-        self.total, self.dtype, self.buffer = total, dtype, None
+        self.total, self.dtype = total, dtype
+        self.buffer: Any = None
 
     def write(self, x: object, start: int) -> None:
         if not isinstance(x, Tensor):
@@ -270,7 +297,7 @@ def _only(unit: nn.Module, learned: Sequence[Tensor]) -> Iterator[None]:
                 parameter.requires_grad_(flag)
 
 
-def _take(values: Sequence[object], index: Tensor | slice, dtype: torch.dtype) -> list[object]:
+def _take(values: Sequence[object], index: Tensor | slice, dtype: torch.dtype) -> list[Any]:
     """Samples `index` of each tensor; the dtype is that of the network for real tensors."""
     taken = [v[index] if isinstance(v, Tensor) else v for v in values]
     return [v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for v in taken]
@@ -289,13 +316,14 @@ def unit_error(unit: nn.Module, cache: Cache, *, power: float = 2.0, batch: int 
     loss.
     """
     dtype = next(unit.parameters()).dtype
+    inputs, outputs = cache.both()
     total = 0.0
-    for start in range(0, len(cache.output), batch):
+    for start in range(0, len(outputs), batch):
         index = slice(start, start + batch)
-        target = _take([cache.output], index, dtype)[0]
-        output = unit(*_take(cache.inputs, index, dtype))
+        target = _take([outputs], index, dtype)[0]
+        output = unit(*_take(inputs, index, dtype))
         total += float(_distance(output, target, power)) * len(target)
-    return total / len(cache.output)
+    return total / len(outputs)
 
 
 def _layers(unit: nn.Module) -> dict[str, QuantisedLayer]:
@@ -356,15 +384,17 @@ def learn_rounding(
     alphas: Alphas = {}
     penalised: list[_Decision] = []
     for name, layer in layers.items():
-        alphas[name], roundings = [], []
+        alphas[name] = []
+        roundings: list[Rounding] = []
         parts = layer.layer.weight.detach().split(layer.parts, 1)
         for i, (grid, part) in enumerate(zip(layer.weight_grids, parts, strict=True)):
             scale = _relative_step(grid, part) if scale_aware else None
             alpha = initial_alpha(scaled(grid, part), scale)
             alphas[name].append(alpha)
-            roundings.append(_Decision(alpha, scale))
+            decision = _Decision(alpha, scale)
+            roundings.append(decision)
             if not (faithful and i):
-                penalised.append(roundings[-1])
+                penalised.append(decision)
         layer.roundings, layer.weight_on = roundings, True
         layer.refresh()
     learned = [alpha for parts in alphas.values() for alpha in parts]
@@ -393,7 +423,7 @@ def learn_rounding(
     return alphas
 
 
-def _relative_step(grid: Grid | FloatGrid, part: Tensor) -> Tensor:
+def _relative_step(grid: AnyGrid, part: Tensor) -> Tensor:
     step = step_of(grid, part)
     return (step / step.max()).expand_as(part)
 
@@ -439,9 +469,11 @@ def learn_steps(
         if isinstance(grid, FloatGrid):
             leaf, rate = grid.maxval.detach().clone(), lr * (2 ** (bits - 1) - 1)
             grid = FloatGrid(grid.exponent, grid.mantissa, leaf, grid.unsigned)
-        else:
+        elif isinstance(grid, Grid):
             leaf, rate = grid.delta.detach().clone(), lr
             grid = Grid(leaf, grid.zero_point, grid.lo, grid.hi)
+        else:
+            raise ReproError(f"the steps of a {type(grid).__name__} cannot be learned")
         quantiser.grids[bits] = grid
         learned.append(leaf)
         groups.append({"params": [leaf], "lr": rate})
@@ -487,15 +519,16 @@ def _optimise(
     """Iterations k = 1 .. I of Adam on ‖f̂(X) - Y‖^power + extra(k)."""
     parameter = next(unit.parameters())
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
-    total, training = len(cache.output), unit.training
+    inputs, outputs = cache.both()
+    total, training = len(outputs), unit.training
     unit.train(dropout)
     with _only(unit, learned), torch.random.fork_rng(devices=_devices(parameter)):
         if dropout:
             torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
         for k in range(1, iterations + 1):
-            index = torch.randperm(total, generator=generator)[:batch].to(cache.output.device)
-            *inputs, target = _take([*cache.inputs, cache.output], index, parameter.dtype)
-            loss = _distance(unit(*inputs), target, power) + extra(k)
+            index = torch.randperm(total, generator=generator)[:batch].to(outputs.device)
+            *given, target = _take([*inputs, outputs], index, parameter.dtype)
+            loss = _distance(unit(*given), target, power) + extra(k)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -527,7 +560,7 @@ def reconstruct_weights(
     memory: int = 1 << 30,
     capture_batch: int = 64,
     progress: Progress | None = None,
-    **options: object,
+    **options: Unpack[RoundingOptions],
 ) -> Alphas:
     """Learn the weight roundings of all units of a quantised network; activations are off, and
     stay off.
@@ -540,7 +573,7 @@ def reconstruct_weights(
     use(network, activations=False)
     found = {name: unit for name, unit in units(network, blocks).items() if _layers(unit)}
     arguments = _arguments(calibration)
-    record = "output" if asym else "both"
+    record: Literal["output", "both"] = "output" if asym else "both"
     alphas: Alphas = {}
     walk = _captures(teacher, list(found), arguments, record, capture_batch, dtype, memory)
     for done, (name, cache) in enumerate(walk, 1):
@@ -572,7 +605,7 @@ def reconstruct_activations(
     widest: int = 8,
     power: float = 2.4,
     progress: Progress | None = None,
-    **options: object,
+    **options: Unpack[StepOptions],
 ) -> nn.Module:
     """Learn the activation steps of all units of a calibrated network, weights as they are.
 

@@ -28,6 +28,7 @@ from repro.errors import ReproError
 from repro.nets.ldm import skip_splits
 from repro.quant.affine import Grid, code_span
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
+from repro.quant.floating import AnyGrid
 from repro.quant.layers import (
     Observer,
     QuantisedLayer,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 Scale = Literal["max", "mse"]
 
-_RULES = {"max": minmax_grid, "mse": shrink_grid}
+_RULES: dict[str, Callable[..., Grid]] = {"max": minmax_grid, "mse": shrink_grid}
 
 
 def _rule(scale: str) -> Callable[..., Grid]:
@@ -177,6 +178,8 @@ def export(network: nn.Module) -> State:
         for i, (grid, part, rule) in enumerate(
             zip(layer.weight_grids, parts, layer.roundings, strict=True)
         ):
+            if not isinstance(grid, Grid):
+                raise ReproError(f"the weights of {name} are not integers; export needs a Grid")
             u = part / grid.delta
             state[f"{name}.{i}.alpha"] = (rule(u) > torch.floor(u)).to(torch.uint8)
             state[f"{name}.{i}.delta"] = grid.delta.clone()
@@ -210,9 +213,11 @@ def install(
 def _install(
     name: str, layer: QuantisedLayer, state: Mapping[str, Tensor], kind: Literal["hard", "fixed"]
 ) -> None:
+    assert layer.weight_bits is not None
     lo, hi = code_span(layer.weight_bits)
     weight = layer.layer.weight
-    alphas, grids = [], []
+    alphas: list[Tensor] = []
+    grids: list[AnyGrid] = []
     for i in range(len(layer.parts)):
         up, delta, zero_point = (
             state[f"{name}.{i}.{leaf}"].to(weight.device)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 from repro.quant.affine import Rounding
 
@@ -36,14 +37,14 @@ class _AbsPower(torch.autograd.Function):
     """|x|^p for p ≥ 1, with one power for value and gradient."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor, p: float) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, p: float) -> Tensor:
         size = x.abs()
         power = size.log2().mul_(p - 1).exp2_() if p > 1 else torch.ones_like(size)
         ctx.save_for_backward(torch.copysign(power, x).mul_(p))
         return size.mul_(power)
 
     @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: BackwardCFunction, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * gradient, None
 
 

@@ -67,7 +67,8 @@ def _cosine(x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tenso
     return 1 - dot / torch.sqrt(norm * norm_hat).clamp(min=_EMPTY)
 
 
-def _kl(x: Tensor, x_hat: Tensor, mass: Tensor, grids: Grid) -> Tensor:
+def _kl(x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tensor:
+    assert mass is not None, "a score of histograms gets their masses"
     low, high = grids.span
     inside = (x >= low) & (x <= high)
     kept = mass * inside

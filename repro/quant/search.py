@@ -24,7 +24,13 @@ from torch import Tensor
 
 from repro.errors import ReproError
 from repro.quant.affine import SMALLEST_STEP, Grid, code_span
-from repro.quant.floating import FloatGrid, dynamic_range, float_formats, float_values
+from repro.quant.floating import (
+    AnyGrid,
+    FloatGrid,
+    dynamic_range,
+    float_formats,
+    float_values,
+)
 from repro.quant.ranges import per_channel, pick, rows
 
 CANDIDATES = 111
@@ -32,7 +38,6 @@ PERCENTILES = (0.999, 0.9999, 0.99999)
 _BLOCK = 1 << 18
 _LOOKUP_COST = 25  # elementwise quantisations that cost as much as one look-up in a sorted row
 
-AnyGrid = Grid | FloatGrid
 Rule = Callable[..., AnyGrid]
 
 

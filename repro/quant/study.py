@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
 from repro.errors import ReproError
+from repro.nets.unet import UNet
 from repro.quant.calibration import Trajectory, record
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
@@ -55,7 +56,7 @@ class Study:
 
     def __init__(self, job: Job):
         self.job, self.p = job, job.params
-        self.network = pretrained.network(job, self.p.network)
+        self.network = pretrained.of_type(UNet, job, self.p.network)
         self.alphas_cumprod = alphas_cumprod(linear_betas(T))
         self.timesteps = timesteps_quad(T, self.p.steps)
         self.shape = (self.network.in_channels, *[self.network.resolution] * 2)
@@ -85,8 +86,7 @@ class Study:
     def trajectory(self, eps_model: Callable, x_T: Tensor) -> Trajectory:
         """What the sampler fed to a network, and got, from x_T."""
         runs = [
-            record(eps_model, lambda model, part=part: self.sample(model, part))
-            for part in x_T.split(self.p.batch)
+            record(eps_model, partial(self.sample, x_T=part)) for part in x_T.split(self.p.batch)
         ]
         return Trajectory(
             torch.cat([run.x for run in runs], 1),

@@ -15,15 +15,22 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from repro import __version__, store
 from repro.errors import ReproError
 from repro.places import ROOT, work_root
-from repro.suite import judging, reporting
+from repro.suite import judging, records, reporting
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
-from repro.suite.cards.models import ModelRef
+from repro.suite.cards.experiment import Arm
+from repro.suite.cards.method import Method
+from repro.suite.cards.models import Model, ModelRef
+from repro.suite.plan import methods_at
+from repro.suite.report import inputs, summary
+from repro.suite.report.formatting import seconds
+from repro.suite.words import VERDICTS
 
 app = typer.Typer(
     add_completion=False,
@@ -42,12 +49,12 @@ ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, g
 def main() -> None:
     """Run the command line; user errors become one line and a non-zero status."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # what a command returns, or the status of its Exit
     except ReproError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (typer.Exit, typer.Abort) as stop:
-        sys.exit(getattr(stop, "exit_code", 1))
+    except typer.Abort:
+        sys.exit(1)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -58,6 +65,7 @@ def main() -> None:
             print(f"error: {error.format_message()}", file=sys.stderr)
             sys.exit(2)
         raise
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 @app.command("list")
@@ -82,37 +90,58 @@ def list_methods() -> None:
 @app.command()
 def show(paper: str) -> None:
     """A paper's facts, claims, experiment, and the data that it uses."""
-    from repro.data import catalogue
-
     method = library.load(paper)
-    card, experiment = method.paper, method.experiment
+    card = method.paper
     out.print(f"[bold]{card.short}[/bold]  {card.citation()}", highlight=False)
     if card.repository:
         out.print(f"code: {card.repository.url} at {card.repository.commit}", highlight=False)
     out.print(f"licence: {card.licence.model_dump(exclude_none=True)}", highlight=False)
     out.print(f"\n{card.summary}\n", highlight=False)
-    claims = Table("claim", "statement", "paper", "where", "evidence", title="Claims")
-    for claim in card.claims:
+    for table in (_claims_of_paper(method), _arms(method), _checks(method), _datasets(method)):
+        out.print(table)
+
+
+def _add(table: Table, *cells: str) -> None:
+    """A row as it stands: brackets are those of an expression, not of rich's markup."""
+    table.add_row(*map(escape, cells))
+
+
+def _claims_of_paper(method: Method) -> Table:
+    table = Table("claim", "statement", "paper", "where", "evidence", title="Claims")
+    for claim in method.paper.claims:
         value = "" if claim.method is None else f"{claim.method} {claim.unit}"
         evidence = "unverified" if claim.evidence == "unsure" else claim.evidence
-        claims.add_row(claim.id, claim.statement, value, claim.where, evidence)
-    out.print(claims)
-    arms = Table("arm", "what", "baseline", "scales", title="Arms")
-    for name, arm in experiment.arms.items():
-        scales = [s for s in experiment.scales if name in method.arms(s)]
-        arms.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
-    out.print(arms)
-    checks = Table("claim", "tier", "expected", "why", title="Checks")
-    for claim_id, check in method.expected.each():
-        checks.add_row(claim_id, check.tier, check.expect, check.why)
-    out.print(checks)
-    names = {n for arm in experiment.arms.values() for n in arm.data}
-    names |= {n for model in experiment.models.values() for n in model.data}
-    datasets = Table("dataset", "licence", "citation", "here", title="Data")
-    for name in sorted(names):
+        _add(table, claim.id, claim.statement, value, claim.where, evidence)
+    return table
+
+
+def _arms(method: Method) -> Table:
+    table = Table("arm", "what", "baseline", "scales", title="Arms")
+    for name, arm in method.experiment.arms.items():
+        scales = [s for s in method.experiment.scales if name in method.arms(s)]
+        _add(table, name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
+    return table
+
+
+def _checks(method: Method) -> Table:
+    table = Table("claim", "tier", "expected", "why", title="Checks")
+    for claim, check in method.expected.each():
+        _add(table, claim, check.tier, check.expect, check.why)
+    return table
+
+
+def _datasets(method: Method) -> Table:
+    from repro.data import catalogue
+
+    users: list[Arm | Model] = [
+        *method.experiment.arms.values(),
+        *method.experiment.models.values(),
+    ]
+    table = Table("dataset", "licence", "citation", "here", title="Data")
+    for name in sorted({name for user in users for name in user.data}):
         info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
-        datasets.add_row(name, info.licence, info.citation, here)
-    out.print(datasets)
+        _add(table, name, info.licence, info.citation, here)
+    return table
 
 
 @app.command()
@@ -150,59 +179,143 @@ def run(
 
 
 @app.command()
-def report(scale: ScaleOption = "smoke") -> None:
-    """Make the page and the ledger from all verdicts that are there."""
-    path = reporting.report_scale(runner.Options(scale), require_all=False)
-    out.print(f"page: {path}")
+def report(
+    scale: str,
+    work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
+) -> None:
+    """Make the page of a scale: of its committed results, or of the runs in the work folder."""
+    options = runner.Options(scale)
+    if work or not records.committed(ROOT / "results" / scale):
+        path = reporting.report_scale(options, require_all=False)
+    else:
+        path = reporting.report_committed(options, ROOT / "results")
+    print_page(path)
+
+
+def print_page(path: Path) -> None:
+    out.print(f"page: {path.resolve().as_uri()}", highlight=False)
 
 
 @app.command()
-def ledger(scale: str) -> None:
-    """Print the verdicts of a scale and where the page is."""
+def ledger(
+    scale: str,
+    claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
+) -> None:
+    """What a scale came to, a line a method: of the runs here, or else of what is committed."""
     options = runner.Options(scale)
-    colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
-    paths = sorted((options.base / "verdicts").glob("*.json"))
-    if not paths:
+    source: inputs.Source = inputs.Work(scale, options.base)
+    page = options.base / "report" / "index.html"
+    if not source.slugs():
+        source = inputs.Committed(scale, ROOT / "results" / scale)
+        page = options.base / "committed" / "index.html"
+    reports = inputs.load_all(source)
+    if not reports:
         raise ReproError(f"no verdicts at scale {scale}; run `make {scale}` first")
-    table = Table(title=f"Ledger, scale {scale}")
-    for column in ("claim", "verdict", "tier", "why"):
-        table.add_column(column, overflow="fold")
-    for path in paths:
-        table.add_section()
-        table.add_row(f"[bold]{path.stem}[/bold]")
-        for claim in store.read_json(path)["claims"]:
-            colour = colours.get(claim["verdict"], "dim")
-            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
-            table.add_row(claim["id"], verdict, claim["tier"], claim["reason"])
-    out.print(table)
+    out.print(_claims(scale, reports) if claims else _lines(scale, reports))
     if scale == "smoke":
         out.print("Smoke scale exercises the code; it is not evidence.")
-    out.print(f"page: {(options.base / 'report' / 'index.html').resolve().as_uri()}")
+    if page.is_file():
+        print_page(page)
+    else:
+        out.print(f"page: none yet; `repro report {scale}` makes it")
+
+
+def _lines(scale: str, reports: list[inputs.Report]) -> Table:
+    verdicts = [] if scale == "smoke" else list(VERDICTS)
+    table = Table("method", title=f"Scale {scale}")
+    table.add_column("exact and structural checks", justify="right", min_width=10)
+    table.add_column("failed", overflow="fold")
+    for column in (*verdicts, "time"):
+        table.add_column(column, justify="right")
+    judged = {report.paper.slug for report in reports}
+    for line in summary.lines(reports):
+        if line.name == "all":
+            for method in methods_at(scale):
+                if method.slug not in judged:
+                    table.add_row(method.slug, "[red]not judged[/red]")
+            table.add_section()
+        table.add_row(
+            line.name,
+            f"{line.passed} of {line.certain}" if line.certain else "",
+            f"[red]{len(line.failed)}[/red]"
+            if line.name == "all" and line.failed
+            else ", ".join(line.failed),
+            *(str(line.counts.get(verdict, "")) for verdict in verdicts),
+            seconds(line.seconds),
+        )
+    return table
+
+
+def _claims(scale: str, reports: list[inputs.Report]) -> Table:
+    colours = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
+    table = Table(title=f"Claims, scale {scale}")
+    for column in ("claim", "verdict", "tier", "why"):
+        table.add_column(column, overflow="fold")
+    for report in reports:
+        table.add_section()
+        table.add_row(f"[bold]{report.paper.slug}[/bold]")
+        for claim in report.claims.values():
+            colour = colours.get(claim["verdict"], "dim")
+            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
+            table.add_row(claim["id"], verdict, claim["tier"], escape(claim["reason"]))
+    return table
 
 
 @app.command()
 def check(
     results: Annotated[Path, typer.Option(help="committed results")] = ROOT / "results",
 ) -> None:
-    """Derive every verdict of the committed results again from their measurements."""
-    from repro.suite import results as committed
+    """Hold the committed results against cards and code; derive again all that follows."""
+    from repro.suite.results import check as checking
 
-    differences = committed.check(results)
+    differences = checking.check(results)
     for line in differences:
         print(line, file=sys.stderr)
     if differences:
         raise typer.Exit(1)
+    print(f"{results}: every file follows from its runs, and every run from the code of today")
 
 
 @app.command()
-def publish(scale: str) -> None:
-    """Copy a finished scale's records, tables and figures into results/<scale>/."""
-    from repro.suite import results as committed
+def publish(
+    scale: str, methods: Annotated[list[str] | None, typer.Argument(help="default: all")] = None
+) -> None:
+    """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
+    from repro.suite.results import publish as publishing
 
-    if scale == "smoke":
-        raise ReproError("smoke output is not evidence and is never published; use small or gpu")
-    target = committed.publish(runner.Options(scale), ROOT / "results")
-    out.print(f"published to {target}; look at it, then commit it")
+    for line in publishing.publish(runner.Options(scale), ROOT / "results", methods or []):
+        out.print(line, highlight=False)
+    out.print(f"published to {ROOT / 'results' / scale}; look at it, then commit it")
+
+
+@app.command()
+def carry(
+    scale: str,
+    method: str,
+    arm: Annotated[str, typer.Option(help="a cheap arm to rerun and compare bit for bit")],
+    reason: Annotated[str, typer.Option(help="why a change of the code left the numbers alone")],
+    seed: Annotated[int | None, typer.Option(help="default: the arm's first")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--except", help="leave this arm stale (repeatable)")
+    ] = None,
+) -> None:
+    """Declare that committed results are those of today's code, after rerunning one arm of them."""
+    from repro.suite.results import carry as carrying
+
+    count = carrying.carry(
+        library.load(method), scale, ROOT / "results", arm, reason, seed, without or []
+    )
+    out.print(f"{method}: {count} runs and models declared; look at carried.csv, then commit it")
+
+
+@app.command()
+def unpublish(scale: str, method: str) -> None:
+    """Remove a method's results from results/<scale>/."""
+    from repro.suite.results import publish as publishing
+
+    for line in publishing.unpublish(scale, method, ROOT / "results"):
+        out.print(line, highlight=False)
+    out.print(f"removed {ROOT / 'results' / scale / method}")
 
 
 @app.command()

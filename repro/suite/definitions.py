@@ -369,8 +369,9 @@ class _Reader:
         return f"(field {ast.unparse(node.target)} {ast.unparse(node.annotation)} {value})"
 
     def _comprehension(self, node: ast.AST) -> str:
-        names = {n.id: None for g in node.generators for n in ast.walk(g.target) if _is_store(n)}  # type: ignore[attr-defined]
-        self.scopes.append(names)
+        targets = [generator.target for generator in node.generators]  # type: ignore[attr-defined]
+        bound = [n for target in targets for n in ast.walk(target) if _is_store(n)]
+        self.scopes.append({n.id: None for n in bound})  # type: ignore[attr-defined]
         text = self._plain(node)
         self.scopes.pop()
         return text

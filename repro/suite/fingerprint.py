@@ -63,7 +63,11 @@ def parts_of_model(
     """What a model depends on, part by part, so that a stale one can say what changed."""
     card = method.model(scale, ref.owner, ref.name)
     if card.shipped and not retrain:
-        return {"shipped": shipped_hash(card.shipped)}
+        return {
+            "parameters": digest(method.model_params(scale, ref.owner, ref.name)),
+            "code": digest(definitions.closure(["repro.zoo.pretrained:shipped"])),
+            "weights": shipped_hash(card.shipped),
+        }
     earlier = method.model_models(scale, ref, retrain)
     return {
         "parameters": digest([method.model_params(scale, ref.owner, ref.name), card.threads]),
@@ -138,9 +142,10 @@ def of_report(methods: Sequence[Method]) -> str:
         for method in methods
         for card in (method.paper, method.experiment, method.expected)
     ]
+    suite = ROOT / "repro" / "suite"
     report = [
         [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
-        for path in sorted((ROOT / "repro" / "suite" / "report").rglob("*"))
+        for path in sorted([*(suite / "report").rglob("*"), *suite.glob("records.py")])
         if path.suffix in (".py", ".html", ".css", ".js", ".j2", ".jinja")
     ]
     return digest([cards, report, definitions.closure(figures, remarks=())])

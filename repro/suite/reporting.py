@@ -8,33 +8,36 @@ from pathlib import Path
 from repro.errors import ReproError
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
-from repro.suite.report import comparisons, figures, ledger, page, tables
+from repro.suite.report import comparisons, figures, inputs, ledger, page, tables
 from repro.suite.run import Options
 
 
 def report_method(method: Method, options: Options) -> None:
     """Tables and figures of a method that is judged."""
+    report = inputs.load(method.slug, inputs.Work(options.scale, options.base))
     out = options.base / "report"
-    _swept(out / "tables" / method.slug, out / "figures" / method.slug)
-    tables.write_tables(method.slug, options.scale, options.base, out)
-    figures.write_figures(method.slug, options.scale, options.base, out)
-    for kind in ("tables", "figures"):
-        (out / kind / method.slug).mkdir(parents=True, exist_ok=True)
+    tables.write(report, _empty(out / "tables" / method.slug))
+    figures.write(report, _empty(out / "figures" / method.slug))
 
 
-def _swept(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def _empty(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def report_scale(options: Options, require_all: bool) -> Path:
-    """Page and ledger of a scale; returns the page.
+    """Page and ledger of a scale from its work folder; returns the page.
 
     Args:
         require_all: every method of the scale has to be judged; otherwise those that are.
+
+    Raises:
+        ReproError: a method is not judged.
     """
-    out = options.base / "report"
-    judged = {path.stem for path in (options.base / "verdicts").glob("*.json")}
+    source = inputs.Work(options.scale, options.base)
+    reports = inputs.load_all(source)
+    judged = {report.paper.slug for report in reports}
     if not judged:
         raise ReproError(f"no verdicts at scale {options.scale}; run a method first")
     for method in methods_at(options.scale) if require_all else ():
@@ -43,7 +46,25 @@ def report_scale(options: Options, require_all: bool) -> Path:
                 f"{options.base / 'verdicts' / method.slug}.json is missing; run "
                 f"`make {options.scale}` to make it"
             )
-    ledger.write_ledger(options.scale, options.base, out)
-    _swept(out / "tables" / "comparisons", out / "figures" / "comparisons")
-    comparisons.write_comparisons(options.scale, options.base, out)
-    return page.write_page(options.scale, options.base, out)
+    out = options.base / "report"
+    ledger.write(options.scale, reports, out)
+    across = [out / kind / comparisons.FOLDER for kind in ("tables", "figures")]
+    for folder in across:
+        shutil.rmtree(folder, ignore_errors=True)
+    comparisons.write(reports, *across)
+    return page.write(source, reports, out / "index.html")
+
+
+def report_committed(options: Options, results: Path) -> Path:
+    """The page of the committed results of a scale, from them alone; returns it.
+
+    It lies in the work folder beside the page of the runs made here, which it leaves alone.
+
+    Raises:
+        ReproError: nothing is committed at this scale, or a file of it is damaged.
+    """
+    source = inputs.Committed(options.scale, results / options.scale)
+    reports = inputs.load_all(source)
+    if not reports:
+        raise ReproError(f"no results of scale {options.scale} are committed under {results}")
+    return page.write(source, reports, options.base / "committed" / "index.html")

@@ -16,6 +16,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def sample(
     for start in job.progress(range(0, count, batch), f"{job.name}: samples"):
         x = torch.randn(min(batch, count - start), *shape, generator=job.rng("samples", start))
         y = (torch.arange(len(x)) + start) % 10 if labels else None
-        parts.append(samplers.ddim(lambda x, t, y=y: network(x, t, y), x, grid, abar, clip=1.0))
+        parts.append(samplers.ddim(partial(network, y=y), x, grid, abar, clip=1.0))
     return torch.cat(parts).clamp(-1, 1)
 
 
@@ -241,7 +242,7 @@ def main(name: str) -> None:
     measured, shown = measure(network, job)
     job.log.info("%s: %s", name, measured)
 
-    path = fingerprint.shipped_path(card.shipped)
+    path = fingerprint.shipped_path(card.shipped or f"weights/{name}.safetensors")
     store.write_tensors(path, kept, {"model": f"zoo/{name}"})
     record |= {
         "model": name,

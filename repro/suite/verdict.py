@@ -143,11 +143,7 @@ def _seeds(parsed: expression.Check, measured: Measurements) -> tuple[list[Looku
 
     What a deterministic arm measured once stands beside every seed.
     """
-    values = {reference: measured.seeds(reference) for reference in parsed.references()}
-    for reference, by_seed in values.items():
-        for seed, value in by_seed.items():
-            if not math.isfinite(value):
-                raise ReproError(f"`{reference}` is {value} at seed {seed}")
+    values = {reference: _finite(measured, reference) for reference in parsed.references()}
     random = [r for r in values if not measured.is_deterministic(r.arm)]
     sets = [set(values[r]) for r in random or values]
     seeds = sorted(set.intersection(*sets))
@@ -161,6 +157,14 @@ def _seeds(parsed: expression.Check, measured: Measurements) -> tuple[list[Looku
         for seed in seeds
     ]
     return [lookup.__getitem__ for lookup in at_seed], bool(random)
+
+
+def _finite(measured: Measurements, reference: Reference) -> dict[int, float]:
+    by_seed = measured.seeds(reference)
+    for seed, value in by_seed.items():
+        if not math.isfinite(value):
+            raise ReproError(f"`{reference}` is {value} at seed {seed}")
+    return by_seed
 
 
 def _as_identity(tier: str, holds: Sequence[bool]) -> tuple[str, str]:

@@ -63,6 +63,6 @@ def shipped(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def job(*arguments: Any, **named: Any) -> Job:
     """`Job.for_test`, with the parameters of every model of the zoo: for tests and notebooks."""
-    own = named.pop("model_params", {})
     known = {f"{ZOO}/{name}": params(name) for name in names()}
-    return Job.for_test(*arguments, model_params=known | own, **named)
+    named["model_params"] = known | named.get("model_params", {})
+    return Job.for_test(*arguments, **named)

@@ -77,7 +77,7 @@ class Judge:
 
     @cached_property
     def _network(self) -> Classifier:
-        return pretrained.network(self.job, self.p.classifier)
+        return pretrained.of_type(Classifier, self.job, self.p.classifier)
 
     @torch.inference_mode()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

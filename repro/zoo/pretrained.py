@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from repro.official import reader
 if TYPE_CHECKING:
     from repro.job import Job
 
+N = TypeVar("N", bound=nn.Module)
 State = Mapping[str, Tensor]
 Extractor = Callable[[Tensor], Tensor]
 
@@ -108,12 +109,23 @@ def network(job: Job, name: str) -> nn.Module:
     return _load(full, job.model(full), job.model_params(full).as_dict()).to(job.device)
 
 
+def of_type(kind: type[N], job: Job, name: str) -> N:
+    """`network` where an arm needs one of a type; raises ReproError on another."""
+    found = network(job, name)
+    if not isinstance(found, kind):
+        raise ReproError(
+            f"zoo model '{_bare(name)}' is a {type(found).__name__} where a {kind.__name__} is "
+            "needed; name another one in the card"
+        )
+    return found
+
+
 def features(job: Job, name: str = "zoo/fashion-mnist-classifier") -> Extractor:
     """Penultimate features of a zoo classifier: (B, 1, 32, 32) in [-1, 1] -> (B, F) float32.
 
     job: its card lists the classifier. Batches of any size.
     """
-    classifier, device = network(job, name), job.device
+    classifier, device = of_type(Classifier, job, name), job.device
 
     @torch.no_grad()
     def extract(x: Tensor) -> Tensor:

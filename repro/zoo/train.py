@@ -23,6 +23,8 @@ from repro.diffusion.schedules import (
     stratified_steps,
 )
 from repro.errors import ReproError
+from repro.nets.preconditioned import PreconditionedDenoiser
+from repro.nets.unet import UNet
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
 from repro.training.settings import Batch, Loss, Optimiser
@@ -86,6 +88,7 @@ def denoiser(job: Job) -> dict[str, Tensor]:
     split = job.data(p.dataset).train
     x, labels = images(split, p.dataset), torch.from_numpy(np.array(split.labels))
     network = _initialised(job)
+    assert isinstance(network, UNet), "only its cards name this function"
     abar = alphas_cumprod(linear_betas()).float()
     classes = network.num_classes
 
@@ -146,7 +149,9 @@ def slice_denoiser(job: Job) -> dict[str, Tensor]:
         log_sigma = torch.where(middle, inner, low + (high - low) * u)
         return x0, log_sigma.exp(), torch.randn(x0.shape, generator=generator)
 
-    def loss(net: nn.Module, data: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
+    def loss(
+        net: PreconditionedDenoiser, data: tuple[Tensor, Tensor, Tensor], generator: Generator
+    ) -> Tensor:
         return net.loss(*data)
 
     return trained(job, _initialised(job), loss, batch)

@@ -14,6 +14,7 @@ from repro.job import Job, Params, reproducible
 from repro.places import ROOT
 from repro.suite import definitions, fingerprint
 from repro.suite.cards import library
+from tests.conftest import forget
 
 SCALE = "small"
 
@@ -65,7 +66,7 @@ def stale(copied, monkeypatch):
 
 NOTHING = {
     "the version": ("repro/__init__.py", '"0.1.0"', '"0.1.1"'),
-    "the text of a progress bar": ("repro/display.py", '"%s %d%s"', '"%s at %d%s"'),
+    "the text of a progress bar": ("repro/display.py", "steps/s", "steps a second"),
     "a new name among the metrics": ("repro/metrics/fid.py", "\n\n\ndef ", "\n\nNEW = 1\n\n\ndef "),
     "a citation of a dataset": ("repro/data/sets/digits.py", "E. Alpaydin", "Alpaydin"),
     "where a dataset comes from": ("repro/data/sets/digits.py", "scikit-learn==", "scikit-learn>="),
@@ -113,7 +114,7 @@ def test_an_edit_of_the_exact_identities_reruns_their_arms_alone(stale):
 
 
 def test_an_edit_of_one_sampler_reruns_those_that_use_it(stale):
-    found, jobs = stale("repro/diffusion/samplers.py", "def heun(", "def heun(_=0, ")
+    found, jobs = stale("repro/diffusion/samplers.py", "def heun(\n", "def heun(\n    _: int,\n")
     users = {job[1] for job in found}
     assert len(found) < len(jobs) / 4 and "radd" not in users and "diffusion-couple" not in users
 
@@ -307,32 +308,32 @@ def test_no_dependency_is_missed(slug, arm):
 # Fingerprints of the toy -----------------------------------------------------------------------
 
 
-def prints(forget):
+def prints():
     forget()
     method = library.load("toy")
     return {a: fingerprint.of_run(method, "smoke", a, 0) for a in method.arms("smoke")}
 
 
-def test_fingerprints_follow_what_a_run_depends_on(toy, forget):
+def test_fingerprints_follow_what_a_run_depends_on(toy):
     def edit(file, old, new):
         path = toy / "methods" / "toy" / file
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new, 1))
 
-    before = prints(forget)
-    assert before == prints(forget)
+    before = prints()
+    assert before == prints()
     edit("experiment.yaml", "gain: 2.0", "gain: 2.5")
-    after = prints(forget)
+    after = prints()
     assert {a for a in before if before[a] != after[a]} == {"base"}
     edit("experiment.yaml", "lr: 1e-3", "lr: 1e-1")
-    before, after = after, prints(forget)
+    before, after = after, prints()
     assert {a for a in before if before[a] != after[a]} == {"ours", "base"}
     edit("arms.py", "job.model(name)", "2 * job.model(name)")
-    before, after = after, prints(forget)
+    before, after = after, prints()
     assert {a for a in before if before[a] != after[a]} == {"ours", "base"}
     edit("arms.py", '"error", 0.0', '"error", 1.0')
-    before, after = after, prints(forget)
+    before, after = after, prints()
     assert {a for a in before if before[a] != after[a]} == {"exact"}
 
 

@@ -14,6 +14,7 @@ from repro.places import ROOT
 from repro.suite import judging, provenance, run
 from repro.suite.cards import library
 from repro.suite.plan import Plan
+from tests.conftest import forget
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_a_finished_seed_is_kept_and_a_stale_one_runs_again(options):
         ("arms.py", '"error", 0.0', '"error", 1.0', r"exact/0 \(code\)"),
     ],
 )
-def test_stale_runs_are_not_judged(options, toy, forget, file, old, new, what):
+def test_stale_runs_are_not_judged(options, toy, file, old, new, what):
     run_all(options)
     verdict = options.base / "verdicts" / "toy.json"
     before = verdict.read_bytes()
@@ -262,7 +263,7 @@ def cli(*arguments, **environment):
         (["run", "radd", "--scale", "gpu"], "needs a CUDA GPU"),
         (["show", "nothing"], "no method `nothing`"),
         (["publish", "smoke"], "not evidence"),
-        (["ledger", "small"], "no verdicts at scale small"),
+        (["ledger", "gpu"], "no verdicts at scale gpu"),
         (["run"], "Missing argument"),
     ],
 )

@@ -12,7 +12,7 @@ from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import CheckCard
-from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale, Table
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
 from repro.suite.expression import Reference
@@ -148,19 +148,22 @@ def _check_tables(file: _File, method: Method) -> None:
             file.known(f"{where}.measurements", name, experiment.measurements, "measurement")
         for name in table.arms or []:
             file.known(f"{where}.arms", name, experiment.arms, "arm")
-        if not table.at:
-            continue
-        grids = [
-            grid
-            for scale in experiment.scales
-            for arm in table.arms or experiment.arms
-            for name in table.measurements
-            for grid in method.grids(scale, arm, name)
-        ]
-        for key, value in table.at.items():
-            file.known(f"{where}.at", key, {key for grid in grids for key in grid}, "coordinate")
-            values = {v for grid in grids for v in grid.get(key, ())}
-            file.known(f"{where}.at", canonical(value), values, key)
+        if table.at:
+            _check_place(file, f"{where}.at", table, method)
+
+
+def _check_place(file: _File, where: str, table: Table, method: Method) -> None:
+    grids = [
+        grid
+        for scale in method.experiment.scales
+        for arm in table.arms or method.experiment.arms
+        for name in table.measurements
+        for grid in method.grids(scale, arm, name)
+    ]
+    for key, value in table.at.items():
+        file.known(where, key, {key for grid in grids for key in grid}, "coordinate")
+        values = {v for grid in grids for v in grid.get(key, ())}
+        file.known(where, canonical(value), values, key)
 
 
 def _check_preset(

@@ -8,32 +8,31 @@ there, is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field
+from matplotlib.figure import Figure, FigureBase
+from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.places import ROOT
+from repro.suite.cards.base import Strict
 from repro.suite.cards.loading import read
-from repro.suite.report import inputs, style, tables
-from repro.suite.report.figures import PRESENTATION, describe
+from repro.suite.records import to_csv
+from repro.suite.report import figures, inputs, style, tables
 from repro.suite.report.formatting import Summary, summarise, with_interval
+from repro.suite.report.results import NotKept
 
 FOLDER = "comparisons"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Row(_Strict):
+class Row(Strict):
     """One place to look: what stands in the table, and where it was measured.
 
     models: those that the method trained for it; the table gives their time. pictures: array of the
@@ -50,7 +49,11 @@ class Row(_Strict):
     pictures: str = ""
 
 
-class Comparison(_Strict):
+Rows = list[tuple[Row, dict[str, Any]]]
+"""Rows that ran, each with (measurement → values over seeds)."""
+
+
+class Comparison(Strict):
     """A card under ``comparisons/``."""
 
     title: str
@@ -72,31 +75,47 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     return {path.stem: read(path, Comparison) for path in paths}
 
 
-def found(card: Comparison, reports: Sequence[inputs.Report]) -> list[tuple[Row, dict[str, Any]]]:
+def ran(
+    reports: Sequence[inputs.Report], root: Path | None = None
+) -> Iterator[tuple[str, Comparison, Rows]]:
+    """Id, card and rows of every comparison of which something ran."""
+    for identity, card in load(root).items():
+        if rows := found(card, reports):
+            yield identity, card, rows
+
+
+def found(card: Comparison, reports: Sequence[inputs.Report]) -> Rows:
     """The rows that ran, each with (measurement → values over seeds); none where fewer than two
     papers have any.
 
     Raises:
         ReproError: an arm measured something of the kind, but not where its row says.
     """
-    by_slug = {report.paper.slug: report for report in reports}
+    by_slug = {
+        report.paper.slug: report
+        for report in reports
+        if card.scales is None or report.scale in card.scales
+    }
     rows = []
     for row in card.rows:
         report = by_slug.get(row.method)
         if report is None or row.arm not in report.method.arms(report.scale):
             continue
-        if card.scales is not None and report.scale not in card.scales:
-            continue
         for point in _points(card, report, row):
-            any_place = [n for n in card.measurements if report.results.has(n, row.arm)]
-            have = [n for n in any_place if report.results.has(n, row.arm, **point.at)]
-            values = {
-                name: report.results.values(name, row.arm, **point.at)
-                for name in have or any_place[:1]  # of a wrong coordinate this says what there is
-            }
-            if values:
+            if values := _values(card, report, point):
                 rows.append((point, values))
     return rows if len({row.method for row, _ in rows}) > 1 else []
+
+
+def _values(card: Comparison, report: inputs.Report, row: Row) -> dict[str, Any]:
+    """Measurement → values over seeds, of all that a row has."""
+    results = report.results
+    any_place = [name for name in card.measurements if results.has(name, row.arm)]
+    have = [name for name in any_place if results.has(name, row.arm, **row.at)]
+    return {
+        name: results.values(name, row.arm, **row.at)
+        for name in have or any_place[:1]  # of a wrong coordinate this says what there is
+    }
 
 
 def _points(card: Comparison, report: inputs.Report, row: Row) -> list[Row]:
@@ -119,9 +138,7 @@ def _training(report: inputs.Report, row: Row) -> str:
     seconds = 0.0
     for name in row.models:
         found = [
-            record["wall_s"]
-            for record in report.results.model_records
-            if record["folder"].parent.name == name
+            record["wall_s"] for record in report.results.model_records if record["arm"] == name
         ]
         if not found:
             raise ReproError(
@@ -132,75 +149,91 @@ def _training(report: inputs.Report, row: Row) -> str:
     return f"{seconds / 60:.1f}" if row.models else "–"
 
 
-def table(identity: str, card: Comparison, reports: Sequence[inputs.Report]) -> tables.Table | None:
-    """The comparison as a table, best of each group in bold; None where nothing of it ran."""
-    rows = found(card, reports)
-    if not rows:
-        return None
+def table(
+    identity: str, card: Comparison, reports: Sequence[inputs.Report], rows: Rows
+) -> tables.Table:
+    """The comparison as a table of the rows that ran, best of each group in bold."""
     by_slug = {report.paper.slug: report for report in reports}
     summaries = [{name: summarise(v) for name, v in values.items()} for _, values in rows]
-    marks: dict[tuple[int, str], str] = {}
-    for name in card.measurements:
-        for group in dict.fromkeys(row.group for row, _ in rows):
-            members: Mapping[Any, Summary] = {
-                (i, name): summaries[i][name]
-                for i, (row, _) in enumerate(rows)
-                if row.group == group and name in summaries[i]
-            }
-            directions = {
-                by_slug[rows[i][0].method].experiment.measurements[name].direction
-                for i, _ in members
-            }
-            if len(directions) == 1:
-                marks |= tables.marked(members, directions.pop())
-    cells, records = [], []
+    marks = _marks(card, by_slug, rows, summaries)
     trained = any(row.models for row, _ in rows)
-    for i, (row, values) in enumerate(rows):
+    cells = []
+    for i, (row, _) in enumerate(rows):
         report = by_slug[row.method]
-        line = [tables.Cell(row.group), tables.Cell(row.label), tables.Cell(report.paper.short)]
+        texts = [row.group, row.label, report.paper.short]
         if card.along is not None:
-            line.append(tables.Cell(f"{row.at[card.along]:g}"))
-        for name in card.measurements:
-            if name not in values:
-                line.append(tables.Cell("–"))
-                continue
-            spec = report.experiment.measurements[name].format
-            text = with_interval(summaries[i][name], spec)
-            line.append(tables.Cell(text, marks.get((i, name), "")))
-            records.append(
-                {
-                    "group": row.group,
-                    "label": row.label,
-                    "method": row.method,
-                    "arm": row.arm,
-                    "at": at_key(row.at),
-                    "measurement": name,
-                    "n_seeds": summaries[i][name].n,
-                    "mean": summaries[i][name].mean,
-                    "half_width": summaries[i][name].half,
-                }
+            texts.append(f"{row.at[card.along]:g}")
+        numbers = [
+            tables.Cell(
+                with_interval(summaries[i][name], report.experiment.measurements[name].format),
+                marks.get((i, name), ""),
             )
-        if trained:
-            line.append(tables.Cell(_training(report, row)))
-        cells.append(line)
+            if name in summaries[i]
+            else tables.Cell("–")
+            for name in card.measurements
+        ]
+        training = [tables.Cell(_training(report, row))] if trained else []
+        cells.append([*map(tables.Cell, texts), *numbers, *training])
     headings = [_heading(name, reports, rows) for name in card.measurements]
-    named = ["Setting", "What", "Paper", *([card.along.upper()] if card.along else [])]
+    along = [card.along.upper()] if card.along else []
     cost = ["training (min)"] if trained else []
     return tables.Table(
         id=identity,
         title=card.title,
         caption=" ".join(card.caption.split()),
-        columns=[*named, *headings, *cost],
-        numeric=[*[False] * 3, *[True] * (len(named) - 3 + len(headings) + len(cost))],
+        columns=["Setting", "What", "Paper", *along, *headings, *cost],
+        numeric=[*[False] * 3, *[True] * (len(along) + len(headings) + len(cost))],
         rows=cells,
         notes=[tables.seed_note(s for row in summaries for s in row.values())],
-        records=records,
+        records=_records(card, rows, summaries),
     )
 
 
-def _heading(
-    name: str, reports: Sequence[inputs.Report], rows: Sequence[tuple[Row, dict[str, Any]]]
-) -> str:
+def _marks(
+    card: Comparison,
+    by_slug: Mapping[str, inputs.Report],
+    rows: Rows,
+    summaries: Sequence[Mapping[str, Summary]],
+) -> dict[tuple[int, str], str]:
+    """The best of each group by (row, measurement), where its papers agree which side is better."""
+    marks: dict[tuple[int, str], str] = {}
+    groups = dict.fromkeys(row.group for row, _ in rows)
+    for name, group in itertools.product(card.measurements, groups):
+        members: Mapping[Any, Summary] = {
+            (i, name): summaries[i][name]
+            for i, (row, _) in enumerate(rows)
+            if row.group == group and name in summaries[i]
+        }
+        directions = {
+            by_slug[rows[i][0].method].experiment.measurements[name].direction for i, _ in members
+        }
+        if len(directions) == 1:
+            marks |= tables.marked(members, directions.pop())
+    return marks
+
+
+def _records(
+    card: Comparison, rows: Rows, summaries: Sequence[Mapping[str, Summary]]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "group": row.group,
+            "label": row.label,
+            "method": row.method,
+            "arm": row.arm,
+            "at": at_key(row.at),
+            "measurement": name,
+            "n_seeds": found[name].n,
+            "mean": found[name].mean,
+            "half_width": found[name].half,
+        }
+        for (row, _), found in zip(rows, summaries, strict=True)
+        for name in card.measurements
+        if name in found
+    ]
+
+
+def _heading(name: str, reports: Sequence[inputs.Report], rows: Rows) -> str:
     """The title of a measurement by the first paper that has it."""
     for row, values in rows:
         if name in values:
@@ -210,99 +243,115 @@ def _heading(
     return name
 
 
-def _measured(card: Comparison, rows: Sequence[tuple[Row, dict[str, Any]]]) -> list[str]:
-    return [name for name in card.measurements if any(name in values for _, values in rows)]
+def drawn(card: Comparison, rows: Rows) -> list[str]:
+    """The measurements that the figure shows: those of the card that any row has."""
+    return [name for name in card.figure if any(name in values for _, values in rows)]
 
 
-def draw(card: Comparison, reports: Sequence[inputs.Report]) -> Figure | None:
-    """What the card says to draw, or None where nothing of it ran.
+def draw(card: Comparison, reports: Sequence[inputs.Report], rows: Rows) -> Figure | None:
+    """What the card says to draw of the rows that ran, or None where that is nothing.
 
     A panel a measurement: rows downwards by group, a dot a seed, a bar at the mean; or, with
     ``along``, a panel a group with its curves over that coordinate and all others in grey, and
     below them samples of the rows that have pictures.
     """
-    rows = found(card, reports)
-    names = [name for name in card.figure if name in _measured(card, rows)]
+    names = drawn(card, rows)
     if not names:
         return None
-    draw_rows = _curves if card.along is not None else _dots
-    return draw_rows(card, reports, rows, names)
+    if card.along is None:
+        return _dots(reports, rows, names)
+    return _curves(card.along, reports, rows, names)
+
+
+Lines = dict[tuple[str, str, str, str, str], Rows]
+"""Rows of one curve, by group, label, method, arm and the coordinates that do not vary."""
 
 
 def _curves(
-    card: Comparison,
-    reports: Sequence[inputs.Report],
-    rows: Sequence[tuple[Row, dict[str, Any]]],
-    names: Sequence[str],
+    along: str, reports: Sequence[inputs.Report], rows: Rows, names: Sequence[str]
 ) -> Figure:
     by_slug = {report.paper.slug: report for report in reports}
-    lines: dict[tuple, list[tuple[Row, dict[str, Any]]]] = {}
+    lines: Lines = {}
     for row, values in rows:
-        fixed = at_key({k: v for k, v in row.at.items() if k != card.along})
-        lines.setdefault((row.group, row.label, row.method, row.arm, fixed), []).append(
-            (row, values)
-        )
-    shown = [points[0][0] for points in lines.values() if points[0][0].pictures]
-    strips = [
-        (row, by_slug[row.method].results.array(row.arm, _first(by_slug[row.method], row.arm),
-                                                row.pictures.format(**row.at)))
-        for row in shown
-    ]  # fmt: skip
+        fixed = at_key({k: v for k, v in row.at.items() if k != along})
+        key = (row.group, row.label, row.method, row.arm, fixed)
+        lines.setdefault(key, []).append((row, values))
+    strips = _strips(by_slug, [points[0][0] for points in lines.values()])
     groups = list(dict.fromkeys(group for group, *_ in lines))
     columns = min(3, len(groups))
     depth = -(-len(groups) // columns)
     longest = max(sum(key[0] == group for key in lines) for group in groups)
     upper, strip = depth * len(names) * (1.8 + 0.13 * longest), 0.52
     figure = style.figure("full", upper + strip * len(strips))
-    parts = (
-        figure.subfigures(2, 1, height_ratios=[upper, strip * len(strips)], hspace=0.02)
-        if strips
-        else [figure]
-    )
-    grid = parts[0].subplots(depth * len(names), columns, squeeze=False, sharex=True)
+    above: FigureBase = figure
+    if strips:
+        heights = [upper, strip * len(strips)]
+        parts: Any = figure.subfigures(2, 1, height_ratios=heights, hspace=0.02)
+        above = parts[0]
+        _draw_strips(parts[1], along, strips)
+    grid = above.subplots(depth * len(names), columns, squeeze=False, sharex=True)
     for ax in grid.flat:
         ax.set_visible(False)
     for place, name in enumerate(names):
-        cells = grid[place * depth : (place + 1) * depth].flatten()[: len(groups)]
-        for cell, (ax, group) in enumerate(zip(cells, groups, strict=True)):
-            ax.set_visible(True)
-            _one_group(ax, card, by_slug, lines, name, group)
-            ax.set_title(group, fontsize=8)
-            ax.set_xlabel(card.along.upper(), fontsize=7)
-            ax.tick_params(labelbottom=True, labelsize=7)
-            if cell % columns == 0:
-                ax.set_ylabel(_heading(name, reports, rows), fontsize=6)
-        for ax in cells:
-            ax.set_yscale("log")
-        limits = np.array([ax.get_ylim() for ax in cells])
-        for ax in cells:
-            ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
-            style.plain_log(ax, axis="x")
-            style.plain_log(ax)
-    if strips:
-        columns = min(len(pictures) for _, pictures in strips)
-        cells = parts[1].subplots(len(strips), 1, squeeze=False)[:, 0]
-        for ax, (row, pictures) in zip(cells, strips, strict=True):
-            pictures = np.asarray(pictures)[:columns].squeeze()
-            ax.imshow(np.concatenate(list(pictures), 1), cmap="gray", vmin=0, vmax=255)
-            ax.set_axis_off()
-            ax.text(-0.01, 0.5, f"{row.label}, {card.along.upper()} {row.at[card.along]:g}",
-                    transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
+        panels = grid[place * depth : (place + 1) * depth].flatten()[: len(groups)]
+        for ax, group in zip(panels, groups, strict=True):
+            _one_group(ax, along, by_slug, lines, name, group)
+        for ax in panels[::columns]:
+            ax.set_ylabel(_heading(name, reports, rows), fontsize=6)
+        _same_scales(panels)
     return figure
+
+
+Strips = list[tuple[Row, np.ndarray]]
+
+
+def _strips(by_slug: Mapping[str, inputs.Report], rows: Sequence[Row]) -> Strips:
+    """The pictures of the rows that have some, of the first seed of their arm."""
+    found = []
+    for row in rows:
+        if row.pictures:
+            results = by_slug[row.method].results
+            name = row.pictures.format(**row.at)
+            found.append((row, results.array(row.arm, min(results.seeds(row.arm)), name)))
+    return found
+
+
+def _draw_strips(figure: FigureBase, along: str, strips: Strips) -> None:
+    """A line of pictures each, as many as the shortest has."""
+    count = min(len(pictures) for _, pictures in strips)
+    cells = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+    for ax, (row, pictures) in zip(cells, strips, strict=True):
+        pictures = np.asarray(pictures)[:count].squeeze()
+        ax.imshow(np.concatenate(list(pictures), 1), cmap="gray", vmin=0, vmax=255)
+        ax.set_axis_off()
+        ax.text(-0.01, 0.5, f"{row.label}, {along.upper()} {row.at[along]:g}",
+                transform=ax.transAxes, ha="right", va="center", fontsize=6)  # fmt: skip
+
+
+def _same_scales(panels: Iterable[Axes]) -> None:
+    """Logarithmic axes with plain numbers, and the same heights in all panels."""
+    for ax in panels:
+        ax.set_yscale("log")
+    limits = np.array([ax.get_ylim() for ax in panels])
+    for ax in panels:
+        ax.set_ylim(limits[:, 0].min(), limits[:, 1].max())
+        style.plain_log(ax, axis="x")
+        style.plain_log(ax)
 
 
 def _one_group(
     ax: Axes,
-    card: Comparison,
+    along: str,
     by_slug: Mapping[str, inputs.Report],
-    lines: Mapping[tuple, list[tuple[Row, dict[str, Any]]]],
+    lines: Lines,
     name: str,
     group: str,
 ) -> None:
     """Curves of one group in colour over those of all others in grey."""
+    ax.set_visible(True)
     index = 0
     for (own, label, method, *_), points in lines.items():
-        have = [(r.at[card.along], values[name]) for r, values in points if name in values]
+        have = [(r.at[along], values[name]) for r, values in points if name in values]
         if not have:
             continue
         x = [place for place, _ in have]
@@ -321,58 +370,55 @@ def _one_group(
     ax.grid(visible=False)
     if index:
         ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.22), fontsize=5.5)
+    ax.set_title(group, fontsize=8)
+    ax.set_xlabel(along.upper(), fontsize=7)
+    ax.tick_params(labelbottom=True, labelsize=7)
 
 
-def _first(report: inputs.Report, arm: str) -> int:
-    return min(report.results.seeds(arm))
-
-
-def _dots(
-    card: Comparison,
-    reports: Sequence[inputs.Report],
-    rows: Sequence[tuple[Row, dict[str, Any]]],
-    names: Sequence[str],
-) -> Figure:
+def _dots(reports: Sequence[inputs.Report], rows: Rows, names: Sequence[str]) -> Figure:
     rows = [(row, values) for row, values in rows if any(name in values for name in names)]
-    by_slug = {report.paper.slug: report for report in reports}
-    papers = list(dict.fromkeys(row.method for row, _ in rows))
     groups = list(dict.fromkeys(row.group for row, _ in rows))
-    places = {id(row): i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)}
+    places = [i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)]
     figure, axes = style.subplots(
         1, len(names), width="full", height=0.17 * len(rows) + 0.3 * len(groups) + 0.9, sharey=True,
         squeeze=False,
     )  # fmt: skip
+    short = {report.paper.slug: report.paper.short for report in reports}
     for ax, name in zip(axes[0], names, strict=True):
-        for row, values in rows:
-            if name not in values:
-                continue
-            colour = style.PALETTE[papers.index(row.method) % len(style.PALETTE)]
-            marker = style.MARKERS[papers.index(row.method) % len(style.MARKERS)]
-            place = places[id(row)]
-            seen = ax.get_legend_handles_labels()[1]
-            label = by_slug[row.method].paper.short
-            ax.plot(
-                values[name], np.full(len(values[name]), place), marker, color=colour,
-                markersize=3.2, alpha=0.6, label=None if label in seen else label,
-            )  # fmt: skip
-            ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
-        heading = _heading(name, reports, rows)
-        ax.set_xlabel(heading)
+        _dots_of(ax, name, rows, places, short)
+        ax.set_xlabel(_heading(name, reports, rows))
         style.plain_log(ax, axis="x")
-    axes[0, 0].set_yticks(
-        [places[id(row)] for row, _ in rows], [row.label for row, _ in rows], fontsize=6
-    )
+    left = axes[0, 0]
+    left.set_yticks(places, [row.label for row, _ in rows], fontsize=6)
     for group in groups:
-        first = min(places[id(row)] for row, _ in rows if row.group == group)
-        axes[0, 0].annotate(
+        first = min(p for p, (row, _) in zip(places, rows, strict=True) if row.group == group)
+        left.annotate(
             group, (0, first - 0.85), xycoords=("axes fraction", "data"), xytext=(2, 0),
             textcoords="offset points", va="center", fontsize=7, fontweight="bold",
         )  # fmt: skip
-    low = min(places.values()) - 1.6
-    axes[0, 0].set_ylim(max(places.values()) + 0.8, low)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    left.set_ylim(max(places) + 0.8, min(places) - 1.6)
+    handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return figure
+
+
+def _dots_of(
+    ax: Axes, name: str, rows: Rows, places: Sequence[float], short: Mapping[str, str]
+) -> None:
+    """One measurement: a dot a seed and a bar at the mean, a colour a paper."""
+    papers = list(dict.fromkeys(row.method for row, _ in rows))
+    for place, (row, values) in zip(places, rows, strict=True):
+        if name not in values:
+            continue
+        colour = style.PALETTE[papers.index(row.method) % len(style.PALETTE)]
+        marker = style.MARKERS[papers.index(row.method) % len(style.MARKERS)]
+        seen = ax.get_legend_handles_labels()[1]
+        label = short[row.method]
+        ax.plot(
+            values[name], np.full(len(values[name]), place), marker, color=colour,
+            markersize=3.2, alpha=0.6, label=None if label in seen else label,
+        )  # fmt: skip
+        ax.plot(np.mean(values[name]), place, "|", color=colour, markersize=9)
 
 
 COLUMNS = [
@@ -388,44 +434,49 @@ COLUMNS = [
 ]
 
 
-def write_comparisons(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
-    """Write every comparison of a scale to ``out/tables/comparisons`` and ``out/figures/…``.
+def files(
+    identity: str, card: Comparison, reports: Sequence[inputs.Report], rows: Rows
+) -> dict[str, str]:
+    """A comparison as Markdown and CSV: text by file name."""
+    made = table(identity, card, reports, rows)
+    return {
+        f"{identity}.md": made.markdown(),
+        f"{identity}.csv": to_csv(made.records, COLUMNS),
+    }
+
+
+def write(
+    reports: Sequence[inputs.Report],
+    folder_of_tables: Path,
+    folder_of_figures: Path,
+    root: Path | None = None,
+    kept: Path | None = None,
+) -> list[str]:
+    """Write every comparison of a scale, tables and figures.
+
+    Args:
+        kept: folder of earlier drawings, see `figures.write`.
+
+    Returns:
+        The ids of the figures that were taken over from there.
 
     Raises:
         ReproError: a mistake in a card, or records that cannot be read.
     """
-    reports = inputs.load_all(scale, work, root)
-    written = []
-    for identity, card in load(root).items():
-        made = table(identity, card, reports)
-        if made is None:
-            continue
-        for suffix, text in (
-            ("md", made.markdown()),
-            ("csv", tables.to_csv(made.records, COLUMNS)),
-        ):
-            path = Path(out) / "tables" / FOLDER / f"{identity}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.write_text(path, text)
-            written.append(path)
+    taken_over = []
+    for identity, card, rows in ran(reports, root):
+        for name, text in files(identity, card, reports, rows).items():
+            store.write_text(folder_of_tables / name, text)
+        about = figures.words(card)
         with style.context():
-            figure = draw(card, reports)
-            if figure is None:
+            try:
+                figure = draw(card, reports, rows)
+            except NotKept:
+                folder_of_figures.mkdir(parents=True, exist_ok=True)
+                if kept is None or not figures.take_over(identity, kept, folder_of_figures, about):
+                    raise
+                taken_over.append(identity)
                 continue
-            folder = Path(out) / "figures" / FOLDER
-            folder.mkdir(parents=True, exist_ok=True)
-            for suffix in ("png", "svg"):
-                path = folder / f"{identity}.{suffix}"
-                with store.atomic(path) as temporary:
-                    figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
-                written.append(path)
-        about = {
-            "id": identity,
-            "title": card.title,
-            "caption": made.caption,
-            "alt": describe(figure),
-            "inches": round(float(figure.get_figwidth()), 2),
-        }
-        store.write_json(folder / f"{identity}.json", about)
-        written.append(folder / f"{identity}.json")
-    return written
+            if figure is not None:
+                figures.save(figure, folder_of_figures, identity, about, ["png", "svg"])
+    return taken_over

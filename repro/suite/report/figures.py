@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +14,73 @@ from matplotlib.figure import Figure
 from repro import store
 from repro.errors import ReproError
 from repro.suite.report import inputs, style
+from repro.suite.report.results import NotKept
 
-PRESENTATION = {"png": {"metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+PRESENTATION: dict[str, dict[str, Any]] = {
+    "png": {"metadata": {"Software": None}},
+    "svg": {"metadata": {"Date": None}},
+}
 
 
-def write_figures(
-    method: str, scale: str, work: Path, out: Path, root: Path | None = None
-) -> list[Path]:
-    """Draw the figures of a method's card that belong to a scale.
+def write(report: inputs.Report, folder: Path, kept: Path | None = None) -> list[str]:
+    """Draw the figures of a method that belong to a scale into a folder.
 
     Each becomes `<id>.png` (200 dpi), `<id>.svg` unless it holds pictures, and `<id>.json` with
     title, caption, a description for readers who do not see it, and its width in inches.
 
     Args:
-        method: slug.
-        scale: name of the scale.
-        work: folder of the scale.
-        out: the report's folder; figures go to `out/figures/<slug>/`.
-        root: folder that holds `methods/`, by default the repository.
+        kept: folder of earlier drawings. A figure that needs arrays which are not here
+            (`report.results.NotKept`) is taken over from there, with the card's title and caption.
 
     Returns:
-        The files written.
+        The ids of the figures that were taken over.
 
     Raises:
         ReproError: the function of a figure does not exist, fails, or returns no figure.
     """
-    report = inputs.load(method, scale, work, root)
-    folder = Path(out) / "figures" / report.paper.slug
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for card in report.method.figures(scale):
+    taken_over = []
+    for card in report.method.figures(report.scale):
         style.assign(report.experiment.arms)
         with style.context():
-            figure = _draw(card, report)
+            try:
+                figure = _draw(card, report)
+            except NotKept:
+                if kept is None or not take_over(card.id, kept, folder, words(card)):
+                    raise
+                taken_over.append(card.id)
+                continue
             formats = ["png"] if _has_pictures(figure) else ["png", "svg"]
-            for suffix in formats:
-                path = folder / f"{card.id}.{suffix}"
-                with store.atomic(path) as temporary:
-                    figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
-                written.append(path)
-        path = folder / f"{card.id}.json"
-        store.write_json(
-            path,
-            {
-                "id": card.id,
-                "title": card.title,
-                "caption": " ".join(card.caption.split()),
-                "alt": describe(figure),
-                "inches": round(float(figure.get_figwidth()), 2),
-            },
-        )
-        written.append(path)
-    return written
+            save(figure, folder, card.id, words(card), formats)
+    return taken_over
+
+
+def words(card: Any) -> dict[str, str]:
+    """Title and caption of a figure, as its card has them."""
+    return {"title": card.title, "caption": " ".join(card.caption.split())}
+
+
+def save(
+    figure: Figure, folder: Path, identity: str, about: dict[str, str], formats: Sequence[str]
+) -> None:
+    """Write a figure in some formats, and what it shows as JSON."""
+    for suffix in formats:
+        with store.atomic(folder / f"{identity}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
+    drawn = {"alt": describe(figure), "inches": round(float(figure.get_figwidth()), 2)}
+    store.write_json(folder / f"{identity}.json", {"id": identity, **about, **drawn})
+
+
+def take_over(identity: str, kept: Path, folder: Path, about: dict[str, str]) -> bool:
+    """Copy an earlier drawing, with today's title and caption; False where there is none."""
+    if not (kept / f"{identity}.json").is_file():
+        return False
+    for name in (f"{identity}.png", f"{identity}.svg"):
+        if (kept / name).is_file():
+            shutil.copyfile(kept / name, folder / name)
+    drawn = store.read_json(kept / f"{identity}.json")
+    store.write_json(folder / f"{identity}.json", {**drawn, **about})
+    return True
 
 
 def _draw(card: Any, report: inputs.Report) -> Figure:
@@ -76,7 +93,7 @@ def _draw(card: Any, report: inputs.Report) -> Figure:
     try:
         figure = function(report.results)
     except ReproError as error:
-        raise ReproError(f"{where}: {error}") from error
+        raise type(error)(f"{where}: {error}") from error
     except Exception as error:
         raise ReproError(f"{where} failed: {type(error).__name__}: {error}") from error
     if not isinstance(figure, Figure):

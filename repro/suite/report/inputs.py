@@ -1,21 +1,28 @@
-"""What the report reads: the cards, the verdicts and the runs of a method at one scale."""
+"""What the report reads: the cards, the verdicts and the runs of a method at one scale.
+
+Two sources hold them: a work folder after a run, and the committed results. Everything below reads
+a `Source` and cannot tell which.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from repro.errors import ReproError
 from repro.store import read_json
-from repro.suite import expression
+from repro.suite import expression, records, verdict
 from repro.suite.cards import library
+from repro.suite.cards.checks import Check
 from repro.suite.cards.experiment import Experiment
-from repro.suite.cards.method import Method
+from repro.suite.cards.method import Method, ModelRef
 from repro.suite.cards.paper import Claim, Paper
+from repro.suite.records import Record
 from repro.suite.report.formatting import number
-from repro.suite.report.results import Results, read_records
+from repro.suite.report.results import Results
 from repro.suite.words import VERDICTS
 
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "untested": "–"}
@@ -54,6 +61,8 @@ class Report:
         checks: verdicts of the checks, in card order (see `repro.suite.verdict.CheckResult`).
         claims: verdict of each claim by its id (see `repro.suite.verdict.ClaimResult`).
         zoo_records: records of the models of the zoo and of other methods, trained or loaded.
+        published_findings: the findings at this scale as the source has them.
+        drawings: folder of the figures.
     """
 
     method: Method
@@ -61,7 +70,9 @@ class Report:
     results: Results
     checks: list[dict[str, Any]]
     claims: dict[str, dict[str, Any]]
-    zoo_records: list[dict[str, Any]]
+    zoo_records: list[Record]
+    published_findings: list[dict[str, Any]]
+    drawings: Path
 
     @property
     def paper(self) -> Paper:
@@ -82,9 +93,13 @@ class Report:
         verdicts = [self.claim_verdict(claim.id) for claim in self.paper.claims]
         return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
 
-    def paper_says(self, check: dict[str, Any]) -> str:
+    @functools.cached_property
+    def _cards_of_checks(self) -> dict[str, Check]:
+        return self.method.checks(self.scale)
+
+    def paper_says(self, check: Mapping[str, Any]) -> str:
         """The paper's number that stands beside a check: the check's own, or else the claim's."""
-        card = self.method.checks(self.scale).get(check["id"])
+        card = self._cards_of_checks.get(check["id"])
         if card is not None and card.paper:
             return card.paper
         return paper_number(self.paper.claim(check["claim"]))
@@ -95,7 +110,7 @@ class Report:
         return any(declared[name].timing for name in _names(check["expect"]) if name in declared)
 
     def findings(self, claim: str) -> list[str]:
-        return self.method.expected.findings(claim, self.scale)
+        return [f["text"] for f in self.published_findings if f["claim"] == claim]
 
 
 def paper_number(claim: Claim) -> str:
@@ -110,59 +125,169 @@ def paper_number(claim: Claim) -> str:
     return f"{method}{unit}" if baseline is None else f"{baseline} → {method}{unit}"
 
 
+def findings_of(method: Method, scale: str) -> list[dict[str, Any]]:
+    """The findings of the card that belong to a scale."""
+    return [
+        {"claim": claim, "text": text}
+        for claim in method.expected.claims
+        for text in method.expected.findings(claim, scale)
+    ]
+
+
 @functools.cache
 def _names(expect: str) -> frozenset[str]:
     return frozenset(reference.name for reference in expression.parse(expect).references())
 
 
-def load(method: str, scale: str, work: Path, root: Path | None = None) -> Report:
-    """Read one method.
+# Sources ------------------------------------------------------------------------------------
 
-    Args:
-        method: slug.
-        scale: name of the scale.
-        work: folder of the scale, with `runs/`, `models/` and `verdicts/`.
-        root: folder that holds `methods/`, by default the repository.
+
+class Source(Protocol):
+    """Runs, models, verdicts, findings and figures of methods at one scale, from somewhere."""
+
+    @property
+    def scale(self) -> str: ...
+
+    @property
+    def root(self) -> Path | None:
+        """Folder that holds ``methods/``; None is the repository."""
+
+    def slugs(self) -> set[str]:
+        """The methods that have verdicts here."""
+
+    def runs(self, slug: str) -> list[Record]: ...
+
+    def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
+        """Models that a method uses, of itself and of other owners, in any order."""
+
+    def verdicts(self, method: Method, runs: list[Record]) -> dict[str, Any]: ...
+
+    def findings(self, method: Method) -> list[dict[str, Any]]: ...
+
+    def drawings(self, name: str) -> Path:
+        """Folder of the figures of a method, or of the comparisons."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the runs of a scale left under its work folder (``work/<scale>``)."""
+
+    scale: str
+    folder: Path
+    root: Path | None = None
+
+    def slugs(self) -> set[str]:
+        return {path.stem for path in (self.folder / "verdicts").glob("*.json")}
+
+    def runs(self, slug: str) -> list[Record]:
+        return records.read_work(self.folder / "runs" / slug)
+
+    def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
+        return [r for owner in owners for r in records.read_work(self.folder / "models" / owner)]
+
+    def verdicts(self, method: Method, runs: list[Record]) -> dict[str, Any]:
+        return read_json(self.folder / "verdicts" / f"{method.slug}.json")
+
+    def findings(self, method: Method) -> list[dict[str, Any]]:
+        return findings_of(method, self.scale)
+
+    def drawings(self, name: str) -> Path:
+        return self.folder / "report" / "figures" / name
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The committed results of a scale (``results/<scale>``); verdicts are derived from its runs.
+
+    arrays: a work folder that may still hold the arrays of these runs, for figures.
+    """
+
+    scale: str
+    folder: Path
+    root: Path | None = None
+    arrays: Path | None = None
+
+    def slugs(self) -> set[str]:
+        return set(records.committed(self.folder))
+
+    def runs(self, slug: str) -> list[Record]:
+        found = records.read_runs(self.folder / slug, self.scale)
+        if self.arrays is None:
+            return found
+        kept = {(r["arm"], r["seed"]): r for r in records.read_work(self.arrays / "runs" / slug)}
+        return [_with_arrays(run, kept.get((run["arm"], run["seed"]))) for run in found]
+
+    def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
+        return records.read_models(self.folder / slug, self.scale)
+
+    def verdicts(self, method: Method, runs: list[Record]) -> dict[str, Any]:
+        return verdict.judge(method, self.scale, runs)
+
+    def findings(self, method: Method) -> list[dict[str, Any]]:
+        return read_json(self.folder / method.slug / "findings.json")
+
+    def drawings(self, name: str) -> Path:
+        return self.folder / name / "figures"
+
+
+def _with_arrays(run: Record, kept: Record | None) -> Record:
+    """A committed run with the arrays of the same run in a work folder: same numbers, same code."""
+    if kept is None or kept.get("fingerprint") != run["fingerprint"]:
+        return run
+    if records.measured_sha256(kept) != records.measured_sha256(run):
+        return run
+    return {**run, "arrays": kept.get("arrays"), "folder": kept["folder"]}
+
+
+def load(slug: str, source: Source) -> Report:
+    """Read one method from a source.
 
     Raises:
         ReproError: no such method, or its verdicts or records are missing or not readable.
     """
-    card = library.load(method, root)
-    work = Path(work)
-    path = _verdict_path(work, card.slug)
-    judged = read_json(path)
-    runs = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
-    models = {(ref.owner, ref.name, ref.seed) for ref in card.in_order(scale, card.models(scale))}
-    results = Results.load(
-        card.paper,
-        card.experiment,
-        scale,
-        work,
-        runs=runs,
-        models={(name, seed) for owner, name, seed in models if owner == card.slug},
-    )
-    shared = [
-        record
-        for owner in sorted({owner for owner, _, _ in models} - {card.slug})
-        for record in read_records(work / "models" / owner)
-        if (owner, record["folder"].parent.name, record["seed"]) in models
-    ]
+    card = library.load(slug, source.root)
+    owners = {ref.owner for ref in _models_of(card, source.scale)}
+    return report_of(card, source, source.runs(slug), source.models(slug, owners))
+
+
+def report_of(card: Method, source: Source, runs: list[Record], models: list[Record]) -> Report:
+    """One method with its runs and models; those that its card of today has not are left out.
+
+    Raises:
+        ReproError: its verdicts cannot be read or derived.
+    """
+    scale = source.scale
+    planned = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
+    runs = [run for run in runs if (run["arm"], run["seed"]) in planned]
+    known = {(ref.owner, ref.name, ref.seed) for ref in _models_of(card, scale)}
+    by_place = {(model["method"], model["arm"], model["seed"]): model for model in models}
+    used = [by_place[place] for place in sorted(known & by_place.keys())]
+    own = [model for model in used if model["method"] == card.slug]
+    judged = source.verdicts(card, runs)
     try:
         claims = {claim["id"]: claim for claim in judged["claims"]}
         checks = list(judged["checks"])
     except (KeyError, TypeError) as error:
-        raise ReproError(f"{path}: no verdicts ({error}); delete it and judge again") from error
-    return Report(card, scale, results, checks, claims, shared)
+        raise ReproError(
+            f"{card.slug} at scale {scale}: its verdicts cannot be read ({error}); judge it again"
+        ) from error
+    return Report(
+        method=card,
+        scale=scale,
+        results=Results(card.paper, card.experiment, scale, runs, own),
+        checks=checks,
+        claims=claims,
+        zoo_records=[model for model in used if model["method"] != card.slug],
+        published_findings=source.findings(card),
+        drawings=source.drawings(card.slug),
+    )
 
 
-def load_all(scale: str, work: Path, root: Path | None = None) -> list[Report]:
-    """Every method that has verdicts at a scale, in the order of their slugs."""
-    known = {slug.replace("-", "_"): slug for slug in library.slugs(root)}
-    found = sorted(path.stem.replace("-", "_") for path in (Path(work) / "verdicts").glob("*.json"))
-    return [load(known[name], scale, work, root) for name in found if name in known]
+def _models_of(card: Method, scale: str) -> list[ModelRef]:
+    return card.in_order(scale, card.models(scale))
 
 
-def _verdict_path(work: Path, slug: str) -> Path:
-    folder = work / "verdicts"
-    spelt = folder / f"{slug.replace('-', '_')}.json"
-    return spelt if spelt.is_file() else folder / f"{slug}.json"
+def load_all(source: Source) -> list[Report]:
+    """Every method that has verdicts in a source, in the order of their slugs."""
+    judged = source.slugs()
+    return [load(slug, source) for slug in library.slugs(source.root) if slug in judged]

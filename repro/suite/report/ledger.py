@@ -2,109 +2,68 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
 from repro import store
-from repro.errors import ReproError
+from repro.suite import records
 from repro.suite.cards import library
-from repro.suite.report import inputs
+from repro.suite.cards.paper import Paper
+from repro.suite.records import to_csv
 from repro.suite.report.inputs import MEANINGS, SYMBOLS, Report
-from repro.suite.report.tables import CLAIM_COLUMNS, claim_records, to_csv
-from repro.suite.words import ORDER, SCALES, VERDICTS
-
-RUN_COLUMNS = ["method", "arm", "seed", "measurement", "at", "value", "unit", "timing"]
-
-
-def run_records(report: Report) -> list[dict[str, Any]]:
-    """Every number that was measured, one row each, in full precision."""
-    rows = []
-    for row in report.results.frame.itertuples(index=False):
-        card = report.results.measurement(row.measurement)
-        rows.append(
-            {
-                "method": report.paper.slug,
-                "arm": row.arm,
-                "seed": int(row.seed),
-                "measurement": row.measurement,
-                "at": row.at_key,
-                "value": float(row.value),
-                "unit": card.unit,
-                "timing": card.timing,
-            }
-        )
-    return rows
+from repro.suite.report.tables import CLAIM_COLUMNS, claim_records
+from repro.suite.words import ORDER, SCALES, VERDICTS, Scale
 
 
 def environment(reports: Iterable[Report]) -> dict[str, Any]:
     """Where the runs of a scale were made: commits, devices, versions, first and last start."""
-    records = [
+    made = [
         record
         for report in reports
         for record in [*report.results.records, *report.results.model_records]
     ]
     versions: dict[str, set[str]] = {}
-    for record in records:
+    for record in made:
         for package, version in (record.get("versions") or {}).items():
             versions.setdefault(package, set()).add(str(version))
-    started = sorted(str(record["started"]) for record in records if record.get("started"))
+    started = sorted(str(record["started"]) for record in made if record.get("started"))
     return {
-        "commits": _distinct(records, "commit"),
-        "devices": _distinct(records, "device"),
-        "threads": _distinct(records, "threads"),
+        "commits": _distinct(made, "commit"),
+        "devices": _distinct(made, "device"),
+        "threads": _distinct(made, "threads"),
         "versions": {name: ", ".join(sorted(found)) for name, found in sorted(versions.items())},
         "first_start": started[0] if started else None,
         "last_start": started[-1] if started else None,
-        "runs": len(records),
-        "wall_s": round(sum(float(record.get("wall_s") or 0) for record in records), 1),
+        "runs": len(made),
+        "wall_s": round(sum(float(record.get("wall_s") or 0) for record in made), 1),
     }
 
 
-def _distinct(records: list[dict[str, Any]], key: str) -> list[str]:
-    return sorted({str(record[key]) for record in records if record.get(key) not in (None, "")})
+def _distinct(made: list[records.Record], key: str) -> list[str]:
+    return sorted({str(record[key]) for record in made if record.get(key) not in (None, "")})
 
 
-def write_ledger(scale: str, work: Path, out: Path, root: Path | None = None) -> list[Path]:
-    """Write `claims.csv`, `runs.csv`, `environment.json` and `ledger.md` of a scale.
-
-    Args:
-        scale: name of the scale.
-        work: folder of the scale.
-        out: folder to write to; made if absent.
-        root: folder that holds `methods/`, by default the repository.
-
-    Returns:
-        The files written.
-
-    Raises:
-        ReproError: no method has verdicts at this scale, or inputs cannot be read.
-    """
-    reports = inputs.load_all(scale, work, root)
-    if not reports:
-        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
-    out = Path(out)
-    files = {
-        "claims.csv": to_csv(
-            [r for report in reports for r in claim_records(report)], CLAIM_COLUMNS
-        ),
-        "runs.csv": to_csv([r for report in reports for r in run_records(report)], RUN_COLUMNS),
-        "ledger.md": scale_ledger(scale, reports),
-    }
-    written = []
-    for name, text in files.items():
-        store.write_text(out / name, text)
-        written.append(out / name)
+def write(scale: str, reports: list[Report], out: Path) -> None:
+    """Write `claims.csv`, `runs.csv`, `environment.json` and `ledger.md` of a scale."""
+    claims = [record for report in reports for record in claim_records(report)]
+    store.write_text(out / "claims.csv", to_csv(claims, CLAIM_COLUMNS))
+    store.write_text(out / "runs.csv", runs_csv(reports))
+    store.write_text(out / "ledger.md", scale_ledger(scale, reports))
     store.write_json(out / "environment.json", environment(reports))
-    return [*written, out / "environment.json"]
+
+
+def runs_csv(reports: Iterable[Report]) -> str:
+    """Every number that was measured, one row each, in full precision."""
+    rows = [row for r in reports for row in records.run_rows(r.results.records, r.experiment)]
+    return to_csv(rows, records.RUNS)
 
 
 def scale_ledger(scale: str, reports: list[Report]) -> str:
     """Markdown of one scale: counts per paper, then one line per claim."""
-    counts = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
+    counts: list[list[Any]] = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
     counts.append(["**all**", *(sum(row[1 + i] for row in counts) for i in range(len(VERDICTS)))])
     parts = [
         f"# Ledger at scale {scale}",
@@ -139,21 +98,14 @@ Ledger = dict[tuple[str, str], list[dict[str, str]]]
 
 
 def read_claims(folder: Path) -> Ledger:
-    """(method, claim) → rows of a committed `claims.csv`.
+    """(method, claim) → rows of the committed `claims.csv` of a scale's methods.
 
     Raises:
-        ReproError: the file lacks a column.
+        ReproError: a file is damaged.
     """
-    path = folder / "claims.csv"
     found: Ledger = {}
-    with path.open(encoding="utf-8", newline="") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"method", "claim", "tier", "verdict"} - set(reader.fieldnames or ())
-        if missing:
-            raise ReproError(
-                f"{path} lacks the columns {', '.join(sorted(missing))}; write it anew"
-            )
-        for row in reader:
+    for slug in records.committed(folder):
+        for row in records.read_rows(folder / slug / "claims.csv", CLAIM_COLUMNS):
             found.setdefault((row["method"], row["claim"]), []).append(row)
     return found
 
@@ -162,14 +114,11 @@ def overview(results_root: Path, root: Path | None = None, page: str = "results/
     """Markdown table: how many claims of each paper have each verdict, scale by scale.
 
     Args:
-        results_root: folder with `<scale>/claims.csv`.
+        results_root: folder with `<scale>/<method>/claims.csv`.
         root: folder that holds `methods/`, by default the repository.
         page: where the sections of the papers are, relative to the text that shows the table.
-
-    Raises:
-        ReproError: there is no scale with a `claims.csv`.
     """
-    ledgers, papers = _committed(Path(results_root), root)
+    ledgers, papers = _committed(results_root, root)
     rows = []
     for paper in papers:
         for scale, ledger in ledgers.items():
@@ -180,67 +129,43 @@ def overview(results_root: Path, root: Path | None = None, page: str = "results/
     return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
 
 
-def _committed(results_root: Path, root: Path | None) -> tuple[dict[str, Ledger], list[Any]]:
+def _committed(results_root: Path, root: Path | None) -> tuple[dict[Scale, Ledger], list[Paper]]:
     """Ledger of each committed scale, and the papers that occur in one."""
-    ledgers = {
-        scale: read_claims(results_root / scale)
-        for scale in SCALES
-        if (results_root / scale / "claims.csv").is_file()
-    }
-    if not ledgers:
-        raise ReproError(f"{results_root}: no <scale>/claims.csv; write a ledger first")
+    ledgers = {s: found for s in SCALES if (found := read_claims(results_root / s))}
     known = {method for ledger in ledgers.values() for method, _ in ledger}
     papers = [library.load(slug, root).paper for slug in library.slugs(root) if slug in known]
     return ledgers, papers
 
 
-def _has(ledger: Ledger, paper: Any) -> bool:
+def _has(ledger: Ledger, paper: Paper) -> bool:
     return any((paper.slug, claim.id) in ledger for claim in paper.claims)
 
 
-def results_readme(results_root: Path, root: Path | None = None) -> str:
-    """Write `README.md` of the committed results: the ledger over all their scales.
+def readme(results_root: Path, root: Path | None = None) -> str:
+    """`README.md` of the committed results: the ledger over all their scales.
 
     Args:
-        results_root: folder with `<scale>/claims.csv`, `<scale>/tables/`, `<scale>/figures/`.
+        results_root: folder with `<scale>/<method>/`.
         root: folder that holds `methods/`, by default the repository.
 
-    Returns:
-        The text written.
-
     Raises:
-        ReproError: there is no scale with a `claims.csv`.
+        ReproError: a committed file is damaged.
     """
-    results_root = Path(results_root)
-    scales = [s for s in SCALES if (results_root / s / "claims.csv").is_file()]
-    if not scales:
-        raise ReproError(
-            f"{results_root}: no <scale>/claims.csv; write the ledger of a scale first"
-        )
-    ledgers = {scale: read_claims(results_root / scale) for scale in scales}
-    papers = [
-        library.load(slug, root).paper
-        for slug in library.slugs(root)
-        if any(method == slug for ledger in ledgers.values() for method, _ in ledger)
-    ]
+    ledgers, papers = _committed(results_root, root)
     parts = [
         "# Ledger",
         "Which claims of which papers hold, claim by claim. Derived from the committed "
-        "`claims.csv` of each scale; nothing here is edited by hand.",
+        "`claims.csv` of each method; nothing here is edited by hand.",
         "\n".join(f"- {SYMBOLS[v]} **{v}**: {MEANINGS[v]}" for v in VERDICTS),
         "A verdict at a reduced scale tests the direction and the size of an effect on small "
         "models and small real data; the paper's own numbers are then not comparable.",
+        _environments(results_root, ledgers),
+        overview(results_root, root, page=""),
     ]
-    if "smoke" in ledgers:
-        parts.append("The scale `smoke` only exercises the code and is not evidence.")
-    parts.append(_environments(results_root, ledgers))
-    parts.append(overview(results_root, root, page=""))
     if across := _links(results_root, ledgers, "comparisons"):
         parts += ["## Across papers", across]
     parts += [_paper_section(results_root, paper, ledgers) for paper in papers]
-    text = "\n\n".join(part for part in parts if part) + "\n"
-    store.write_text(results_root / "README.md", text)
-    return text
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _verdict(rows: list[dict[str, str]] | None) -> str:
@@ -268,7 +193,7 @@ def _environments(results_root: Path, scales: Iterable[str]) -> str:
     return _pipe(rows, headers) if rows else ""
 
 
-def _paper_section(results_root: Path, paper: Any, ledgers: dict[str, Ledger]) -> str:
+def _paper_section(results_root: Path, paper: Paper, ledgers: Mapping[Scale, Ledger]) -> str:
     own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
     rows = []
     for claim in paper.claims:
@@ -298,7 +223,7 @@ def _links(results_root: Path, scales: Iterable[str], folder: str) -> str:
     links = []
     for scale in scales:
         for kind, pattern in (("tables", "*.md"), ("figures", "*.png")):
-            place = Path(scale) / kind / folder
+            place = Path(scale) / folder / kind
             names = sorted(p.name for p in (results_root / place).glob(pattern))
             if names:
                 listed = ", ".join(f"[{Path(n).stem}]({(place / n).as_posix()})" for n in names)

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from repro import store
-from repro.errors import ReproError
 from repro.suite.cards.paper import Claim, ReferenceTable
 from repro.suite.report import comparisons, inputs, ledger, tables
 from repro.suite.report.formatting import interval, number, seconds
@@ -41,45 +40,31 @@ WIDEST_PICTURE = 1200
 """Pixels to which such a picture is reduced; the page shows at most 940 units of width."""
 
 
-def write_page(scale: str, work: Path, out: Path, root: Path | None = None) -> Path:
-    """Write the page of a scale.
+def write(source: inputs.Source, reports: list[Report], path: Path) -> Path:
+    """Write the page of a scale; returns it.
 
-    Reads the verdicts and runs under `work`, and the figures that `write_figures` put under
-    `out/figures/<slug>`; a figure that was not drawn yet is left out with a remark.
-
-    Args:
-        scale: name of the scale.
-        work: folder of the scale.
-        out: the report's folder; the page is `out/index.html`.
-        root: folder that holds `methods/`, by default the repository.
-
-    Returns:
-        The file written.
+    A figure that its source has not is left out with a remark.
 
     Raises:
-        ReproError: no method has verdicts at this scale, or inputs cannot be read.
+        ReproError: inputs cannot be read.
     """
-    reports = inputs.load_all(scale, work, root)
-    if not reports:
-        raise ReproError(f"{work}: no verdicts at scale {scale}; run `repro run` first")
-    page = Path(out) / "index.html"
-    store.write_text(page, render(scale, reports, Path(out) / "figures", root))
-    return page
+    store.write_text(path, render(source, reports))
+    return path
 
 
-def render(scale: str, reports: list[Report], drawings: Path, root: Path | None = None) -> str:
-    """HTML of the page; `drawings` is the folder with the figures of each method."""
+def render(source: inputs.Source, reports: list[Report]) -> str:
+    """HTML of the page."""
     counts = {v: sum(r.counts()[v] for r in reports) for v in VERDICTS}
     return (
         _templates()
         .get_template("page.html.j2")
         .render(
-            scale=scale,
-            scale_meaning=SCALE_MEANINGS.get(scale, ""),
+            scale=source.scale,
+            scale_meaning=SCALE_MEANINGS.get(source.scale, ""),
             counts=counts,
             environment=ledger.environment(reports),
-            papers=[_paper(report, drawings) for report in reports],
-            comparisons=_comparisons(reports, drawings, root),
+            papers=[_paper(report) for report in reports],
+            comparisons=_comparisons(source, reports),
             verdicts=VERDICTS,
             tiers=TIERS,
             meanings=MEANINGS,
@@ -116,7 +101,7 @@ def _templates() -> Environment:
 
 def _include_raw(name: str) -> Markup:
     """A style sheet or script as it stands; both are ours and hold no closing tag."""
-    source, _, _ = _templates().loader.get_source(_templates(), name)
+    source, _, _ = PackageLoader("repro.suite.report").get_source(_templates(), name)
     return Markup(source)
 
 
@@ -141,9 +126,9 @@ def breakable(text: str) -> Markup:
 # A paper ----------------------------------------------------------------------------------------
 
 
-def _paper(report: Report, drawings: Path) -> dict[str, Any]:
+def _paper(report: Report) -> dict[str, Any]:
     paper, experiment = report.paper, report.experiment
-    figures, missing = _figures(report, drawings / report.paper.slug)
+    drawn, missing = _figures(report)
     everything = tables.measurement_tables(report)
     return {
         "card": paper,
@@ -152,7 +137,7 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
         "bibtex": paper.bibtex(),
         "counts": report.counts(),
         "claims": [_claim(report, claim) for claim in paper.claims],
-        "figures": figures,
+        "figures": drawn,
         "missing_figures": missing,
         "tables": [tables.card_table(report, card) for card in experiment.tables],
         "measurements": everything,
@@ -165,13 +150,11 @@ def _paper(report: Report, drawings: Path) -> dict[str, Any]:
     }
 
 
-def _comparisons(reports: list[Report], drawings: Path, root: Path | None) -> list[dict[str, Any]]:
-    folder = drawings / comparisons.FOLDER
+def _comparisons(source: inputs.Source, reports: list[Report]) -> list[dict[str, Any]]:
+    folder = source.drawings(comparisons.FOLDER)
     found = []
-    for identity, card in comparisons.load(root).items():
-        made = comparisons.table(identity, card, reports)
-        if made is None:
-            continue
+    for identity, card, rows in comparisons.ran(reports, source.root):
+        made = comparisons.table(identity, card, reports, rows)
         figure = None
         if (about := folder / f"{identity}.json").is_file():
             figure = {**store.read_json(about), "wide": True, "uri": _data_uri(folder, identity)}
@@ -252,19 +235,17 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
     margin = check.get("margin")
     if margin is None:
         return Markup("")
-    low, high = check.get("margin_low"), check.get("margin_high")
-    low, high = (margin if v is None else float(v) for v in (low, high))
+    low, high = (_or(check.get(key), margin) for key in ("margin_low", "margin_high"))
     seeds = [float(v) for v in check.get("margins") or ()]
     width, height = (112, 18) if small else (260, 34)
-    middle, reach, y = width / 2, width / 2 - 7, height / 2
+    middle, y = width / 2, height / 2
     extent = max(abs(v) for v in (margin, low, high, *seeds)) or 1.0
 
     def x(value: float) -> str:
-        return f"{middle + reach * value / extent:.1f}"
+        return f"{middle + (middle - 7) * value / extent:.1f}"
 
     spread = f", 95 % interval {number(low, '.3g')} to {number(high, '.3g')}" if low != high else ""
     label = f"margin {number(margin, '.3g')}{spread}; the predicted side is above 0"
-    radius = 3.5 if small else 5
     parts = [
         f'<svg class="interval {verdict}" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="{escape(label)}">',
@@ -273,27 +254,39 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
         f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height}"/>',
     ]
     if low != high:
-        parts.append(f'<line class="bar" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>')
-        cap = 3 if small else 5
-        parts += [
-            f'<line class="cap" x1="{x(v)}" x2="{x(v)}" y1="{y - cap}" y2="{y + cap}"/>'
-            for v in (low, high)
-        ]
+        parts += _bar(x(low), x(high), y, 3 if small else 5)
     if not small and len(seeds) > 1:
         parts += [f'<circle class="seed" cx="{x(v)}" cy="{y + 11}" r="1.8"/>' for v in seeds]
+    radius = 3.5 if small else 5
     parts.append(f'<circle class="mean" cx="{x(margin)}" cy="{y}" r="{radius}"/></svg>')
     return Markup("".join(parts))
 
 
-def _figures(report: Report, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else float(value)
+
+
+def _bar(low: str, high: str, y: float, cap: int) -> list[str]:
+    """A line from end to end with a cap at each."""
+    return [
+        f'<line class="bar" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>',
+        *(
+            f'<line class="cap" x1="{end}" x2="{end}" y1="{y - cap}" y2="{y + cap}"/>'
+            for end in (low, high)
+        ),
+    ]
+
+
+def _figures(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
     found, missing = [], []
     for card in report.method.figures(report.scale):
-        about = folder / f"{card.id}.json"
+        about = report.drawings / f"{card.id}.json"
         if not about.is_file():
             missing.append(card.title)
             continue
         figure = store.read_json(about)
-        found.append({**figure, "wide": figure["inches"] > 4.5, "uri": _data_uri(folder, card.id)})
+        uri = _data_uri(report.drawings, card.id)
+        found.append({**figure, "wide": figure["inches"] > 4.5, "uri": uri})
     return found, missing
 
 
@@ -324,15 +317,15 @@ def _provenance(report: Report) -> dict[str, Any]:
         ("model", report.results.model_records),
         ("shared model", report.zoo_records),
     ):
-        for name in dict.fromkeys(r["folder"].parent.name for r in records):
-            own = [r for r in records if r["folder"].parent.name == name]
+        for name in dict.fromkeys(r["arm"] for r in records):
+            own = [r for r in records if r["arm"] == name]
             rows.append(
                 {
                     "name": name,
                     "kind": kind,
                     "seeds": ", ".join(str(r["seed"]) for r in own),
                     "params": {k: _short(v) for k, v in (own[0].get("params") or {}).items()},
-                    "fingerprints": [str(r.get("fingerprint") or "")[:10] for r in own],
+                    "fingerprints": [str(r.get("fingerprint") or "–")[:10] for r in own],
                 }
             )
     return {**found, "rows": rows}

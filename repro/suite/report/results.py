@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repro.coordinates import at_key
+from repro.coordinates import at_key, from_key
 from repro.errors import ReproError
+from repro.suite.records import Record, read_work
 
 COLUMNS = ["arm", "seed", "measurement", "at", "at_key", "value"]
+
+
+class NotKept(ReproError):
+    """The arrays of a run are asked for where only its measurements are (committed results)."""
 
 
 def at_sort(at: Mapping[str, Any]) -> tuple:
@@ -31,38 +35,15 @@ def _same(a: Any, b: Any) -> bool:
     return at_key({"": a}) == at_key({"": b})
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Records `<name>/<seed>/record.json` under a folder, sorted by name and seed.
-
-    Each gets a key "folder" (Path of its run). A folder that does not exist has no records.
-
-    Raises:
-        ReproError: a record is not the JSON that a run writes.
-    """
-    records = []
-    for path in sorted(folder.glob("*/*/record.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            record["seed"] = int(record.get("seed", path.parent.name))
-            record["measurements"] = list(record["measurements"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ReproError(
-                f"{path} is not a run record ({error}); delete its folder and run again"
-            ) from error
-        record["folder"] = path.parent
-        records.append(record)
-    return sorted(records, key=lambda r: (r["folder"].parent.name, r["seed"]))
-
-
-def _frame(records: Iterable[Mapping[str, Any]], order: list[str], first: str) -> pd.DataFrame:
+def _frame(records: Iterable[Record], order: list[str], first: str) -> pd.DataFrame:
     rows = []
     for record in records:
-        name = record["folder"].parent.name
-        for measured in record["measurements"]:
-            at = dict(measured.get("at") or {})
-            rows.append(
-                (name, record["seed"], measured["name"], at, at_key(at), float(measured["value"]))
-            )
+        name = record["arm"]
+        for measured in record["measurements"] or ():
+            key = at_key(measured["at"])
+            # read back from its text, so that it is the same whether or not it was committed
+            at, value = from_key(key), float(measured["value"])
+            rows.append((name, record["seed"], measured["name"], at, key, value))
     place = {name: index for index, name in enumerate(order)}
     rows.sort(key=lambda r: (place.get(r[0], len(place)), r[0], r[1]))
     return pd.DataFrame(rows, columns=[first, *COLUMNS[1:]])
@@ -78,7 +59,7 @@ class Results:
         frame: DataFrame with columns arm, seed, measurement, at (dict), at_key
             ("batch=1,steps=64"), value.
         models: the same for the models that the method trains, with the column model for arm.
-        records: the raw run records, sorted by arm and seed.
+        records: the raw run records (see `repro.suite.records`), sorted by arm and seed.
         model_records: the raw records of the models.
     """
 
@@ -87,8 +68,8 @@ class Results:
         paper: Any,
         experiment: Any,
         scale: str,
-        records: list[dict[str, Any]],
-        model_records: list[dict[str, Any]] | None = None,
+        records: list[Record],
+        model_records: list[Record] | None = None,
     ) -> None:
         self.paper = paper
         self.experiment = experiment
@@ -97,55 +78,29 @@ class Results:
         place = {arm: index for index, arm in enumerate(arms)}
         self.records = sorted(
             records,
-            key=lambda r: (place.get(r["folder"].parent.name, len(place)), r["seed"]),
+            key=lambda r: (place.get(r["arm"], len(place)), r["seed"]),
         )
         self.model_records = list(model_records or [])
         self.frame = _frame(self.records, arms, "arm")
         self.models = _frame(self.model_records, list(experiment.models), "model")
 
     @classmethod
-    def load(
-        cls,
-        paper: Any,
-        experiment: Any,
-        scale: str,
-        work: Path,
-        runs: set[tuple[str, int]] | None = None,
-        models: set[tuple[str, int]] | None = None,
-    ) -> Results:
-        """Read what the runs of a method left under the work folder of a scale (`work/<scale>`).
-
-        Args:
-            paper: the Paper card.
-            experiment: the Experiment card.
-            scale: name of the scale.
-            work: folder of the scale.
-            runs: (arm, seed) pairs to keep; None keeps all, also those of an older card.
-            models: (model, seed) pairs to keep.
+    def load(cls, paper: Any, experiment: Any, scale: str, work: Path) -> Results:
+        """All that the runs and models of a method left under a work folder (`work/<scale>`).
 
         Raises:
             ReproError: a record cannot be read.
         """
-        work = Path(work)
-        found = [
-            [
-                record
-                for record in read_records(folder_of(work / kind, paper.slug))
-                if keep is None or (record["folder"].parent.name, record["seed"]) in keep
-            ]
-            for kind, keep in (("runs", runs), ("models", models))
-        ]
-        return cls(paper, experiment, scale, *found)
+        runs, models = (read_work(Path(work) / kind / paper.slug) for kind in ("runs", "models"))
+        return cls(paper, experiment, scale, runs, models)
 
     def arms(self) -> list[str]:
         """Arms that have runs, in the order of the card."""
-        return list(dict.fromkeys(r["folder"].parent.name for r in self.records))
+        return list(dict.fromkeys(r["arm"] for r in self.records))
 
     def seeds(self, arm: str | None = None) -> list[int]:
         """Seeds that were run, of one arm or of any."""
-        return sorted(
-            {r["seed"] for r in self.records if arm is None or r["folder"].parent.name == arm}
-        )
+        return sorted({r["seed"] for r in self.records if arm is None or r["arm"] == arm})
 
     def title(self, arm: str) -> str:
         """Display name of an arm."""
@@ -182,7 +137,7 @@ class Results:
                     for n, k in zip(known[column], known["at_key"], strict=True)
                 }
             )
-            wanted = f"[{name}, {at_key(at)}]" if at else f"[{name}]"
+            wanted = f"[{name}, {at_key(dict(at))}]" if at else f"[{name}]"
             shown = ", ".join(have[:6]) + (" …" if len(have) > 6 else "")
             raise ReproError(
                 f"{self.paper.slug} at scale {self.scale}: "
@@ -268,30 +223,44 @@ class Results:
             values[place] = value
         return np.asarray(points), values
 
+    def saved(self, arm: str, seed: int) -> list[str]:
+        """Names of the arrays that a run saved.
+
+        Raises:
+            NotKept: its arrays are not here.
+            ReproError: that run does not exist.
+        """
+        return list(self._kept(arm, seed)["arrays"])
+
     def array(self, arm: str, seed: int, name: str) -> np.ndarray:
         """Array that a run saved.
 
         Raises:
+            NotKept: its arrays are not here.
             ReproError: that run does not exist or saved no such array.
         """
+        record = self._kept(arm, seed)
+        path = record["folder"] / "arrays.npz"
+        if path.exists():
+            with np.load(path, allow_pickle=False) as arrays:
+                if name in arrays.files:
+                    return arrays[name]
+        raise ReproError(
+            f"{path}: no array {name!r}; the run saved "
+            f"{', '.join(record.get('arrays') or []) or 'none'}"
+        )
+
+    def _kept(self, arm: str, seed: int) -> Record:
+        """The record of a run whose arrays are here."""
         for record in self.records:
-            if record["folder"].parent.name == arm and record["seed"] == seed:
-                path = record["folder"] / "arrays.npz"
-                if path.exists():
-                    with np.load(path, allow_pickle=False) as arrays:
-                        if name in arrays.files:
-                            return arrays[name]
-                raise ReproError(
-                    f"{path}: no array {name!r}; the run saved "
-                    f"{', '.join(record.get('arrays') or []) or 'none'}"
-                )
+            if (record["arm"], record["seed"]) == (arm, seed):
+                if record["folder"] is None:
+                    raise NotKept(
+                        f"{self.paper.slug} at scale {self.scale}: the arrays of {arm} with seed "
+                        f"{seed} are not committed; run it again"
+                    )
+                return record
         raise ReproError(
             f"{self.paper.slug} at scale {self.scale}: no run of {arm} with seed {seed}; "
             f"seeds are {', '.join(map(str, self.seeds(arm))) or 'none'}"
         )
-
-
-def folder_of(parent: Path, slug: str) -> Path:
-    """Folder of a method under a parent, whether it is named by the slug or with underscores."""
-    spelt = parent / slug.replace("-", "_")
-    return spelt if spelt.is_dir() else parent / slug

@@ -52,7 +52,7 @@ GRID = "#e3e6ea"
 WIDTHS = {"half": 3.5, "full": 7.2}
 """Figure widths in inches: half a page column, and a whole one."""
 
-RC: dict[str, Any] = {
+RC: Any = {
     "figure.dpi": 120,
     "savefig.dpi": 200,
     "figure.facecolor": "white",
@@ -393,24 +393,20 @@ def image_grid(
     if count > rows * cols:
         raise ValueError(f"{count} images do not fit {rows} rows of {cols}")
     inches = WIDTHS[width] if isinstance(width, str) else float(width)
-    longest = max((len(part) for t in row_labels or () for part in t.split("\n")), default=0)
-    margin = 0.068 * longest + 0.12 if row_labels else 0.0
+    margin = 0.068 * _longest(row_labels) + 0.12 if row_labels else 0.0
     cell = (inches - margin) / cols
-    lines, heads = (
-        max((text.count("\n") + 1 for text in texts or ()), default=0)
-        for texts in (labels, col_labels)
-    )
+    above, heads = _lines(labels), _lines(col_labels)
     top = 0.15 * heads + (0.0 if labels else 0.06) if heads else 0.0
-    row_height = cell * tall / wide + (0.15 * lines + 0.06 if lines else 0.0)
+    row_height = cell * tall / wide + (0.15 * above + 0.06 if above else 0.0)
     made = figure(inches, row_height * rows + top)
     made.set_layout_engine("none")
     height = made.get_figheight()
+    gap = 0.025
     with context():
-        for index in range(count):
+        for index, picture in enumerate(pictures):
             row, col = divmod(index, cols)
             left = margin + col * cell
             bottom = height - top - (row + 1) * row_height
-            gap = 0.025
             ax = made.add_axes(
                 (
                     (left + gap) / inches,
@@ -419,20 +415,26 @@ def image_grid(
                     (cell * tall / wide - 2 * gap) / height,
                 )
             )
-            ax.imshow(pictures[index], interpolation="nearest", aspect="auto")
+            ax.imshow(picture, interpolation="nearest", aspect="auto")
             ax.set_axis_off()
-            text = labels[index] if labels and index < len(labels) else None
-            if col_labels and row == 0 and col < len(col_labels):
-                text = col_labels[col] if text is None else f"{col_labels[col]}\n{text}"
-            if text:
-                ax.set_title(text, fontsize=8, fontweight="normal", loc="center", pad=3)
-            if row_labels and col == 0 and row < len(row_labels):
-                ax.text(
-                    -0.07 / cell,
-                    0.5,
-                    row_labels[row],
-                    transform=ax.transAxes,
-                    ha="right",
-                    va="center",
-                )
+            head = _text(col_labels, col) if row == 0 else None
+            if title := "\n".join(t for t in (head, _text(labels, index)) if t is not None):
+                ax.set_title(title, fontsize=8, fontweight="normal", loc="center", pad=3)
+            if col == 0 and (name := _text(row_labels, row)) is not None:
+                place = (-0.07 / cell, 0.5)
+                ax.text(*place, name, transform=ax.transAxes, ha="right", va="center")
     return made
+
+
+def _longest(texts: Sequence[str] | None) -> int:
+    """Characters of the longest line."""
+    return max((len(line) for text in texts or () for line in text.split("\n")), default=0)
+
+
+def _lines(texts: Sequence[str] | None) -> int:
+    """Lines of the tallest text."""
+    return max((text.count("\n") + 1 for text in texts or ()), default=0)
+
+
+def _text(texts: Sequence[str] | None, index: int) -> str | None:
+    return texts[index] if texts and index < len(texts) else None

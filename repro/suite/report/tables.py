@@ -9,9 +9,7 @@ interval of the best one (the seeds cannot tell them apart) are in italics.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from tabulate import tabulate
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.suite.report import inputs
+from repro.suite.records import Record, to_csv
 from repro.suite.report.formatting import (
     Summary,
     interval,
@@ -32,6 +30,9 @@ from repro.suite.report.formatting import (
 )
 from repro.suite.report.inputs import SYMBOLS, Report, paper_number
 from repro.suite.report.results import Results, at_sort
+
+Place = tuple[str, str, str]
+"""Measurement, arm and coordinates (`at_key`)."""
 
 RESERVED = ("claims", "measurements", "cost")
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
@@ -89,24 +90,6 @@ class Table:
         )
         parts = [f"{'#' * level} {self.title}", self.caption, body, *self.notes]
         return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def to_csv(records: Iterable[Mapping[str, Any]], columns: list[str]) -> str:
-    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({key: _field(record.get(key)) for key in columns})
-    return out.getvalue()
-
-
-def _field(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 # Claims -----------------------------------------------------------------------------------------
@@ -172,6 +155,23 @@ def margin_text(check: Mapping[str, Any]) -> str:
     return f"{text} {interval(low, high)}"
 
 
+CLAIM_HEADINGS = {
+    "Claim": False,
+    "Tier": False,
+    "Verdict": False,
+    "Expected": False,
+    "Observed": False,
+    "Margin [95 % interval]": True,
+    "Smallest detectable": True,
+    "Seeds": True,
+    "Paper": False,
+    "Reason": False,
+}
+"""Heading → whether the column holds numbers."""
+
+OBSERVED = ("observed", "margin", "margin_low", "margin_high", "smallest_detectable")
+
+
 def claims_table(report: Report, *, timing: bool = False) -> Table:
     """Claims with their checks.
 
@@ -180,67 +180,45 @@ def claims_table(report: Report, *, timing: bool = False) -> Table:
         timing: list the checks that read wall-clock figures (with their numbers) instead of all
             others (where those have only their verdict).
     """
-    records = claim_records(report)
-    checks = {check["id"]: check for check in report.checks}
-    statements = {claim.id: claim for claim in report.paper.claims}
-    rows = []
-    for record in records:
-        check = checks.get(record.get("check") or "", {})
-        hidden = record["timing"] and not timing
-        if timing and not record["timing"]:
-            continue
-        claim = statements[record["claim"]]
-        paper = record["paper"]
-        shown = paper and f"{paper} ({'comparable' if record['comparable'] else 'not comparable'})"
-        rows.append(
-            [
-                Cell(claim.statement),
-                Cell(record["tier"] or "–"),
-                Cell(f"{SYMBOLS[record['verdict']]} {record['verdict']}"),
-                Cell(f"`{record['expect']}`" if record.get("expect") else "–"),
-                Cell("see cost" if hidden else (record.get("observed") or "–")),
-                Cell("see cost" if hidden else (margin_text(check) if check else "–")),
-                Cell("see cost" if hidden else number(record.get("smallest_detectable"), ".2g")),
-                Cell(str(record.get("n_seeds") or "–")),
-                Cell(shown or "–"),
-                Cell("see cost" if hidden else (record.get("reason") or "")),
-            ]
-        )
-    columns = {
-        "Claim": False,
-        "Tier": False,
-        "Verdict": False,
-        "Expected": False,
-        "Observed": False,
-        "Margin [95 % interval]": True,
-        "Smallest detectable": True,
-        "Seeds": True,
-        "Paper": False,
-        "Reason": False,
-    }
+    shown = [record for record in claim_records(report) if record["timing"] or not timing]
     return Table(
         id="claims",
         title=f"{report.paper.short}: claims that read wall-clock figures"
         if timing
         else f"{report.paper.short}: claims at scale {report.scale}",
         caption="Margin: the signed distance to the threshold, positive on the predicted side.",
-        columns=list(columns),
-        numeric=list(columns.values()),
-        rows=rows,
-        records=[
-            record
-            if timing or not record["timing"]
-            else {
-                **record,
-                **dict.fromkeys(
-                    ("observed", "margin", "margin_low", "margin_high", "smallest_detectable")
-                ),
-                "reason": "wall-clock: numbers in cost",
-            }
-            for record in records
-            if record["timing"] or not timing
-        ],
+        columns=list(CLAIM_HEADINGS),
+        numeric=list(CLAIM_HEADINGS.values()),
+        rows=[_claim_row(report, record, record["timing"] and not timing) for record in shown],
+        records=[_in_cost(r) if r["timing"] and not timing else r for r in shown],
     )
+
+
+def _claim_row(report: Report, record: Mapping[str, Any], in_cost: bool) -> list[Cell]:
+    """One check; `in_cost`: its numbers are in the table of costs."""
+    check = next((c for c in report.checks if c["id"] == record.get("check")), None)
+    observed = [
+        record.get("observed") or "–",
+        margin_text(check) if check else "–",
+        number(record.get("smallest_detectable"), ".2g"),
+    ]
+    comparable = "comparable" if record["comparable"] else "not comparable"
+    texts = [
+        report.paper.claim(record["claim"]).statement,
+        record["tier"] or "–",
+        f"{SYMBOLS[record['verdict']]} {record['verdict']}",
+        f"`{record['expect']}`" if record.get("expect") else "–",
+        *(["see cost"] * len(observed) if in_cost else observed),
+        str(record.get("n_seeds") or "–"),
+        f"{record['paper']} ({comparable})" if record["paper"] else "–",
+        "see cost" if in_cost else record.get("reason") or "",
+    ]
+    return [Cell(text) for text in texts]
+
+
+def _in_cost(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without its numbers, which depend on the clock."""
+    return {**record, **dict.fromkeys(OBSERVED), "reason": "wall-clock: numbers in cost"}
 
 
 # Measurements ---------------------------------------------------------------------------------
@@ -265,12 +243,12 @@ def heading(results: Results, name: str, arrow: bool = True) -> str:
     return f"{card.title or name}{unit}{ARROWS[card.direction] if arrow else ''}"
 
 
-def _grouped(results: Results, measurements: Iterable[str]) -> dict[tuple[str, str, str], Any]:
+def _grouped(results: Results, measurements: Iterable[str]) -> dict[Place, Any]:
     """(measurement, arm, at_key) → (at, values over seeds), in card order and by coordinates."""
     frame = results.frame
     wanted = list(measurements)
     arms = {arm: index for index, arm in enumerate(results.arms())}
-    found: dict[tuple[str, str, str], tuple[dict, list[float]]] = {}
+    found: dict[Place, tuple[dict, list[float]]] = {}
     rows = frame[frame["measurement"].isin(wanted)]
     for row in rows.itertuples(index=False):
         found.setdefault((row.measurement, row.arm, row.at_key), (row.at, []))[1].append(row.value)
@@ -305,7 +283,7 @@ def marked(summaries: Mapping[Any, Summary], direction: str) -> dict[Any, str]:
     return found
 
 
-def _records(results: Results, grouped: Mapping[tuple[str, str, str], Any]) -> list[dict[str, Any]]:
+def _records(results: Results, grouped: Mapping[Place, Any]) -> list[dict[str, Any]]:
     records = []
     for (name, arm, key), (_, values) in grouped.items():
         summary = summarise(values)
@@ -332,10 +310,34 @@ def seed_note(summaries: Iterable[Summary]) -> str:
     return SEED_NOTE.format(seeds=" or ".join(str(count) for count in counts))
 
 
+class _Summaries:
+    """Means over seeds by measurement, arm and coordinates, and which of them is best."""
+
+    def __init__(self, results: Results, grouped: Mapping[Place, Any]) -> None:
+        self.results = results
+        self.of = {place: summarise(values) for place, (_, values) in grouped.items()}
+        compared: dict[tuple[str, str], dict[Place, Summary]] = {}
+        for place, summary in self.of.items():
+            compared.setdefault((place[0], place[2]), {})[place] = summary
+        self.marks: dict[Place, str] = {}
+        for (name, _), summaries in compared.items():
+            self.marks |= marked(summaries, results.measurement(name).direction)
+
+    def cell(self, name: str, arm: str, at: str) -> Cell:
+        place = (name, arm, at)
+        if place not in self.of:
+            return Cell("–")
+        text = with_interval(self.of[place], self.results.measurement(name).format)
+        return Cell(text, self.marks.get(place, ""))
+
+    def notes(self) -> list[str]:
+        return [seed_note(self.of.values()), *([BEST_NOTE] if self.marks else [])]
+
+
 def _pivot(
     results: Results,
     measurements: list[str],
-    grouped: Mapping[tuple[str, str, str], Any],
+    grouped: Mapping[Place, Any],
     *,
     id: str,
     title: str,
@@ -353,25 +355,15 @@ def _pivot(
     points = {key: at for (_, key), at in keys.items()}
     axes, labels, numeric = _coordinates(points) if len(points) > 1 else ([], {}, [])
     by_arm = not axes or len({arm for arm, _ in order}) > 1
-    summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
-    marks: dict[tuple[str, str, str], str] = {}
-    for name in measurements:
-        for at in {key for _, key in order}:
-            compared = {k: s for k, s in summaries.items() if k[0] == name and k[2] == at}
-            marks |= marked(compared, results.measurement(name).direction)
-    rows = []
-    for arm, at in order:
-        row = [Cell(results.title(arm))] if by_arm else []
-        row += [Cell(text) for text in labels.get(at, ())]
-        for name in measurements:
-            key = (name, arm, at)
-            spec = results.measurement(name).format
-            row.append(
-                Cell(with_interval(summaries[key], spec), marks.get(key, ""))
-                if key in summaries
-                else Cell("–")
-            )
-        rows.append(row)
+    summaries = _Summaries(results, grouped)
+    rows = [
+        [
+            *([Cell(results.title(arm))] if by_arm else []),
+            *(Cell(text) for text in labels.get(at, ())),
+            *(summaries.cell(name, arm, at) for name in measurements),
+        ]
+        for arm, at in order
+    ]
     return Table(
         id=id,
         title=title,
@@ -379,7 +371,7 @@ def _pivot(
         columns=[*(["Arm"] if by_arm else []), *axes, *(heading(results, n) for n in measurements)],
         numeric=[*([False] if by_arm else []), *numeric, *(True for _ in measurements)],
         rows=rows,
-        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        notes=summaries.notes(),
         records=_records(results, grouped),
     )
 
@@ -486,32 +478,28 @@ def _swept_tables(results: Results, names: list[str]) -> list[Table]:
     return tables
 
 
-def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, str], Any]) -> Table:
-    card = results.measurement(name)
-    arms = [arm for arm in results.arms() if any(key[1] == arm for key in grouped)]
+def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> Table:
+    """One measurement by coordinates and arms, whichever are more downwards."""
+    arms = [arm for arm in results.arms() if any(place[1] == arm for place in grouped)]
     points: dict[str, dict] = {}
     for (_, _, key), (at, _) in grouped.items():
         points.setdefault(key, at)
     keys = sorted(points, key=lambda key: at_sort(points[key]))
-    summaries = {key: summarise(values) for key, (_, values) in grouped.items()}
-    marks: dict[tuple[str, str, str], str] = {}
-    for at in keys:
-        marks |= marked({k: s for k, s in summaries.items() if k[2] == at}, card.direction)
-
-    def cell(arm: str, at: str) -> Cell:
-        key = (name, arm, at)
-        if key not in summaries:
-            return Cell("–")
-        return Cell(with_interval(summaries[key], card.format), marks.get(key, ""))
-
+    summaries = _Summaries(results, grouped)
     axes, labels, numeric = _coordinates(points)
     if len(keys) >= len(arms):
-        columns = [*axes, *(results.title(arm) for arm in arms)]
-        rows = [[*map(Cell, labels[at]), *(cell(arm, at) for arm in arms)] for at in keys]
+        columns = [*axes, *map(results.title, arms)]
+        rows = [
+            [*map(Cell, labels[at]), *(summaries.cell(name, arm, at) for arm in arms)]
+            for at in keys
+        ]
     else:
         one = len(axes) == 1 and axes != ["At"]
         columns = ["Arm", *(f"{axes[0]} {labels[at][0]}" if one else at for at in keys)]
-        rows = [[Cell(results.title(arm)), *(cell(arm, at) for at in keys)] for arm in arms]
+        rows = [
+            [Cell(results.title(arm)), *(summaries.cell(name, arm, at) for at in keys)]
+            for arm in arms
+        ]
         numeric = [False]
     return Table(
         id=f"measurements-{name}",
@@ -520,7 +508,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[tuple[str, str, s
         columns=columns,
         numeric=[*numeric, *([True] * (len(columns) - len(numeric)))],
         rows=rows,
-        notes=[seed_note(summaries.values()), *([BEST_NOTE] if marks else [])],
+        notes=summaries.notes(),
         records=_records(results, grouped),
     )
 
@@ -545,29 +533,12 @@ def cost_tables(report: Report) -> list[Table]:
 
 def _run_costs(report: Report) -> Table:
     results = report.results
-    evaluations = next((n for n in ("nfe", "calls") if n in report.experiment.measurements), None)
     rows, records = [], []
-    for arm in results.arms():
-        runs = [r for r in results.records if r["folder"].parent.name == arm]
-        count = ""
-        if evaluations and results.has(evaluations, arm):
-            values = results.frame[
-                (results.frame["arm"] == arm) & (results.frame["measurement"] == evaluations)
-            ]["value"]
-            low, high = (number(v, ".4g") for v in (values.min(), values.max()))
-            count = low if low == high else f"{low} – {high}"
-        rows.append(_cost_row(results.title(arm), "run", runs, count))
-        records += _cost_records(arm, "run", runs)
-    for kind, group in (("model", results.model_records), ("shared model", report.zoo_records)):
-        for name in dict.fromkeys(r["folder"].parent.name for r in group):
-            made = [r for r in group if r["folder"].parent.name == name]
-            card = report.experiment.models.get(name) if kind == "model" else None
-            rows.append(_cost_row((card and card.title) or name, kind, made, ""))
-            records += _cost_records(name, kind, made)
-    total = sum(
-        float(r.get("wall_s") or 0)
-        for r in [*results.records, *results.model_records, *report.zoo_records]
-    )
+    for kind, name, title, made in _made(report):
+        count = _evaluations(results, name) if kind == "run" else ""
+        rows.append(_cost_row(title, kind, made, count))
+        records += _cost_records(name, kind, made)
+    total = sum(float(record["wall_s"] or 0) for record in records)
     return Table(
         id="cost",
         title=f"{report.paper.short}: cost at scale {report.scale}",
@@ -580,7 +551,35 @@ def _run_costs(report: Report) -> Table:
     )
 
 
-def _cost_row(title: str, kind: str, runs: list[dict[str, Any]], count: str) -> list[Cell]:
+def _made(report: Report) -> Iterator[tuple[str, str, str, list[Record]]]:
+    """Kind, name, title and records of every arm and model, over their seeds."""
+    results, models = report.results, report.experiment.models
+    for kind, group in (
+        ("run", results.records),
+        ("model", results.model_records),
+        ("shared model", report.zoo_records),
+    ):
+        for name in dict.fromkeys(record["arm"] for record in group):
+            own = [record for record in group if record["arm"] == name]
+            title = results.title(name) if kind == "run" else name
+            if kind == "model" and name in models:
+                title = models[name].title or name
+            yield kind, name, title, own
+
+
+def _evaluations(results: Results, arm: str) -> str:
+    """How often an arm evaluates its network: one number, or the range over what it measured."""
+    declared = results.experiment.measurements
+    name = next((name for name in ("nfe", "calls") if name in declared), None)
+    if name is None or not results.has(name, arm):
+        return ""
+    frame = results.frame
+    values = frame[(frame["arm"] == arm) & (frame["measurement"] == name)]["value"]
+    low, high = (number(value, ".4g") for value in (values.min(), values.max()))
+    return low if low == high else f"{low} – {high}"
+
+
+def _cost_row(title: str, kind: str, runs: list[Record], count: str) -> list[Cell]:
     walls = [float(r["wall_s"]) for r in runs if r.get("wall_s") is not None]
     peaks = [float(r["peak_memory_mb"]) for r in runs if r.get("peak_memory_mb") is not None]
     return [
@@ -597,7 +596,7 @@ def _cost_row(title: str, kind: str, runs: list[dict[str, Any]], count: str) -> 
 COST_COLUMNS = ["kind", "name", "seed", "wall_s", "peak_memory_mb", "device", "threads"]
 
 
-def _cost_records(name: str, kind: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _cost_records(name: str, kind: str, runs: list[Record]) -> list[dict[str, Any]]:
     return [
         {**{column: r.get(column) for column in COST_COLUMNS}, "kind": kind, "name": name}
         for r in runs
@@ -607,55 +606,45 @@ def _cost_records(name: str, kind: str, runs: list[dict[str, Any]]) -> list[dict
 # Writing --------------------------------------------------------------------------------------
 
 
-def write_tables(
-    method: str, scale: str, work: Path, out: Path, root: Path | None = None
-) -> list[Path]:
-    """Write all tables of a method as Markdown and CSV.
+def files(report: Report) -> dict[str, str]:
+    """All tables of a method as Markdown and CSV: text by file name.
 
-    Files: `claims`, one per table of the card, `measurements` (all that was measured) and `cost`
+    `claims`, one per table of the card, `measurements` (all that was measured) and `cost`
     (everything that depends on the clock).
 
-    Args:
-        method: slug.
-        scale: name of the scale.
-        work: folder of the scale.
-        out: the report's folder; tables go to `out/tables/<slug>/`.
-        root: folder that holds `methods/`, by default the repository.
-
-    Returns:
-        The files written.
-
     Raises:
-        ReproError: verdicts or records are missing, or a table of the card cannot be made.
+        ReproError: a table of the card cannot be made.
     """
-    report = inputs.load(method, scale, work, root)
     claims = claims_table(report)
     everything = measurement_tables(report)
-    files = {
+    costs = cost_tables(report)
+    made = {
         "claims.md": claims.markdown(),
         "claims.csv": to_csv(claims.records, CLAIM_COLUMNS),
         "measurements.md": "\n".join(
             [
-                f"# {report.paper.short}: everything measured at scale {scale}\n",
+                f"# {report.paper.short}: everything measured at scale {report.scale}\n",
                 *(table.markdown(2) for table in everything),
             ]
         ),
         "measurements.csv": to_csv(
             [record for table in everything for record in table.records], MEASUREMENT_COLUMNS
         ),
+        "cost.md": "\n".join(
+            [costs[0].markdown(1), *(table.markdown(2) for table in costs[1:])],
+        ),
+        "cost.csv": to_csv(costs[0].records, COST_COLUMNS),
     }
-    costs = cost_tables(report)
-    files["cost.md"] = "\n".join(
-        [costs[0].markdown(1), *(table.markdown(2) for table in costs[1:])]
-    )
-    files["cost.csv"] = to_csv(costs[0].records, COST_COLUMNS)
     for card in report.experiment.tables:
         table = card_table(report, card)
-        files[f"{card.id}.md"] = table.markdown()
-        files[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
-    written = []
-    for name, text in files.items():
-        path = Path(out) / "tables" / report.paper.slug / name
-        store.write_text(path, text)
-        written.append(path)
-    return written
+        made[f"{card.id}.md"] = table.markdown()
+        made[f"{card.id}.csv"] = to_csv(table.records, MEASUREMENT_COLUMNS)
+    return made
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """Write all tables of a method into a folder; returns the files."""
+    made = files(report)
+    for name, text in made.items():
+        store.write_text(folder / name, text)
+    return [folder / name for name in made]

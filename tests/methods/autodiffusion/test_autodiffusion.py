@@ -18,7 +18,7 @@ from repro.metrics.cost import count_macs
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
-from repro.suite.report.results import Results
+from tests.methods.making import results_of
 
 STEPS = ad.Settings(K=4, E=4, P=12, k=3, N_m=6, N_c=3, m_prob=0.25)
 JOINT = ad.Settings(
@@ -545,21 +545,7 @@ def test_printed_candidates():
 
 
 def test_figures_are_drawn(card, jobs, tmp_path):
-    records = []
-    for arm, job in jobs.items():
-        folder = tmp_path / arm / "0"
-        folder.mkdir(parents=True)
-        np.savez(folder / "arrays.npz", **job.arrays)
-        records.append(
-            {
-                "folder": folder,
-                "arm": arm,
-                "seed": 0,
-                "measurements": [{"name": n, "at": a, "value": v} for n, a, v in job.measured],
-                "arrays": sorted(job.arrays),
-            }
-        )
-    results = Results(card.paper, card.experiment, "smoke", records)
+    results = results_of(card, {(arm, 0): job for arm, job in jobs.items()}, tmp_path)
     with style.context():
         for figure in card.experiment.figures:
             drawn = getattr(figures, figure.run.split(":")[1])(results)

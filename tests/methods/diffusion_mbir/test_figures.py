@@ -1,15 +1,12 @@
 """Every figure of the card draws from real, small runs."""
 
-import json
-
-import numpy as np
 import pytest
 
 from methods.diffusion_mbir import arms, figures
 from repro.suite import zoo
 from repro.suite.cards import library
 from repro.suite.report import style
-from repro.suite.report.results import Results
+from tests.methods.making import results_of
 
 SIZES = {
     "problems": ["ellipsoids-ct8", "ellipsoids-mri4"], "slices": 12, "width": 16, "levels": 12,
@@ -33,25 +30,17 @@ RUN = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    work = tmp_path_factory.mktemp("work")
     method = library.load("diffusion-mbir")
     tuner = zoo.job("diffusion-mbir", "calibration", 0,
                          SIZES | {"volumes": 2, "grids": GRIDS, "slow": []})  # fmt: skip
-    state = arms.calibrate(tuner)
+    state, jobs = arms.calibrate(tuner), {}
     for name, function in RUN.items():
         for seed in (0, 1):
             params = method.experiment.arms[name].params
             of = zoo.job("diffusion-mbir", name, seed, params | SIZES, {"calibration": state})
             function(of)
-            folder = work / "runs" / "diffusion-mbir" / name / str(seed)
-            folder.mkdir(parents=True)
-            np.savez(folder / "arrays.npz", **of.arrays)
-            record = {
-                "method": "diffusion-mbir", "arm": name, "seed": seed, "arrays": list(of.arrays),
-                "measurements": [{"name": n, "at": a, "value": v} for n, a, v in of.measured],
-            }  # fmt: skip
-            (folder / "record.json").write_text(json.dumps(record))
-    return Results.load(method.paper, method.experiment, "smoke", work)
+            jobs[name, seed] = of
+    return results_of(method, jobs, tmp_path_factory.mktemp("work"))
 
 
 SMOKE = ("planes_ellipsoids", "gallery", "psnr_by_plane", "convergence")

@@ -2,10 +2,8 @@
 
 import contextlib
 import importlib
-import json
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,8 +14,8 @@ from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import quantise, quantised_layers
 from repro.suite import zoo
 from repro.suite.cards import library
-from repro.suite.report.results import Results
 from repro.zoo.judge import Judge
+from tests.methods.making import results_of
 
 TOY = {"steps": 4, "samples": 12, "eps_samples": 4, "calibration_steps": 4, "per_step": 4,
        "batch": 12, "iterations": 2}  # fmt: skip
@@ -313,15 +311,8 @@ def test_same_seed_same_bits(card, models):
 
 @pytest.fixture(scope="module")
 def results(card, jobs, tmp_path_factory):
-    work = tmp_path_factory.mktemp("work")
-    for arm, job in jobs.items():
-        folder = work / "runs" / "lowbit-fp" / arm / "0"
-        folder.mkdir(parents=True)
-        measured = [{"name": n, "at": a, "value": v} for n, a, v in job.measured]
-        record = {"arm": arm, "seed": 0, "measurements": measured, "arrays": list(job.arrays)}
-        (folder / "record.json").write_text(json.dumps(record))
-        np.savez(folder / "arrays.npz", **job.arrays)
-    return Results.load(card.paper, card.experiment, "smoke", work)
+    seeded = {(arm, 0): job for arm, job in jobs.items()}
+    return results_of(card, seeded, tmp_path_factory.mktemp("work"))
 
 
 @pytest.mark.parametrize("name", ["formats", "rounding", "ratios", "kurtosis", "samples"])

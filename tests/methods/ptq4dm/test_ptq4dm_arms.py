@@ -1,7 +1,6 @@
 """The arms on the digits network, at toy sizes, and the figures that they feed."""
 
 import importlib
-import json
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from methods.ptq4dm import method as ptq
 from repro.errors import ReproError
 from repro.suite import zoo
 from repro.suite.cards import library
-from repro.suite.report.results import Results
 from repro.zoo.judge import Judge
+from tests.methods.making import results_of
 
 TOY = {
     "steps": 4,
@@ -197,15 +196,8 @@ def test_grid_holds_every_step_equally_often(card, weights):
 
 @pytest.fixture(scope="module")
 def results(card, jobs, tmp_path_factory):
-    work = tmp_path_factory.mktemp("work")
-    for arm, job in jobs.items():
-        folder = work / "runs" / "ptq4dm" / arm / "0"
-        folder.mkdir(parents=True)
-        measured = [{"name": n, "at": a, "value": v} for n, a, v in job.measured]
-        record = {"arm": arm, "seed": 0, "measurements": measured, "arrays": list(job.arrays)}
-        (folder / "record.json").write_text(json.dumps(record))
-        np.savez(folder / "arrays.npz", **job.arrays)
-    return Results.load(card.paper, card.experiment, "smoke", work)
+    seeded = {(arm, 0): job for arm, job in jobs.items()}
+    return results_of(card, seeded, tmp_path_factory.mktemp("work"))
 
 
 @pytest.mark.parametrize("name", ["errors", "growth", "activations", "times", "samples"])

@@ -1,9 +1,7 @@
 """The arms on the digits network, at toy sizes, and the figures that they feed."""
 
 import importlib
-import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from repro.quant import rounded
 from repro.quant.layers import quantise
 from repro.suite import zoo
 from repro.suite.cards import library
-from repro.suite.report.results import Results
+from tests.methods.making import results_of
 
 TOY = {
     "steps": 4,
@@ -139,15 +137,8 @@ def test_cost_compares_one_step(jobs):
 
 @pytest.fixture(scope="module")
 def results(card, jobs, tmp_path_factory):
-    work = tmp_path_factory.mktemp("work")
-    for arm, job in jobs.items():
-        folder = work / "runs" / "quest" / arm / "0"
-        folder.mkdir(parents=True)
-        measured = [{"name": n, "at": a, "value": v} for n, a, v in job.measured]
-        record = {"arm": arm, "seed": 0, "measurements": measured, "arrays": list(job.arrays)}
-        (folder / "record.json").write_text(json.dumps(record))
-        np.savez(folder / "arrays.npz", **job.arrays)
-    return Results.load(card.paper, card.experiment, "smoke", work)
+    seeded = {(arm, 0): job for arm, job in jobs.items()}
+    return results_of(card, seeded, tmp_path_factory.mktemp("work"))
 
 
 @pytest.mark.parametrize("name", ["ladder", "causes", "growth", "ranges", "samples"])

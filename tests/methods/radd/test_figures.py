@@ -1,7 +1,5 @@
 """Figures of RADD, drawn from made-up measurements."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ METHOD = library.load("radd")
 
 def record(arm, seed, *measured):
     return {
-        "folder": Path("runs") / arm / str(seed),
+        "arm": arm,
         "seed": seed,
         "measurements": [{"name": n, "at": at, "value": v} for n, v, at in measured],
     }
@@ -66,9 +64,8 @@ def results():
         ]  # fmt: skip
     merged = {}
     for r in records:
-        merged.setdefault(r["folder"], r | {"measurements": []})["measurements"] += r[
-            "measurements"
-        ]
+        run = merged.setdefault((r["arm"], r["seed"]), r | {"measurements": []})
+        run["measurements"] += r["measurements"]
     return Results(METHOD.paper, METHOD.experiment, "small", list(merged.values()))
 
 

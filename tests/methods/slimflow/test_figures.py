@@ -26,7 +26,7 @@ def results(tmp_path):
         pixels = np.random.default_rng(seed).integers(0, 255, (10, 1, 32, 32), dtype=np.uint8)
         np.savez(folder / "arrays.npz", **{f"pictures-{n}": pixels for n in nfes})
         items = [{"name": n, "at": at, "value": v} for n, v, at in measured]
-        records.append({"folder": folder, "seed": seed, "measurements": items})
+        records.append({"arm": arm, "folder": folder, "seed": seed, "measurements": items})
 
     def many(value, nfes):
         return [("frechet", value * (1 + 1 / n), {"nfe": n}) for n in nfes]

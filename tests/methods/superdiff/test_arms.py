@@ -177,7 +177,7 @@ def results(tmp_path):
         folder.mkdir(parents=True)
         np.savez(folder / "arrays.npz", **arrays)
         items = [{"name": n, "at": at, "value": v} for n, v, at in measured]
-        records.append({"folder": folder, "seed": seed, "measurements": items, "arrays": []})
+        records.append({"arm": arm, "folder": folder, "seed": seed, "measurements": items})
 
     pictures = rng.integers(0, 255, (10, 1, 8, 8), dtype=np.uint8)
     for seed in range(2):

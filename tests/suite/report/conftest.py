@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from repro.suite.report import figures, ledger, page, tables
+from repro.suite.report import figures, inputs, ledger, page, tables
 from tests.suite.report import synthetic
 
 
@@ -17,12 +17,14 @@ def invented(tmp_path_factory) -> SimpleNamespace:
     out = work / "report"
     synthetic.write_cards(root)
     synthetic.write_work(root, work)
-    for slug in synthetic.METHODS:
-        tables.write_tables(slug, synthetic.SCALE, work, out, root)
-        figures.write_figures(slug, synthetic.SCALE, work, out, root)
-    ledger.write_ledger(synthetic.SCALE, work, out, root)
-    made = page.write_page(synthetic.SCALE, work, out, root)
-    return SimpleNamespace(root=root, work=work, out=out, page=made, scale=synthetic.SCALE)
+    source = inputs.Work(synthetic.SCALE, work, root)
+    reports = inputs.load_all(source)
+    for report in reports:
+        tables.write(report, out / "tables" / report.paper.slug)
+        figures.write(report, out / "figures" / report.paper.slug)
+    ledger.write(synthetic.SCALE, reports, out)
+    made = page.write(source, reports, out / "index.html")
+    return SimpleNamespace(root=root, work=work, out=out, page=made, source=source)
 
 
 @pytest.fixture
@@ -31,4 +33,5 @@ def bare(tmp_path: Path) -> SimpleNamespace:
     work = tmp_path / "work" / synthetic.SCALE
     synthetic.write_cards(tmp_path)
     synthetic.write_work(tmp_path, work)
-    return SimpleNamespace(root=tmp_path, work=work, out=work / "report", scale=synthetic.SCALE)
+    source = inputs.Work(synthetic.SCALE, work, tmp_path)
+    return SimpleNamespace(root=tmp_path, work=work, out=work / "report", source=source)

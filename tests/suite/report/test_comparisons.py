@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from repro.errors import ReproError
-from repro.suite.report import comparisons, inputs, ledger, page
+from repro.suite.report import comparisons, inputs, page
 
 CARD = {
     "title": "Quality against bits",
@@ -31,15 +31,16 @@ def compared(bare):
 
     def write(card):
         (folder / "bits.yaml").write_text(yaml.safe_dump(card))
-        return comparisons.write_comparisons(bare.scale, bare.work, bare.out, bare.root)
+        places = [bare.out / kind / "comparisons" for kind in ("tables", "figures")]
+        comparisons.write(inputs.load_all(bare.source), *places, root=bare.root)
+        return sorted(path.name for place in places for path in place.glob("*"))
 
     bare.write = write
     return bare
 
 
 def test_rows_of_several_papers_stand_in_one_table(compared):
-    written = {path.name for path in compared.write(CARD)}
-    assert written == {"bits.md", "bits.csv", "bits.png", "bits.svg", "bits.json"}
+    assert set(compared.write(CARD)) == {"bits.md", "bits.csv", "bits.png", "bits.svg", "bits.json"}
     text = (compared.out / "tables" / "comparisons" / "bits.md").read_text()
     body = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split("|")[2].strip() for line in body] == [
@@ -52,19 +53,17 @@ def test_rows_of_several_papers_stand_in_one_table(compared):
     # The best of each group is marked, and only against its own group.
     assert body[1].count("**") == 2 and "**" not in body[3]
     rows = list(csv.DictReader((compared.out / "tables/comparisons/bits.csv").open()))
-    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    reports = inputs.load_all(compared.source)
     results = next(r.results for r in reports if r.paper.slug == "eight-bit")
     uniform = next(r for r in rows if r["label"] == "uniform" and r["measurement"] == "fid")
     assert float(uniform["mean"]) == results.values("fid", "uniform").mean()
 
 
 def test_the_page_has_a_section_for_them(compared):
-    ledger.write_ledger(compared.scale, compared.work, compared.out, compared.root)
-    plain = page.write_page(compared.scale, compared.work, compared.out, compared.root)
-    assert 'id="across"' not in plain.read_text()
+    reports = inputs.load_all(compared.source)
+    assert 'id="across"' not in page.render(compared.source, reports)
     compared.write(CARD)
-    made = page.write_page(compared.scale, compared.work, compared.out, compared.root)
-    html = made.read_text()
+    html = page.render(compared.source, reports)
     assert 'id="across"' in html and "Quality against bits" in html
 
 
@@ -80,10 +79,11 @@ def test_nothing_ran_nothing_written(compared):
     assert compared.write(CARD | {"rows": CARD["rows"][-1:]}) == []
     # one paper alone is no comparison
     assert compared.write(CARD | {"rows": CARD["rows"][:3]}) == []
-    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    reports = inputs.load_all(compared.source)
     (card,) = comparisons.load(compared.root).values()
-    assert comparisons.draw(card, reports) is None
-    assert page.render(compared.scale, reports, compared.out, compared.root)
+    assert comparisons.found(card, reports) == []
+    assert list(comparisons.ran(reports, compared.root)) == []
+    assert page.render(compared.source, reports)
 
 
 ALONG = CARD | {
@@ -101,7 +101,7 @@ ALONG = CARD | {
 
 
 def test_a_row_along_a_coordinate_has_a_line_for_each_value(compared, monkeypatch):
-    reports = inputs.load_all(compared.scale, compared.work, compared.root)
+    reports = inputs.load_all(compared.source)
     card = comparisons.Comparison(**(ALONG | {"rows": ALONG["rows"][:2]}))
     text = next(r for r in reports if r.paper.slug == "masked-text")
     steps, values = text.results.sweep("nfe", "cached", "steps")

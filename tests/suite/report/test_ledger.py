@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 import re
 import shutil
 
 import pytest
 
 from repro.errors import ReproError
-from repro.suite.report import ledger, page
-from repro.suite.report.results import Results
+from repro.suite.report import inputs, ledger, summary
+from repro.suite.results import layout
 from tests.suite.report import synthetic
 
 
@@ -19,13 +21,15 @@ def rows(path):
 
 @pytest.fixture
 def committed(invented, tmp_path):
-    results = tmp_path / "results"
-    for name in ("claims.csv", "environment.json"):
-        (results / "small").mkdir(parents=True, exist_ok=True)
-        shutil.copy(invented.out / name, results / "small" / name)
-    for kind in ("tables", "figures"):
-        shutil.copytree(invented.out / kind, results / "small" / kind)
-    return results
+    """The invented results in the layout of `results/`."""
+    folder = tmp_path / "results" / "small"
+    reports = inputs.load_all(invented.source)
+    layout.write(folder, layout.of_scale("small", reports))
+    for report in reports:
+        slug = report.paper.slug
+        layout.write(folder / slug, layout.of_method(report))
+        shutil.copytree(invented.out / "figures" / slug, folder / slug / "figures")
+    return folder.parent
 
 
 def test_claims_csv(invented):
@@ -49,14 +53,12 @@ def test_claims_csv(invented):
 
 def test_runs_csv_round_trips_every_number(invented):
     found = rows(invented.out / "runs.csv")
-    results = Results
     frame = {
         (r["arm"], int(r["seed"]), r["measurement"], r["at"]): float(r["value"])
         for r in found
         if r["method"] == "masked-text"
     }
-    card = ledger.inputs.load("masked-text", invented.scale, invented.work, invented.root)
-    assert isinstance(card.results, results)
+    card = inputs.load("masked-text", invented.source)
     assert len(frame) == len(card.results.frame)
     for row in card.results.frame.itertuples(index=False):
         assert frame[row.arm, row.seed, row.measurement, row.at_key] == row.value
@@ -72,16 +74,8 @@ def test_scale_ledger_counts(invented):
     assert "needs paper" in text
 
 
-def test_no_verdicts_is_an_error(tmp_path, invented):
-    with pytest.raises(ReproError, match="no verdicts at scale small"):
-        ledger.write_ledger("small", tmp_path, tmp_path / "out", invented.root)
-    with pytest.raises(ReproError, match="no verdicts at scale small"):
-        page.write_page("small", tmp_path, tmp_path / "out", invented.root)
-
-
 def test_readme_of_the_results(committed, invented):
-    text = ledger.results_readme(committed, invented.root)
-    assert (committed / "README.md").read_text(encoding="utf-8") == text
+    text = ledger.readme(committed, invented.root)
     assert "✗ contradicted (reduced): `0.01485 < 0.5`" in text
     assert "✓ reproduced (exact): `3.1e-16 <= 1e-09`" in text
     for target in re.findall(r"\]\(([^)#]+)\)", text):
@@ -90,11 +84,6 @@ def test_readme_of_the_results(committed, invented):
     for anchor in re.findall(r"\]\(#([^)]+)\)", text):
         assert anchor in headings
     assert "smoke" not in text
-
-
-def test_readme_says_that_smoke_is_no_evidence(committed, invented):
-    shutil.copytree(committed / "small", committed / "smoke")
-    assert "`smoke` only exercises the code" in ledger.results_readme(committed, invented.root)
 
 
 def test_overview_links_to_the_readme(committed, invented):
@@ -106,17 +95,48 @@ def test_overview_links_to_the_readme(committed, invented):
 
 
 def test_damaged_claims_are_named(committed, invented):
-    path = committed / "small" / "claims.csv"
+    path = committed / "small" / "eight-bit" / "claims.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("verdict", "word", 1), "utf-8")
-    with pytest.raises(ReproError, match=r"claims.csv lacks the columns verdict"):
-        ledger.results_readme(committed, invented.root)
-    path.unlink()
-    with pytest.raises(ReproError, match="no <scale>/claims.csv"):
-        ledger.results_readme(committed, invented.root)
+    with pytest.raises(ReproError, match=r"eight-bit/claims.csv: its columns are not method"):
+        ledger.readme(committed, invented.root)
+
+
+def test_a_scale_without_methods_is_left_out(committed, invented):
+    (committed / "gpu").mkdir()
+    assert "gpu" not in ledger.overview(committed, invented.root)
+    shutil.rmtree(committed / "small")
+    assert ledger.overview(committed, invented.root).count("\n") == 1
 
 
 def test_environment_names_no_machine(invented):
-    found = ledger.environment(ledger.inputs.load_all("small", invented.work, invented.root))
+    found = ledger.environment(inputs.load_all(invented.source))
     assert found["devices"] == ["Invented CPU at 2.4 GHz, 2 cores"]
     assert found["runs"] == 7 + 9 + synthetic.SEEDS
     assert found["first_start"] == "2026-01-02T03:00:05+00:00"
+
+
+def test_the_summary_has_a_line_a_method_and_one_of_all(invented):
+    text, bits, every = sorted(
+        summary.lines(inputs.load_all(invented.source)),
+        key=lambda line: ("masked-text", "eight-bit", "all").index(line.name),
+    )
+    assert (bits.passed, bits.certain, bits.failed) == (1, 1, [])
+    assert (text.passed, text.certain) == (2, 2)
+    assert text.counts == {"reproduced": 5, "contradicted": 1, "inconclusive": 0, "untested": 1}
+    # one exact run, three seeds of two arms, three models
+    assert text.seconds == pytest.approx(41.5 + 2 * (3 * 41.5 + 21) + 3 * 212)
+    assert every.seconds == text.seconds + bits.seconds and every.certain == 3
+
+
+def test_the_summary_names_what_fails_and_what_is_shared(bare):
+    path = bare.work / "verdicts" / "eight-bit.json"
+    judged = json.loads(path.read_text())
+    size = next(check for check in judged["checks"] if check["tier"] == "structural")
+    size["verdict"] = "contradicted"
+    path.write_text(json.dumps(judged))
+    (report,) = [r for r in inputs.load_all(bare.source) if r.paper.slug == "eight-bit"]
+    model = {"method": "zoo", "arm": "net", "seed": 0, "wall_s": 5.0}
+    report = dataclasses.replace(report, zoo_records=[model])
+    bits, shared, every = summary.lines([report, report])[1:]
+    assert bits.failed == [size["id"]] and bits.passed == 0
+    assert (shared.name, shared.seconds, every.failed) == ("shared models", 5.0, 2 * bits.failed)

@@ -119,8 +119,8 @@ def test_content(document):
 
 
 def test_smoke_page_says_that_it_is_no_evidence(invented):
-    reports = inputs.load_all(invented.scale, invented.work, invented.root)
-    text = page.render("smoke", reports, invented.out / "figures")
+    source = inputs.Work("smoke", invented.work, invented.root)
+    text = page.render(source, inputs.load_all(invented.source))
     banner = re.search(r'<p class="banner" role="note">(.*?)</p>', text).group(1)
     assert banner == "<strong>smoke scale:</strong> exercises the code, is not evidence"
 
@@ -131,7 +131,7 @@ def test_text_of_cards_is_escaped(bare):
     card["summary"] = "<script>alert(1)</script> and `a < b`"
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
     inputs.library.forget()
-    text = page.write_page(bare.scale, bare.work, bare.out, bare.root).read_text("utf-8")
+    text = page.render(bare.source, inputs.load_all(bare.source))
     assert "alert(1)</script>" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "<code>a &lt; b</code>" in text
@@ -140,9 +140,9 @@ def test_text_of_cards_is_escaped(bare):
 
 def test_page_is_the_same_twice_and_small_and_fast(invented, html):
     started = time.perf_counter()
-    page.write_page(invented.scale, invented.work, invented.out, invented.root)
+    again = page.render(invented.source, inputs.load_all(invented.source))
     assert time.perf_counter() - started < 3
-    assert invented.page.read_text(encoding="utf-8") == html
+    assert again == html
     assert len(html) < 1_000_000
 
 
@@ -204,7 +204,7 @@ def test_a_figure_that_fails_is_named(bare, run, message):
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
     inputs.library.forget()
     with pytest.raises(ReproError, match=f"eight-bit: figure 'samples' .*{message}"):
-        figures.write_figures("eight-bit", bare.scale, bare.work, bare.out, bare.root)
+        figures.write(inputs.load("eight-bit", bare.source), bare.out)
 
 
 def test_colours_contrast_in_both_themes():

@@ -14,7 +14,7 @@ from tests.suite.report import synthetic
 
 
 def load(place, slug):
-    return inputs.load(slug, place.scale, place.work, place.root)
+    return inputs.load(slug, place.source)
 
 
 def read(place, slug, name):
@@ -57,7 +57,7 @@ def test_wall_clock_numbers_stand_only_in_cost(invented):
 
 def test_tables_but_cost_do_not_depend_on_the_clock(bare):
     def written():
-        tables.write_tables("masked-text", bare.scale, bare.work, bare.out, bare.root)
+        tables.write(inputs.load("masked-text", bare.source), bare.out / "tables" / "masked-text")
         folder = bare.out / "tables" / "masked-text"
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -171,7 +171,7 @@ def test_reserved_and_empty_tables(bare):
     path.write_text(yaml.safe_dump(card, allow_unicode=True), encoding="utf-8")
     inputs.library.forget()
     with pytest.raises(ReproError, match="a table may not be called 'cost'"):
-        tables.write_tables("eight-bit", bare.scale, bare.work, bare.out, bare.root)
+        tables.write(inputs.load("eight-bit", bare.source), bare.out / "tables" / "eight-bit")
 
 
 def test_pipes_do_not_break_a_table():
@@ -181,5 +181,5 @@ def test_pipes_do_not_break_a_table():
 
 def test_tables_of_a_method_are_fast(bare):
     started = time.perf_counter()
-    tables.write_tables("masked-text", bare.scale, bare.work, bare.out, bare.root)
+    tables.write(inputs.load("masked-text", bare.source), bare.out / "tables" / "masked-text")
     assert time.perf_counter() - started < 3

@@ -13,7 +13,7 @@ from tests.suite.report import synthetic
 
 @pytest.fixture
 def results(invented):
-    return inputs.load("masked-text", invented.scale, invented.work, invented.root).results
+    return inputs.load("masked-text", invented.source).results
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_sweep_refuses_a_second_coordinate(bare):
     (folder / "record.json").unlink()
     folder.rename(folder.with_name("old"))
     synthetic.write_record(folder, "masked-text", "cached", 0, rows)
-    results = inputs.load("masked-text", bare.scale, bare.work, bare.root).results
+    results = inputs.load("masked-text", bare.source).results
     with pytest.raises(ReproError, match="varies along more than 'steps'"):
         results.sweep("nfe", "cached", "steps")
     x, values = results.sweep("nfe", "cached", "steps", batch=2)
@@ -89,7 +89,7 @@ def test_sweep_refuses_a_second_coordinate(bare):
 
 
 def test_arrays(invented):
-    results = inputs.load("eight-bit", invented.scale, invented.work, invented.root).results
+    results = inputs.load("eight-bit", invented.source).results
     images = results.array("full", 1, "samples")
     assert images.shape == (8, 32, 32, 3)
     assert images.dtype == np.uint8
@@ -103,7 +103,7 @@ def test_runs_of_an_older_card_are_left_out(bare):
     for arm, seed in (("dropped", 0), ("cached", 9)):
         folder = bare.work / "runs" / "masked-text" / arm / str(seed)
         synthetic.write_record(folder, "masked-text", arm, seed, [("nll", {}, 99.0)])
-    results = inputs.load("masked-text", bare.scale, bare.work, bare.root).results
+    results = inputs.load("masked-text", bare.source).results
     assert "dropped" not in results.arms()
     assert results.seeds() == [0, 1, 2]
 
@@ -112,13 +112,13 @@ def test_damaged_record_is_named(bare):
     path = bare.work / "runs" / "masked-text" / "cached" / "1" / "record.json"
     path.write_text(path.read_text()[:200])
     with pytest.raises(ReproError, match=r"cached/1/record.json is not a run record"):
-        inputs.load("masked-text", bare.scale, bare.work, bare.root)
+        inputs.load("masked-text", bare.source)
 
 
 def test_missing_verdicts_are_named(bare):
     (bare.work / "verdicts" / "masked-text.json").unlink()
     with pytest.raises(ReproError, match=r"verdicts/masked-text.json"):
-        inputs.load("masked-text", bare.scale, bare.work, bare.root)
+        inputs.load("masked-text", bare.source)
 
 
 def test_importing_the_report_imports_no_torch():

@@ -1,0 +1,252 @@
+"""Records of runs and models: one dict each, from a work folder or from the committed tables.
+
+``work/<scale>/runs/<method>/<arm>/<seed>/record.json`` and, committed, a row of ``records.csv``
+with its rows of ``runs.csv`` say the same about a run; a row of ``models.csv`` says it of a model.
+The keys of a record are those of `repro.suite.provenance.record`, and ``folder``: where its arrays
+lie, or None where they were not committed. What nobody recorded is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro.coordinates import at_key, from_key
+from repro.errors import ReproError
+from repro.places import short
+from repro.suite.cards.experiment import Experiment
+
+Record = dict[str, Any]
+Row = dict[str, str]
+
+RUNS = ("method", "arm", "seed", "measurement", "at", "value", "unit", "timing")
+_MADE = ("fingerprint", "commit", "device", "threads", "started", "wall_s", "peak_memory_mb")
+RECORDS = ("method", "arm", "seed", *_MADE, "params", "versions", "arrays", "measured_sha256")
+MODELS = ("owner", "model", "seed", *_MADE, "params", "versions", "arrays", "measured", "sha256")
+"""Columns of the committed tables; ``params``, ``versions``, ``arrays``, ``measured`` are JSON."""
+
+_NUMBERS = {"threads": int, "wall_s": float, "peak_memory_mb": float}
+_JSON = ("params", "versions", "arrays")
+
+
+# Work folders -------------------------------------------------------------------------------
+
+
+def read_work(folder: Path) -> list[Record]:
+    """Records ``<name>/<seed>/record.json`` under a folder, by name and seed.
+
+    A folder that does not exist has no records.
+
+    Raises:
+        ReproError: a record is not the JSON that a run writes.
+    """
+    records = [read_record(path) for path in sorted(folder.glob("*/*/record.json"))]
+    return sorted(records, key=lambda r: (r["arm"], r["seed"]))
+
+
+def read_record(path: Path) -> Record:
+    """One ``record.json``.
+
+    Raises:
+        ReproError: it is not the JSON that a run writes.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["arm"] = str(record["arm"])
+        record["seed"] = int(record["seed"])
+        record["measurements"] = list(record["measurements"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReproError(
+            f"{path} is not a run record ({error}); delete its folder and run again"
+        ) from error
+    return {**record, "folder": path.parent}
+
+
+# Committed tables ---------------------------------------------------------------------------
+
+
+def committed(scale: Path) -> list[str]:
+    """The methods that have a folder with runs under ``results/<scale>``."""
+    found = (path.parent.name for path in scale.glob("*/runs.csv"))
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([_field(row.get(column)) for column in columns])
+    return out.getvalue()
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(float(value)) if isinstance(value, float) else str(value)
+
+
+def measured_sha256(record: Mapping[str, Any]) -> str:
+    """SHA-256 over a run's measurements: a line ``name, at, value`` each, separated by tabs."""
+    lines = [
+        f"{m['name']}\t{at_key(m['at'])}\t{float(m['value'])!r}\n" for m in record["measurements"]
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def run_rows(records: Iterable[Record], experiment: Experiment) -> list[dict[str, Any]]:
+    """Rows of ``runs.csv``: every number that was measured."""
+    return [
+        {
+            "method": record["method"],
+            "arm": record["arm"],
+            "seed": record["seed"],
+            "measurement": measured["name"],
+            "at": at_key(measured["at"]),
+            "value": float(measured["value"]),
+            "unit": experiment.measurements[measured["name"]].unit,
+            "timing": experiment.measurements[measured["name"]].timing,
+        }
+        for record in records
+        for measured in record["measurements"]
+    ]
+
+
+def runs_csv(records: Iterable[Record], experiment: Experiment) -> str:
+    """``runs.csv``: every number that was measured, one row each, in full precision."""
+    return to_csv(run_rows(records, experiment), RUNS)
+
+
+def records_csv(records: Iterable[Record]) -> str:
+    """``records.csv``: where each run comes from."""
+    rows = [{**_plain(record), "measured_sha256": measured_sha256(record)} for record in records]
+    return to_csv(rows, RECORDS)
+
+
+def models_csv(records: Iterable[Record]) -> str:
+    """``models.csv``: where each model comes from, its weights' hash, and what it measured."""
+    rows = [
+        {
+            **_plain(record),
+            "owner": record["method"],
+            "model": record["arm"],
+            "measured": _measured(record["measurements"]),
+        }
+        for record in records
+    ]
+    return to_csv(rows, MODELS)
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    texts = {key: None if record.get(key) is None else _json(record[key]) for key in _JSON}
+    return {**record, **texts}
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True)
+
+
+def _measured(measurements: list[dict[str, Any]] | None) -> str | None:
+    if measurements is None:
+        return None
+    return _json([[m["name"], m["at"], float(m["value"])] for m in measurements])
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    """The rows of a committed table.
+
+    Raises:
+        ReproError: the file is missing, or its columns are not those.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            rows = list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ReproError(f"{short(path)}: cannot be read ({reason}); publish it again") from error
+    if reader.fieldnames is None or list(reader.fieldnames) != list(columns):
+        raise ReproError(f"{short(path)}: its columns are not {', '.join(columns)}")
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise ReproError(f"{short(path)} row {number}: does not have {len(columns)} fields")
+    return rows
+
+
+def read_runs(folder: Path, scale: str) -> list[Record]:
+    """The runs of a committed method, from ``records.csv`` and ``runs.csv``, in their order.
+
+    Raises:
+        ReproError: a table is missing or damaged, or the two do not hold the same runs.
+    """
+    records: dict[tuple[str, int], Record] = {}
+    path = folder / "records.csv"
+    for number, row in enumerate(read_rows(path, RECORDS), 2):
+        with at_line(path, number):
+            record = _record(row, row["method"], row["arm"], scale)
+            record["measured_sha256"] = row["measured_sha256"]
+            records.setdefault((record["arm"], record["seed"]), record)
+    path = folder / "runs.csv"
+    for number, row in enumerate(read_rows(path, RUNS), 2):
+        with at_line(path, number):
+            run = records.get((row["arm"], int(row["seed"])))
+            if run is None:
+                raise ValueError(f"{row['arm']}/{row['seed']} is not in records.csv")
+            run["measurements"].append(
+                {
+                    "name": row["measurement"],
+                    "at": from_key(row["at"]),
+                    "value": float(row["value"]),
+                }
+            )
+    return list(records.values())
+
+
+def read_models(folder: Path, scale: str) -> list[Record]:
+    """The models of a committed method, from ``models.csv``, in its order.
+
+    Raises:
+        ReproError: the table is missing or damaged.
+    """
+    records = []
+    path = folder / "models.csv"
+    for number, row in enumerate(read_rows(path, MODELS), 2):
+        with at_line(path, number):
+            record = _record(row, row["owner"], row["model"], scale)
+            record["sha256"] = row["sha256"] or None
+            record["measurements"] = None
+            if row["measured"]:
+                record["measurements"] = [
+                    {"name": name, "at": at, "value": float(value)}
+                    for name, at, value in json.loads(row["measured"])
+                ]
+            records.append(record)
+    return records
+
+
+def _record(row: Row, method: str, name: str, scale: str) -> Record:
+    record: Record = {"method": method, "arm": name, "seed": int(row["seed"]), "scale": scale}
+    for key in _MADE:
+        kind = _NUMBERS.get(key, str)
+        record[key] = kind(row[key]) if row[key] else None
+    for key in _JSON:
+        record[key] = json.loads(row[key]) if row[key] else None
+    return {**record, "measurements": [], "folder": None}
+
+
+@contextlib.contextmanager
+def at_line(path: Path, number: int) -> Iterator[None]:
+    """Names the table and the row of a mistake in it."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        raise ReproError(f"{short(path)} row {number}: {error}") from error

@@ -1,0 +1,73 @@
+"""What a scale came to, a line a method: for the end of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from repro.suite.records import Record
+from repro.suite.report.inputs import Report
+from repro.suite.words import VERDICTS
+
+CERTAIN = ("exact", "structural")
+"""Tiers whose checks hold at every scale, smoke included, or something is wrong."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A method, the models that several methods share, or all together.
+
+    Attributes:
+        certain: number of exact and structural checks.
+        failed: ids of those that do not hold.
+        counts: claims by verdict; empty where there are none.
+        seconds: wall time of the runs and of the models that were made for them.
+    """
+
+    name: str
+    certain: int = 0
+    failed: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> int:
+        return self.certain - len(self.failed)
+
+
+def lines(reports: Iterable[Report]) -> list[Line]:
+    """A line a method, one of the models that no method here owns, and one of all."""
+    reports = list(reports)
+    found = [_of_method(report) for report in reports]
+    owners = {report.paper.slug for report in reports}
+    shared = {
+        (record["method"], record["arm"], record["seed"]): record
+        for report in reports
+        for record in report.zoo_records
+        if record["method"] not in owners
+    }
+    if shared:
+        found.append(Line("shared models", seconds=_seconds(shared.values())))
+    every = Line(
+        "all",
+        sum(line.certain for line in found),
+        [name for line in found for name in line.failed],
+        {v: sum(line.counts.get(v, 0) for line in found) for v in VERDICTS},
+        sum(line.seconds for line in found),
+    )
+    return [*found, every]
+
+
+def _of_method(report: Report) -> Line:
+    certain = [check for check in report.checks if check["tier"] in CERTAIN]
+    return Line(
+        report.paper.slug,
+        len(certain),
+        [check["id"] for check in certain if check["verdict"] != "reproduced"],
+        report.counts(),
+        _seconds([*report.results.records, *report.results.model_records]),
+    )
+
+
+def _seconds(made: Iterable[Record]) -> float:
+    return sum(float(record["wall_s"] or 0) for record in made)

@@ -1,0 +1,306 @@
+"""What holds the committed results: all that ought to follow is derived again and compared.
+
+Against the cards: every arm, seed and parameter, and no other. Against the code: every fingerprint
+is today's or declared so. Against each other: each run's hash over its measurements, the verdicts,
+tables, findings and ledgers that follow from the runs, and the manifest of every folder. Against
+sense: finite numbers, and random arms whose seeds differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repro import store
+from repro.errors import ReproError
+from repro.suite import records
+from repro.suite.cards.method import Method
+from repro.suite.plan import methods_at
+from repro.suite.records import Record, Row
+from repro.suite.report import comparisons, figures, inputs, ledger
+from repro.suite.results import layout, today
+from repro.suite.results.today import Key
+from repro.suite.words import SCALES
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+OF_SCALE = ("environment.json", "ledger.md")
+
+Say = Callable[[str, str], None]
+"""Takes the kind of a difference and what differs."""
+
+
+class Differences:
+    """What was found, by place and kind."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = {}
+
+    def at(self, where: str) -> Say:
+        """A function that notes a difference at a place."""
+        return lambda kind, what: self._found.setdefault((where, kind), []).append(what)
+
+    def lines(self) -> list[str]:
+        """One line for each place and kind: the first difference, and how many more there are."""
+        return [
+            f"{where}: {kind}: {items[0]}"
+            + (f" (and {len(items) - 1} more)" if len(items) > 1 else "")
+            for (where, kind), items in self._found.items()
+        ]
+
+
+@contextlib.contextmanager
+def _noted(say: Say, kind: str) -> Iterator[None]:
+    """An error of the user's kind becomes a difference."""
+    try:
+        yield
+    except ReproError as error:
+        say(kind, str(error))
+
+
+def check(results: Path) -> list[str]:
+    """Every difference between the committed results and what they ought to be, grouped in lines.
+
+    Raises:
+        ReproError: there are no results.
+    """
+    there = sorted(path.name for path in results.iterdir()) if results.is_dir() else []
+    scales = [scale for scale in SCALES if scale in there]
+    if not scales:
+        raise ReproError(f"no committed results under {results}; make them with `make small`")
+    found = Differences()
+    say = found.at("results")
+    for name in there:
+        if name not in (*SCALES, "README.md"):
+            say("extra file", name)
+    for scale in scales:
+        _check_scale(scale, results / scale, found)
+    with _noted(say, "cannot be derived"):
+        _compare(results, {"README.md": ledger.readme(results)}, say)
+        readme = results.parent / "README.md"
+        if readme.is_file():
+            text = layout.of_readme(readme.read_text(encoding="utf-8"), results)
+            _compare(results.parent, {"README.md": text}, found.at("the tree"))
+    return found.lines()
+
+
+def _check_scale(scale: str, folder: Path, found: Differences) -> None:
+    say = found.at(scale)
+    wanted = {method.slug: method for method in methods_at(scale)}
+    there = [path.name for path in sorted(folder.iterdir()) if not path.name.endswith(".partial")]
+    for name in there:
+        if name not in wanted and name not in (comparisons.FOLDER, *OF_SCALE):
+            say("no method of this scale", name)
+    for slug in wanted:
+        if slug not in there:
+            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
+    published = [method for slug, method in wanted.items() if slug in there]
+    source = inputs.Committed(scale, folder)
+    reports = []
+    for method in published:
+        report = _check_method(method, source, found.at(f"{scale}/{method.slug}"))
+        if report is not None:
+            reports.append(report)
+    if len(reports) == len(published):
+        with _noted(say, "cannot be derived"):
+            _compare(folder, layout.of_scale(scale, reports), say)
+            _check_comparisons(folder / comparisons.FOLDER, reports, found.at(f"{scale}/across"))
+
+
+# One method ---------------------------------------------------------------------------------
+
+
+def _check_method(method: Method, source: inputs.Committed, say: Say) -> inputs.Report | None:
+    """Check the folder of a method; its report, or None where that cannot be made."""
+    folder, scale = source.folder / method.slug, source.scale
+    with _noted(say, "cannot be read"):
+        for kind, name in layout.broken_seals(folder):
+            say(kind, name)
+    with _noted(say, "cannot be read"):
+        _check_rows(folder, say)
+        runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
+        models = {today.of_model(model): model for model in records.read_models(folder, scale)}
+        declared = today.declared(folder)
+        _check_runs(method, scale, runs, declared, say)
+        _check_models(method, scale, models, declared, say)
+        _check_declared({**runs, **models}, declared, say)
+        report = inputs.report_of(method, source, [*runs.values()], [*models.values()])
+        _compare(folder, layout.of_method(report), say, "tables")
+        drawn = {card.id: figures.words(card) for card in report.method.figures(report.scale)}
+        _check_figures(folder / "figures", drawn, say)
+        return report
+    return None
+
+
+def _check_rows(folder: Path, say: Say) -> None:
+    """Rows that stand twice."""
+    for name, columns, key in (
+        ("runs.csv", records.RUNS, ("arm", "seed", "measurement", "at")),
+        ("records.csv", records.RECORDS, ("arm", "seed")),
+        ("models.csv", records.MODELS, ("owner", "model", "seed")),
+    ):
+        rows = records.read_rows(folder / name, columns)
+        counts = Counter(tuple(row[column] for column in key) for row in rows)
+        for place, count in counts.items():
+            if count > 1:
+                say("row stands twice", f"{name}: {' '.join(place)}")
+
+
+def _check_runs(
+    method: Method,
+    scale: str,
+    runs: Mapping[Key, Record],
+    declared: Mapping[Key, Row],
+    say: Say,
+) -> None:
+    wanted = today.runs(method, scale)
+    _check_keys("run", runs, wanted, say)
+    for key in [key for key in wanted if key in runs]:
+        run, name = runs[key], today.named(key)
+        _check_params(run, method.arm_params(scale, key[0]), name, say)
+        _check_numbers(run, name, say)
+        if not today.is_current(run, wanted[key], declared.get(key)):
+            say("stale run", f"{name} has {run['fingerprint']}, today's is {wanted[key]}")
+        if not COMMIT.fullmatch(run["commit"] or ""):
+            say("not of committed code", f"{name} ({run['commit']})")
+        if run["method"] != method.slug:
+            say("run of another method", f"{name} ({run['method']})")
+        if records.measured_sha256(run) != run["measured_sha256"]:
+            say("measurements are not those of the record", name)
+    _check_seeds(method, runs, say)
+
+
+def _check_models(
+    method: Method,
+    scale: str,
+    models: Mapping[Key, Record],
+    declared: Mapping[Key, Row],
+    say: Say,
+) -> None:
+    wanted = today.models(method, scale)
+    _check_keys("model", models, wanted, say)
+    for key in [key for key in wanted if key in models]:
+        model, name = models[key], today.named(key)
+        _check_numbers(model, name, say)
+        if not today.is_current(model, wanted[key], declared.get(key)):
+            had = model["fingerprint"] or "none"
+            say("stale model", f"{name} has {had}, today's is {wanted[key]}")
+        # of a model whose fingerprint was not recorded the declaration stands for the parameters
+        if model["fingerprint"] is not None or model["params"] is not None:
+            params = method.model_params(scale, model["method"], model["arm"])
+            _check_params(model, params, name, say)
+
+
+def _check_keys(kind: str, there: Iterable[Key], wanted: Iterable[Key], say: Say) -> None:
+    for key in sorted({*wanted} - {*there}):
+        say(f"{kind} is gone", today.named(key))
+    for key in sorted({*there} - {*wanted}):
+        say(f"{kind} that the card has not", today.named(key))
+
+
+def _check_params(record: Record, params: Mapping[str, Any], name: str, say: Say) -> None:
+    had, has = record["params"] or {}, json.loads(json.dumps(dict(params)))
+    for key in sorted({*had, *has}):
+        if key not in had:
+            say("parameter is missing", f"{name}: {key}")
+        elif key not in has:
+            say("parameter that the card has not", f"{name}: {key}")
+        elif had[key] != has[key]:
+            say("parameter differs", f"{name}: {key} was {had[key]}, the card has {has[key]}")
+
+
+def _check_numbers(record: Record, name: str, say: Say) -> None:
+    for measured in record["measurements"] or ():
+        if not math.isfinite(measured["value"]):
+            say("not a finite number", f"{name}: {measured['name']} is {measured['value']}")
+
+
+def _check_declared(known: Mapping[Key, Record], declared: Mapping[Key, Row], say: Say) -> None:
+    for key, row in declared.items():
+        name = f"{today.CARRIED}: {today.named(key)}"
+        if key not in known or (known[key]["fingerprint"] or "") != row["old"]:
+            say("declaration of another record", name)
+        elif not row["reason"] or not row["evidence"]:
+            say("declaration without reason or evidence", name)
+
+
+def _check_seeds(method: Method, runs: Mapping[Key, Record], say: Say) -> None:
+    """Random arms of which two seeds agree to the last bit in all that is not a timing."""
+    declared, arms = method.experiment.measurements, method.experiment.arms
+    seeds: dict[str, list[tuple[int, list[Any]]]] = {}
+    for (arm, seed), run in runs.items():
+        if arm in arms and not arms[arm].deterministic:
+            every = [(m["name"], m["at"], m["value"]) for m in run["measurements"]]
+            lasting = [m for m in every if m[0] in declared and not declared[m[0]].timing]
+            seeds.setdefault(arm, []).append((seed, lasting or every))
+    for arm, found in seeds.items():
+        for (one, first), (other, second) in itertools.combinations(found, 2):
+            if first == second:
+                advice = "declare the arm deterministic, or let something vary"
+                say("seeds agree to the last bit", f"{arm}, seeds {one} and {other}; {advice}")
+
+
+# Files --------------------------------------------------------------------------------------
+
+
+def _compare(folder: Path, texts: Mapping[str, str], say: Say, whole: str = "") -> None:
+    """Compare files with what follows from the runs and the cards.
+
+    Args:
+        whole: a folder below that may hold no other file.
+    """
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file():
+            say("missing file", name)
+        elif (there := path.read_bytes()) != text.encode():
+            line = _first(there.decode(errors="replace"), text)
+            say("does not follow from runs and cards", f"{name} line {line}")
+    if whole:
+        for path in sorted((folder / whole).glob("*")):
+            if f"{whole}/{path.name}" not in texts:
+                say("extra file", f"{whole}/{path.name}")
+
+
+def _first(there: str, derived: str) -> int:
+    """The first line in which two texts differ."""
+    pairs = itertools.zip_longest(there.split("\n"), derived.split("\n"))
+    return next((n for n, (one, other) in enumerate(pairs, 1) if one != other), 1)
+
+
+def _check_figures(folder: Path, wanted: Mapping[str, Mapping[str, str]], say: Say) -> None:
+    """Drawings are those of the cards, under their titles and captions of today (by id)."""
+    there = {path.name for path in folder.glob("*")}
+    allowed = {f"{one}.{suffix}" for one in wanted for suffix in ("png", "svg", "json")}
+    for name in sorted(there - allowed):
+        say("extra file", f"figures/{name}")
+    for identity, words in wanted.items():
+        for name in sorted({f"{identity}.json", f"{identity}.png"} - there):
+            say("missing file", f"figures/{name}")
+        if f"{identity}.json" in there:
+            about = store.read_json(folder / f"{identity}.json")
+            for key, text in words.items():
+                if about.get(key) != text:
+                    say("does not follow from runs and cards", f"figures/{identity}.json: {key}")
+
+
+def _check_comparisons(folder: Path, reports: Sequence[inputs.Report], say: Say) -> None:
+    texts: dict[str, str] = {}
+    drawn = {}
+    for identity, card, rows in comparisons.ran(reports):
+        made = comparisons.files(identity, card, reports, rows)
+        texts |= {f"tables/{name}": text for name, text in made.items()}
+        if comparisons.drawn(card, rows):
+            drawn[identity] = figures.words(card)
+    if not texts and not folder.exists():
+        return
+    for kind, name in layout.broken_seals(folder):
+        say(kind, name)
+    _compare(folder, texts, say, "tables")
+    _check_figures(folder / "figures", drawn, say)

@@ -1,0 +1,117 @@
+"""What lies where under ``results/``, and which file follows from what.
+
+::
+
+    results/README.md                      the ledger over all scales
+    results/<scale>/environment.json       machines, commits and versions of all runs
+    results/<scale>/ledger.md              every claim with its verdict
+    results/<scale>/comparisons/           tables, figures, manifest.sha256
+    results/<scale>/<method>/
+        runs.csv                           every measurement, in full precision
+        records.csv                        where each run comes from, and a hash of what it measured
+        models.csv                         the same for the models that the method uses
+        carried.csv                        fingerprints declared equal to today's, with the evidence
+        claims.csv                         every check with its verdict
+        findings.json                      why claims came out as they did
+        tables/ figures/                   as the page shows them
+        manifest.sha256                    the hash of every file (``sha256sum -c`` reads it)
+
+``runs.csv``, ``records.csv``, ``models.csv``, ``carried.csv`` and the drawings are the results;
+every other file follows from them and from the cards, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from repro import store
+from repro.errors import ReproError
+from repro.places import short
+from repro.suite import records
+from repro.suite.report import ledger, tables
+from repro.suite.report.inputs import Report, findings_of
+
+MANIFEST = "manifest.sha256"
+MEASURED = ("runs.csv", "records.csv", "models.csv")
+BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
+
+
+def of_method(report: Report) -> dict[str, str]:
+    """Text by path of every file of a method's folder but drawings, declarations and manifest."""
+    runs = report.results.records
+    claims = tables.claim_records(report)
+    return {
+        "runs.csv": records.runs_csv(runs, report.experiment),
+        "records.csv": records.records_csv(runs),
+        "models.csv": records.models_csv([*report.results.model_records, *report.zoo_records]),
+        "claims.csv": records.to_csv(claims, tables.CLAIM_COLUMNS),
+        "findings.json": store.json_text(findings_of(report.method, report.scale)),
+        **{f"tables/{name}": text for name, text in tables.files(report).items()},
+    }
+
+
+def of_scale(scale: str, reports: Sequence[Report]) -> dict[str, str]:
+    """Text by path of what a scale says over all its methods."""
+    return {
+        "environment.json": store.json_text(ledger.environment(reports)),
+        "ledger.md": ledger.scale_ledger(scale, list(reports)),
+    }
+
+
+def of_readme(text: str, results: Path, root: Path | None = None) -> str:
+    """The README of the tree with the ledger's table between its markers.
+
+    Raises:
+        ReproError: a marker is missing or stands twice.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ReproError(f"README.md lacks the markers {BEGIN} … {END}; restore them")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{ledger.overview(results, root)}\n{END}{rest.split(END)[1]}"
+
+
+def write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files by their paths below a folder."""
+    for name, text in texts.items():
+        store.write_text(folder / name, text)
+
+
+# The manifest -------------------------------------------------------------------------------
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of all files of a folder."""
+    lines = [f"{store.sha256(folder / name)}  {name}\n" for name in contents(folder)]
+    store.write_text(folder / MANIFEST, "".join(lines))
+
+
+def contents(folder: Path) -> list[str]:
+    """Paths of all files below a folder but its manifest, sorted."""
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name != MANIFEST)
+
+
+def broken_seals(folder: Path) -> Iterable[tuple[str, str]]:
+    """(kind, file) of every file that is missing, edited or not in the manifest.
+
+    Raises:
+        ReproError: the manifest is missing or not of its form.
+    """
+    path = folder / MANIFEST
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except (OSError, ValueError) as error:
+        raise ReproError(f"{short(path)}: cannot be read; publish the method again") from error
+    if len(sealed) != len(lines):
+        raise ReproError(f"{short(path)}: a file stands twice; publish the method again")
+    there = contents(folder)
+    for name in sealed:
+        if name not in there:
+            yield "missing file", name
+        elif store.sha256(folder / name) != sealed[name]:
+            yield "edited file", name
+    for name in there:
+        if name not in sealed:
+            yield "extra file", name
