@@ -4,9 +4,10 @@ import sys
 import pytest
 import yaml
 
+from repro.coordinates import outside
 from repro.errors import ReproError
 from repro.places import ROOT
-from repro.suite import fingerprint
+from repro.suite import fingerprint, results
 from repro.suite.cards import library, schemas
 from repro.suite.cards.models import ModelRef
 
@@ -22,6 +23,10 @@ def edit(root, file, change):
 def first(content):
     """The first check of the toy."""
     return content["claims"]["smaller"]["checks"][0]
+
+
+def table(**changes):
+    return {"id": "losses", "title": "T", "measurements": ["loss"], **changes}
 
 
 def test_parameters_are_resolved_in_order(toy):
@@ -53,6 +58,76 @@ def test_a_scale_replaces_models_and_data(toy):
     assert method.arm_models("smoke", "ours", 0) == []
     assert method.arm("small", "ours").data == ["fashion-mnist"]
     assert [ref.name for ref in method.arm_models("small", "ours", 0)] == ["net"]
+
+
+def references(method, scale, check):
+    return [str(r) for r in method.checks(scale)[check].parsed.references()]
+
+
+def test_checks_follow_from_what_is_measured(toy):
+    edit(toy, "checks.yaml", lambda c: first(c).update(expect="loss[ours, steps=8] < 2"))
+    method = library.load("toy")
+    assert list(method.checks("smoke")) == ["smaller", "identity"]
+    assert list(method.checks("small")) == []
+
+
+def test_wildcards_mean_what_is_measured_at_the_scale(toy):
+    edit(toy, "checks.yaml", lambda c: first(c).update(expect="max(loss[ours, steps=*]) < 2"))
+    method = library.load("toy")
+    assert references(method, "smoke", "smaller") == ["loss[ours, steps=4]", "loss[ours, steps=8]"]
+    assert references(method, "small", "smaller") == ["loss[ours, steps=4]"]
+    assert method.checks("smoke")["smaller"].expect == "max(loss[ours, steps=*]) < 2"
+
+
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        ({}, ["smaller", "identity"]),
+        ({"arms": ["b*"]}, ["identity"]),
+        ({"measurements": ["error"]}, ["smaller"]),
+        ({"tiers": ["exact"]}, ["smaller"]),
+        ({"checks": ["s*"]}, ["identity"]),
+    ],
+)
+def test_what_a_scale_leaves_out(toy, without, left):
+    edit(
+        toy,
+        "experiment.yaml",
+        lambda c: (
+            c["scales"]["smoke"].update(without=without),
+            c["scales"]["small"].update(without={}),
+        ),
+    )
+    method = library.load("toy")
+    assert list(method.checks("smoke")) == left
+    assert ("error" in method.declared("smoke", "exact")) == ("measurements" not in without)
+
+
+def test_coordinates_that_follow_from_parameters(toy):
+    places = [
+        {"arms": ["ours"], "steps": "$steps", "nfe": "2 * $steps"},
+        [{"arms": "base", "steps": [4, "all"]}, {"arms": "base", "of": True}],
+        {"width": "$gain"},
+    ]
+    edit(
+        toy,
+        "experiment.yaml",
+        lambda c: (
+            c["measurements"]["loss"].update(at=places),
+            c["arms"]["base"]["params"].pop("gain"),
+            c["scales"]["small"].pop("arms"),
+        ),
+    )
+    edit(toy, "checks.yaml", lambda c: first(c).update(expect="loss[base, of=true] < 1"))
+    method = library.load("toy")
+
+    def at(scale, arm):
+        return [{k: list(v) for k, v in g.items()} for g in method.declared(scale, arm)["loss"]]
+
+    assert at("smoke", "ours") == [{"steps": ["4", "8"], "nfe": ["8", "16"]}, {"width": ["1"]}]
+    assert at("small", "ours") == [{"steps": ["4"], "nfe": ["8"]}, {"width": ["1"]}]
+    assert at("small", "base") == [{"steps": ["4", "all"]}, {"of": ["true"]}]
+    assert "loss" not in method.declared("smoke", "exact")
 
 
 def with_student(content, per_seed=True):
@@ -108,6 +183,20 @@ def test_models_of_another_method(toy):
         library.load("toy")
 
 
+def test_the_zoo_owns_its_models_as_a_method_does():
+    """And each finds those of the others."""
+    radd, zoo = library.load("radd"), library.owner("zoo")
+    assert (radd.slug, zoo.slug) == ("radd", "zoo") and radd.others("zoo").slug == "zoo"
+    ref = ModelRef("zoo", "digits-classifier", 0)
+    for owner in (radd, zoo):
+        assert owner.model("small", ref.owner, ref.name).data == ["digits"]
+        assert owner.model_models("small", ref, retrain=True) == []
+        assert owner.model_params("small", ref.owner, ref.name)["dataset"] == "digits"
+    assert zoo.model_card("radd", "radd-dse") == radd.own_models["radd-dse"]
+    with pytest.raises(ReproError, match="no method `rad`"):
+        library.owner("rad")
+
+
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
@@ -147,6 +236,102 @@ def test_models_of_another_method(toy):
             "checks.yaml",
             lambda c: c["claims"]["identity"]["checks"][0].update(id="smaller"),
             "claims.identity.checks.0.id: `smaller` stands twice",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="loss[ours, steps=5] < 1"),
+            r"claims.smaller.checks.0.expect: `loss\[ours, steps=5\]`: unknown steps `5`",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="loss[ours, stpes=4] < 1"),
+            "unknown coordinate `stpes` .did you mean `steps`",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="loss[ours] < 1"),
+            "has the coordinates steps, not none",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="error[ours] < 1"),
+            "`ours` does not measure `error` at any scale",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="max(loss[ours, steps=9*]) < 1"),
+            r"`loss\[ours, steps=9\*\]`: unknown steps `9\*`",
+        ),
+        (
+            "checks.yaml",
+            lambda c: first(c).update(expect="loss[ours, steps=*] < 1"),
+            "stands only directly inside min, max or mean",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: (
+                c["scales"]["smoke"].update(without={"arms": ["ours"]}),
+                c["scales"]["small"].update(without={"arms": ["base"]}),
+            ),
+            "checks.yaml: claims.smaller.checks.0.expect: .* nowhere made together",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["smoke"].update(without={"checks": ["identity"]}),
+            "checks.yaml: claims.identity.checks.0.expect: .* every preset leaves it out",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["smoke"].update(without={"measurements": ["error"]}),
+            "checks.yaml: .*`error.exact.`: every preset leaves out `exact` or `error`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["measurements"]["loss"].update(at={"arms": ["our"], "steps": 4}),
+            "measurements.loss.at.0.arms: unknown arm `our` .did you mean `ours`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["measurements"]["loss"].update(at={"steps": "$stpes"}),
+            "measurements.loss.at.0: unknown parameter `stpes` .did you mean `steps`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["measurements"]["loss"].update(at={"steps": [{"a": 1}]}),
+            "measurements.loss.at.0.steps",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: (
+                c["arms"]["ours"]["params"].update(steps=[[4, 8]]),
+                c["scales"]["smoke"]["params"].pop("steps"),
+            ),
+            r"measurements.loss.at: `\$steps` needs a value or a list of values, found \[\[4, 8",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c.update(tables=[table(at={"step": 4})]),
+            "tables.0.at: unknown coordinate `step` .did you mean `steps`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c.update(tables=[table(at={"steps": 16})]),
+            "tables.0.at: unknown steps `16`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"checks": ["samller*"]}),
+            r"scales.small.without.checks: unknown check `samller\*`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"measurements": ["los"]}),
+            "scales.small.without.measurements: unknown measurement `los`",
+        ),
+        (
+            "experiment.yaml",
+            lambda c: c["scales"]["small"].update(without={"tiers": ["reduce"]}),
+            "scales.small.without.tiers.0: .*'reduced'",
         ),
         ("checks.yaml", lambda c: first(c).pop("id"), "claims.smaller.checks.0.id: is missing"),
         (
@@ -215,7 +400,7 @@ def test_mistakes_are_named(toy, file, change, message):
     with pytest.raises(ReproError, match=message) as caught:
         library.load("toy")
     assert "\n" not in str(caught.value)
-    assert file in str(caught.value)
+    assert file in str(caught.value) or ".yaml: " in message
 
 
 def test_missing_parameter_names_its_place(toy):
@@ -254,6 +439,17 @@ def test_every_card_of_the_suite(slug):
     unsure = {claim.id for claim in method.paper.claims if claim.evidence == "unsure"}
     for claim, _ in method.expected.each():
         assert claim not in unsure, f"{claim} is unverified and must not be judged"
+
+
+def test_all_that_was_published_is_declared():
+    """Coordinates of the committed results: none that a card of today does not declare."""
+    for path in (ROOT / "results").glob("*/runs.csv"):
+        for record in (r for records in results.read_runs(path).values() for r in records):
+            slug, arm = record["method"], record["arm"]
+            declared = library.load(slug).declared(path.parent.name, arm)
+            for item in record["measurements"]:
+                why = outside(item["at"], declared[item["name"]])
+                assert why == "", (slug, arm, item)
 
 
 @pytest.mark.parametrize("kind", schemas.SCHEMAS)

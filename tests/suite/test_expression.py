@@ -1,10 +1,12 @@
 import math
+import re
+from fnmatch import fnmatchcase
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.coordinates import at_key
+from repro.coordinates import at_key, canonical, matching, outside
 from repro.errors import ReproError
 from repro.suite.expression import Reference, parse
 
@@ -53,10 +55,14 @@ def test_strictness():
         ("(1 <= 2", "expected `)`"),
         ("1 <= 2 3", "unexpected `3`"),
         ("x[a].real <= 2", "unexpected"),
+        ("error[exact, item=a-*] <= 1", r"holds a `*`; it stands only directly inside min, max"),
+        ("max(abs(error[exact, item=*])) <= 1", "only directly inside"),
+        ("max(2 * error[exact, item=*]) <= 1", "only directly inside"),
+        ("sqrt(x[a], 2) <= 1", "`sqrt` takes one argument, found 2"),
     ],
 )
 def test_rejects(text, why):
-    with pytest.raises(ReproError, match=why.replace(")", r"\)")):
+    with pytest.raises(ReproError, match=re.escape(why)):
         parse(text)
 
 
@@ -64,6 +70,65 @@ def test_rejects(text, why):
 def test_no_value(text):
     with pytest.raises(ReproError, match="no value"):
         parse(text).margin(VALUES.__getitem__)
+
+
+ITEMS = {f"item={name}": value for name, value in [("a-1", 0.5), ("a-2", 2.0), ("b", 9.0)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "margin"),
+    [
+        ("max(error[exact, item=a-*]) <= 3", 1.0),
+        ("min(error[exact, item=*], 1) <= 3", 2.5),
+        ("mean(error[exact, item=a-*], 3.5) <= 3", 1.0),
+        ("max(error[exact, item=*-1]) / x[a] <= 1", 0.75),
+        ("2 - max(error[exact, item=b], error[exact, item=a-*]) <= 3 * 4", 19.0),
+    ],
+)
+def test_wildcards_mean_every_coordinate_that_matches(text, margin):
+    check = parse(text)
+    found = {Reference("error", "exact", at): value for at, value in ITEMS.items()}
+    meant = {
+        r: [f for f in found if fnmatchcase(f.at, r.at)] if r.name == "error" else [r]
+        for r in check.references()
+    }
+    expanded = check.expanded(meant)
+    assert "*" not in "".join(r.at for r in expanded.references())
+    assert expanded.margin((VALUES | found).__getitem__) == pytest.approx(margin)
+    assert expanded.text == text
+
+
+GRIDS = [{"item": ["a", "b"], "steps": ["4", "8"]}, {"item": ["c"], "steps": ["16"]}, {"of": ["x"]}]
+
+
+@pytest.mark.parametrize(
+    ("at", "why"),
+    [
+        ({"item": "a", "steps": 8}, ""),
+        ({"steps": 16.0, "item": "c"}, ""),
+        ({"of": "x"}, ""),
+        ({"item": "a", "stpes": 8}, "unknown coordinate `stpes` (did you mean `steps`?)"),
+        ({"item": "a"}, "has the coordinates item, steps or of, not item"),
+        ({}, "has the coordinates item, steps or of, not none"),
+        ({"item": "d", "steps": 4}, "unknown item `d`"),
+        ({"item": "a", "steps": 16}, "no combination item=a, steps=16"),
+    ],
+)
+def test_points_outside_of_all_grids(at, why):
+    assert outside(at, GRIDS) == why
+    key = {k: canonical(v) for k, v in at.items()}
+    assert any(matching(grid, key) == [at_key(at)] for grid in GRIDS) == (why == "")
+
+
+def test_points_that_match():
+    grid = {"steps": ["4", "8", "16"], "item": ["a-1", "b"]}
+    assert matching(grid, {"item": "a-*", "steps": "*"}) == [
+        "item=a-1,steps=4",
+        "item=a-1,steps=8",
+        "item=a-1,steps=16",
+    ]
+    assert matching(grid, {"item": "c*", "steps": "4"}) == []
+    assert matching(grid, {"item": "*"}) == []
 
 
 def test_at_key_is_canonical():

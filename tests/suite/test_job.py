@@ -143,6 +143,14 @@ def test_data_that_the_card_does_not_list_is_refused(names):
         made.data("mnist")
 
 
+def test_an_arm_measures_only_where_its_card_declares(options, toy):
+    source = toy / "methods/toy/arms.py"
+    source.write_text(source.read_text().replace("steps=steps)", "steps=2 * steps)"))
+    with pytest.raises(ReproError, match="loss.at` in experiment.yaml: unknown steps `16`"):
+        run_all(options)
+    assert records(options) == {}
+
+
 def test_a_crash_is_one_line_that_names_the_log(options, toy):
     source = toy / "methods/toy/arms.py"
     source.write_text(

@@ -21,7 +21,7 @@ from repro.suite.cards.paper import Claim, Paper
 SEEDS = 5
 
 
-def method() -> Method:
+def method(identity: str = "error[exact, item=one] <= 1e-9") -> Method:
     claims = [
         Claim(id=i, statement="", where="Table 1", evidence="paper", best_tier=t)
         for i, t in [
@@ -55,14 +55,14 @@ def method() -> Method:
         measurements={
             "nfe": Measurement(at={"steps": 64}),
             "loss": Measurement(),
-            "error": Measurement(at={"arms": "exact", "item": "one"}),
+            "error": Measurement(at={"arms": "exact", "item": ["one", "two"]}),
         },
         scales={"small": Scale(seeds=SEEDS)},
     )
     checks = {
         "faster": ("reduced", "nfe[ours, steps=64] / nfe[base, steps=64] <= 0.6"),
         "better": ("reduced", "loss[ours] < loss[base]"),
-        "identity": ("exact", "error[exact, item=one] <= 1e-9"),
+        "identity": ("exact", identity),
         "worse": ("reduced", "loss[other] > loss[base]"),
     }
     expected = Checks(
@@ -193,6 +193,18 @@ def test_missing_coordinate_names_what_there_is():
             record["measurements"][0]["at"] = {"steps": 32}
     with pytest.raises(ReproError, match="steps=64.*that arm has.*steps=32"):
         verdicts(made)
+
+
+def test_a_wildcard_is_judged_as_all_that_it_means():
+    """What is printed is the check as it stands in the card."""
+    expect = "max(error[exact, item=*]) <= 1e-9"
+    card, made = method(identity=expect), copy.deepcopy(records())
+    made[-1]["measurements"].append({"name": "error", "at": {"item": "two"}, "value": 1e-10})
+    [judged] = [c for c in verdict.judge(card, "small", made)["checks"] if c["id"] == "identity"]
+    assert (judged["expect"], judged["observed"]) == (expect, "1e-10 <= 1e-09")
+    made[-1]["measurements"].pop()
+    with pytest.raises(ReproError, match=r"error\[exact, item=two\]` was not measured"):
+        verdict.judge(card, "small", made)
 
 
 def test_too_few_seeds_are_inconclusive():

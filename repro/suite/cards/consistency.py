@@ -242,18 +242,23 @@ def _check_checks(file: _File, method: Method) -> None:
 
 def _explain_unjudged(file: _File, where: str, check: CheckCard, method: Method) -> NoReturn:
     scales = method.experiment.scales
-    for reference in expression.parse(check.expect).references():
+    references = expression.parse(check.expect).references()
+    for reference in references:
         file.known(where, reference.arm, method.experiment.arms, "arm")
         file.known(where, reference.name, method.experiment.measurements, "measurement")
         if not any(method.measured(scale, reference) for scale in scales):
             file.fail(where, f"`{reference}`: {_unmeasured(reference, method)}")
-    file.fail(where, "is judged at no scale: its measurements are nowhere made together")
+    together = any(all(method.measured(scale, r) for r in references) for scale in scales)
+    why = "every preset leaves it out" if together else "its measurements are nowhere made together"
+    file.fail(where, f"is judged at no scale: {why}")
 
 
 def _unmeasured(reference: Reference, method: Method) -> str:
     """Why an arm measures nothing of that reference at any scale."""
     scales, arm, name = method.experiment.scales, reference.arm, reference.name
     grids = [grid for scale in scales for grid in method.grids(scale, arm, name)]
+    if not grids and any(named(arm, at.arms) for at in method.experiment.measurements[name].at):
+        return f"every preset leaves out `{arm}` or `{name}`"
     if not grids:
         known = [
             other

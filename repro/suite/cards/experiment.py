@@ -120,7 +120,7 @@ def _texts(value: Coordinate, params: Params) -> list[str]:
     factor, name = match.groups()
     found = _listed(params[name])
     if not all(isinstance(item, str | float | int) for item in found):
-        raise ReproError(f"parameter `{name}` is no list of values, so that `{value}` has none")
+        raise ReproError(f"`{value}` needs a value or a list of values, found {params[name]!r}")
     return [canonical(int(factor) * item if factor else item) for item in found]
 
 

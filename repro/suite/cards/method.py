@@ -122,7 +122,13 @@ class Method(Owner):
         measurements = self.experiment.measurements
         if name not in measurements or named(name, self.preset(scale).without.measurements):
             return []
-        grids = [at.grid(params) for at in measurements[name].at if named(arm, at.arms)]
+        try:
+            grids = [at.grid(params) for at in measurements[name].at if named(arm, at.arms)]
+        except ReproError as error:
+            raise ReproError(
+                f"methods/{self.folder.name}/experiment.yaml: measurements.{name}.at: {error} "
+                f"(arm `{arm}` at scale {scale})"
+            ) from error
         return [grid for grid in grids if grid is not None]
 
     def grids(self, scale: str, arm: str, name: str) -> list[Grid]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.diffusion_couple import arms, exact, forward, method
+from methods.diffusion_couple import exact, forward, method
 from repro.job import Job
 from repro.suite.cards import library
 from repro.suite.verdict import Measurements, judge_check
@@ -167,7 +167,7 @@ def test_exact_arm_satisfies_every_exact_check_of_the_card():
     assert set(judged.values()) == {"reproduced"}, judged
     used = {r.at for c in checks.values() for r in c.parsed.references()}
     # every closed form stands behind a verdict
-    assert {f"item={k}" for k in arms._exact_errors()} == used
+    assert {f"item={k}" for k in exact.errors()} == used
 
 
 def test_profiles_broadcast_over_a_batch():

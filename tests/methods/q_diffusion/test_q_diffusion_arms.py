@@ -164,9 +164,8 @@ def test_widths():
 def deployment(card, weights, folder):
     params = card.arm_params("small", "deployed") | {"network": DIGITS, "repeats": 2}
     params |= {k: v for k, v in TOY.items() if k in params}
-    return zoo.job(
-        "q-diffusion", "deployed", 0, params, weights, card.declared("small", "deployed"), folder
-    )
+    declared = card.declared("small", "deployed", params)
+    return zoo.job("q-diffusion", "deployed", 0, params, weights, declared, folder)
 
 
 def test_missing_packages_are_named(card, weights, tmp_path, monkeypatch):
