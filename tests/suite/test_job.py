@@ -223,7 +223,7 @@ def cli(*arguments, **environment):
         (["run", "radd", "--scale", "gpu"], "needs a CUDA GPU"),
         (["show", "nothing"], "no method `nothing`"),
         (["publish", "smoke"], "not evidence"),
-        (["ledger", "small"], "no verdicts at scale small"),
+        (["ledger", "gpu"], "no verdicts at scale gpu"),
         (["run"], "Missing argument"),
     ],
 )
