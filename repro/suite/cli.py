@@ -27,7 +27,7 @@ from repro.suite.cards import library, schemas
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import Model, ModelRef
-from repro.suite.plan import methods_at
+from repro.suite.plan import methods_at, scale_config
 from repro.suite.report import inputs, summary
 from repro.suite.report.formatting import seconds
 from repro.suite.words import VERDICTS
@@ -186,6 +186,7 @@ def report(
     work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
 ) -> None:
     """Make the page of a scale: of its committed results, or of the runs in the work folder."""
+    scale_config(scale)  # names a scale that there is not
     options = runner.Options(scale)
     if work or not records.committed(ROOT / "results" / scale):
         path = reporting.report_scale(options, require_all=False)
@@ -204,6 +205,7 @@ def ledger(
     claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
 ) -> None:
     """What a scale came to, a line a method: of the runs here, or else of what is committed."""
+    scale_config(scale)  # names a scale that there is not
     options = runner.Options(scale)
     source: inputs.Source = inputs.Work(scale, options.base)
     page = options.base / "report" / "index.html"

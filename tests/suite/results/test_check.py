@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite import records
 from repro.suite.results import check, layout, publish
@@ -338,12 +339,18 @@ def test_the_committed_results_show_damage(tmp_path):
     path = small / "quest/tables/cost.csv"
     path.write_text(path.read_text().replace("run,", "rum,", 1))
     shutil.rmtree(small / "msd")
+    (small / "comparisons/figures/quantisation.png").unlink()
+    (small / "comparisons/tables/more.md").write_text("x")
     found = "\n".join(check.check(copy))
     for line in (
         "small/radd: measurements are not those of the record: ",
         "small/quest: edited file: tables/cost.csv",
         "small/quest: does not follow from runs and cards: tables/cost.csv line 2",
         "small: method without results: msd",
+        "small/across: missing file: figures/quantisation.png",
+        "small/across: extra file: tables/more.md",
+        # the rows of the paper that is gone
+        "small/across: does not follow from runs and cards: tables/steps.md",
     ):
         assert line in found
     assert "slimflow: edited" not in found and "slimflow: measurements" not in found
@@ -351,12 +358,9 @@ def test_the_committed_results_show_damage(tmp_path):
 
 def test_the_command_ends_with_1_where_there_are_differences(tmp_path):
     (tmp_path / "small").mkdir()
-    command = [sys.executable, "-m", "repro", "check", "--results"]
-    done = subprocess.run([*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "repro", "check", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "small: method without results: " in done.stderr
-    done = subprocess.run(
-        [*command, str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no committed results under")
+    with pytest.raises(ReproError, match="no committed results under"):
+        check.check(tmp_path / "none")
