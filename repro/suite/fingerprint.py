@@ -40,6 +40,11 @@ def code(function: str) -> str:
     return digest(definitions.closure([function, *ALWAYS]))
 
 
+@functools.cache
+def _code_of_loading() -> str:
+    return digest(definitions.closure(["repro.zoo.pretrained:shipped"]))
+
+
 def sources(function: str) -> list[Path]:
     """The files that hold what a job with this function depends on."""
     return definitions.files(definitions.closure([function, *ALWAYS]))
@@ -65,7 +70,7 @@ def parts_of_model(
     if card.shipped and not retrain:
         return {
             "parameters": digest(method.model_params(scale, ref.owner, ref.name)),
-            "code": digest(definitions.closure(["repro.zoo.pretrained:shipped"])),
+            "code": _code_of_loading(),
             "weights": shipped_hash(card.shipped),
         }
     earlier = method.model_models(scale, ref, retrain)
