@@ -7,7 +7,7 @@ import yaml
 from repro.coordinates import outside
 from repro.errors import ReproError
 from repro.places import ROOT
-from repro.suite import fingerprint, results
+from repro.suite import fingerprint, records
 from repro.suite.cards import library, schemas
 from repro.suite.cards.models import ModelRef
 
@@ -443,13 +443,16 @@ def test_every_card_of_the_suite(slug):
 
 def test_all_that_was_published_is_declared():
     """Coordinates of the committed results: none that a card of today does not declare."""
-    for path in (ROOT / "results").glob("*/runs.csv"):
-        for record in (r for records in results.read_runs(path).values() for r in records):
-            slug, arm = record["method"], record["arm"]
-            declared = library.load(slug).declared(path.parent.name, arm)
+    count = 0
+    for path in (ROOT / "results").glob("*/*/runs.csv"):
+        scale, method = path.parent.parent.name, library.load(path.parent.name)
+        for record in records.read_runs(path.parent, scale):
+            declared = method.declared(scale, record["arm"])
             for item in record["measurements"]:
                 why = outside(item["at"], declared[item["name"]])
-                assert why == "", (slug, arm, item)
+                assert why == "", (method.slug, record["arm"], item)
+                count += 1
+    assert count > 10_000
 
 
 @pytest.mark.parametrize("kind", schemas.SCHEMAS)
