@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,17 +21,19 @@ from rich.table import Table
 from repro import __version__, store
 from repro.errors import ReproError
 from repro.places import ROOT, work_root
-from repro.suite import judging, records, reporting
+from repro.suite import judging, records
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import Model, ModelRef
 from repro.suite.plan import methods_at, scale_config
-from repro.suite.report import inputs, summary
-from repro.suite.report.formatting import seconds
 from repro.suite.words import VERDICTS
 
+if TYPE_CHECKING:
+    from repro.suite.report import inputs
+
+# Drawing and tabulating import seconds of libraries: the commands that do so import them.
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -174,6 +176,8 @@ def run(
         for check in judging.judge(loaded, options)["checks"]:
             line = f"{check['verdict']}: {check['id']}, {check['observed']}"
             out.print(line, markup=False, highlight=False)
+        from repro.suite import reporting
+
         reporting.report_method(loaded, options)
         out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
@@ -186,6 +190,8 @@ def report(
     work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
 ) -> None:
     """Make the page of a scale: of its committed results, or of the runs in the work folder."""
+    from repro.suite import reporting
+
     scale_config(scale)  # names a scale that there is not
     options = runner.Options(scale)
     if work or not records.committed(ROOT / "results" / scale):
@@ -205,6 +211,8 @@ def ledger(
     claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
 ) -> None:
     """What a scale came to, a line a method: of the runs here, or else of what is committed."""
+    from repro.suite.report import inputs
+
     scale_config(scale)  # names a scale that there is not
     options = runner.Options(scale)
     source: inputs.Source = inputs.Work(scale, options.base)
@@ -225,6 +233,9 @@ def ledger(
 
 
 def _lines(scale: str, reports: list[inputs.Report]) -> Table:
+    from repro.suite.report import summary
+    from repro.suite.report.formatting import seconds
+
     verdicts = [] if scale == "smoke" else list(VERDICTS)
     table = Table("method", title=f"Scale {scale}")
     table.add_column("exact and structural checks", justify="right", min_width=10)
@@ -411,9 +422,13 @@ def node_verdict(scale: str, method: str, retrain: bool = False) -> None:
 
 @node.command("report")
 def node_report(scale: str, method: str, retrain: bool = False) -> None:
+    from repro.suite import reporting
+
     reporting.report_method(library.load(method), runner.Options(scale, retrain=retrain))
 
 
 @node.command("page")
 def node_page(scale: str, retrain: bool = False) -> None:
+    from repro.suite import reporting
+
     reporting.report_scale(runner.Options(scale, retrain=retrain), require_all=True)

@@ -35,7 +35,6 @@ from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import ModelRef, Owner
 from repro.suite.plan import Plan, scale_config
-from repro.zoo import pretrained
 
 
 @dataclass(frozen=True)
@@ -120,6 +119,8 @@ def run_model(method: Owner, ref: ModelRef, options: Options) -> Path:
         provenance.restart_peak_memory(job.device_name)
         started = time.perf_counter()
         if load:
+            from repro.zoo import pretrained  # imports torch
+
             tensors, origin = pretrained.shipped(fingerprint.shipped_path(card.shipped))
         else:
             tensors, origin = function(card.train, card.threads)(job), None

@@ -1,6 +1,8 @@
 """The plan that the rules and the command line share, and the marks that make a job run again."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -90,3 +92,15 @@ def test_every_function_of_a_card_is_there():
         named += [figure.run for figure in method.experiment.figures]
         for function in dict.fromkeys(named):
             assert definitions.closure([function], remarks=())
+
+
+@pytest.mark.parametrize("module", ["cli", "judging", "run", "plan", "results.check"])
+def test_what_every_job_imports_is_light(module):
+    """Judging and listing start at once: what draws, tabulates or computes is imported there."""
+    code = (
+        f"import sys, repro.suite.{module};"
+        "print(*sorted({'torch', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    heavy = {"results.check": "matplotlib pandas"}.get(module, "")
+    assert done.returncode == 0 and done.stdout.strip() == heavy, done.stdout + done.stderr
