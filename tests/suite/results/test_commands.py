@@ -40,7 +40,7 @@ def test_the_ledger_is_a_line_a_method(published, command):
     )
     run_all(published.options)
     printed = command(cli.ledger, "small")
-    assert len(printed.splitlines()) < 12
+    assert len(printed.splitlines()) < 15  # narrow terminals fold the heads
     assert cells(printed, "toy")[:-1] == ["toy", "0 of 1", "identity-2", "1", "1", "0", "0"]
     assert cells(printed, "all")[1:3] == ["0 of 1", "1"]
     assert "page: none yet; `repro report small` makes it" in printed
