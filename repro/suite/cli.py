@@ -238,7 +238,7 @@ def _lines(scale: str, reports: list[inputs.Report]) -> Table:
 
     verdicts = [] if scale == "smoke" else list(VERDICTS)
     table = Table("method", title=f"Scale {scale}")
-    table.add_column("exact and structural checks", justify="right", min_width=10)
+    table.add_column("exact and structural checks", justify="right")
     table.add_column("failed", overflow="fold")
     for column in (*verdicts, "time"):
         table.add_column(column, justify="right")
