@@ -431,16 +431,15 @@ class _Reader:
         if target is not None:
             self.references.add(Reference(target.module, (*target.names, *chain)))
 
-    def read_ImportFrom(self, node: ast.ImportFrom) -> str:
-        # Imports inside a function count where the names are loaded; the module runs all the same.
+    def read_ImportFrom(self, node: ast.Import | ast.ImportFrom) -> str:
+        # Inside a function an import counts where its names are loaded, and the module runs all
+        # the same. In a try or an if at the top of a module it is what the names are bound to.
         for _, reference in _aliases(self.module, node):
-            self.references.add(Reference(reference.module, ("__name__",)))
+            names = ("__name__",) if self.scopes else reference.names
+            self.references.add(Reference(reference.module, names))
         return ""
 
-    def read_Import(self, node: ast.Import) -> str:
-        for _, reference in _aliases(self.module, node):
-            self.references.add(Reference(reference.module, ("__name__",)))
-        return ""
+    read_Import = read_ImportFrom
 
     # What cannot change a number
 

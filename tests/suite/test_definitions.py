@@ -148,6 +148,21 @@ def test_a_module_that_cannot_be_followed_counts_as_a_whole(tree, body, also):
     assert also <= names
 
 
+def test_an_import_that_is_tried_at_the_top_is_followed(tree):
+    tree(
+        f="""
+        try:
+            from methods.d.b import helper
+        except ImportError:
+            helper = None
+
+        def f():
+            return helper([])
+        """
+    )
+    assert "methods.d.b:helper" in definitions.closure(["methods.d.f:f"])
+
+
 def test_a_star_import_counts_as_a_whole(tree):
     tree(f="from methods.d.deep import *\n\ndef f():\n    return inner\n")
     found = set(definitions.closure(["methods.d.f:f"]))
