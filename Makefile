@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CORES  ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 SNAKE  := $(BIN)/snakemake --profile workflow/profiles/local --cores $(CORES)
 
-.PHONY: help env smoke small gpu paper page test lint bench check kill-test clean
+.PHONY: help env smoke small gpu paper page test lint bench check torture kill-test clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -52,6 +52,9 @@ bench: env ## speed ratios measured side by side; asserts nothing
 
 check: env ## the committed results are whole, follow from their runs and belong to today's code
 	$(BIN)/python -m repro check
+
+torture: env ## damage, malformed input and kills against the suite itself; keeps torture/table.md (about half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture
 
 kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical
 	KILLS=20 $(BIN)/python -m pytest -q -s tests/test_workflow.py -k killed
