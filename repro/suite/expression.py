@@ -115,38 +115,9 @@ class Check:
             return self
         return replace(self, terms=tuple(_expanded(term, meant) for term in self.terms))
 
-    def margin(self, lookup: Lookup) -> float:
-        """Signed distance to the threshold; ≥ 0 on the predicted side.
-
-        For ``a <= b`` this is ``b - a``; for ``a == b`` it is ``-|a - b|``; a chain takes the
-        smallest of its links.
-
-        Raises:
-            ReproError: the expression has no finite value (division by zero, log of ≤ 0, NaN).
-        """
-        values = self.sides(lookup)
-        margins = []
-        for op, a, b in zip(self.ops, values, values[1:], strict=False):
-            if op in ("<", "<="):
-                margins.append(b - a)
-            elif op in (">", ">="):
-                margins.append(a - b)
-            else:
-                margins.append(-abs(a - b))
-        return min(margins)
-
     def sides(self, lookup: Lookup) -> list[float]:
         """The value of every term of the chain."""
-        values = []
-        for term in self.terms:
-            try:
-                value = float(_evaluate(term, lookup))
-            except (ZeroDivisionError, ValueError, OverflowError) as error:
-                raise ReproError(f"check `{self.text}` has no value: {error}") from error
-            if not math.isfinite(value):
-                raise ReproError(f"check `{self.text}` has no finite value: a side is {value}")
-            values.append(value)
-        return values
+        return [value(term, lookup, self.text) for term in self.terms]
 
     def holds(self, lookup: Lookup) -> bool:
         """Whether the comparison is true, strictness included."""
@@ -188,6 +159,21 @@ def _expanded(node: Node, meant: Mapping[Reference, Sequence[Reference]]) -> Nod
         else:
             arguments.append(_expanded(argument, meant))
     return replace(node, arguments=tuple(arguments))
+
+
+def value(node: Node, lookup: Lookup, text: str) -> float:
+    """The value of one term of the check ``text``.
+
+    Raises:
+        ReproError: it has no finite value (division by zero, log of ≤ 0, NaN).
+    """
+    try:
+        found = float(_evaluate(node, lookup))
+    except (ZeroDivisionError, ValueError, OverflowError) as error:
+        raise ReproError(f"check `{text}` has no value: {error}") from error
+    if not math.isfinite(found):
+        raise ReproError(f"check `{text}` has no finite value: a side is {found}")
+    return found
 
 
 def _evaluate(node: Node, lookup: Lookup) -> float:

@@ -1,16 +1,18 @@
 """From measurements to verdicts.
 
-A check is evaluated for each seed, arms paired by seed, which gives one margin a seed (≥ 0 on
-the predicted side). A bootstrap over seeds gives a 95 % interval of the mean margin.
+Exact and structural checks are identities: every seed has to satisfy them as written. A reduced or
+paper comparison is taken apart into its links (`repro.suite.links`); each gives one margin a seed,
+arms paired by seed, positive on the predicted side: the logarithm of the ratio of its sides where
+both are positive quantities, else their difference. The statistics of margins are
+`repro.suite.inference`.
 
-* whole interval on the predicted side: ``reproduced``;
-* whole interval on the other side: ``contradicted``;
-* otherwise ``inconclusive``.
+* every link is beyond its limit on the predicted side: ``reproduced``;
+* one link is beyond it on the other side, after Holm's correction over the links of its claim:
+  ``contradicted``;
+* otherwise, and with fewer than three seeds, ``inconclusive``.
 
-Exact and structural checks are identities: every seed has to satisfy them as written. A reduced
-or paper comparison of random arms needs at least three seeds before it may say anything but
-``inconclusive``. A claim without a check at this scale is ``untested``. A check that cannot be
-evaluated is an error, never a silent ``untested``.
+A claim without a check at this scale is ``untested``. A check that cannot be evaluated is an error,
+never a silent ``untested``.
 """
 
 from __future__ import annotations
@@ -25,20 +27,27 @@ import numpy as np
 
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.suite import expression
+from repro.suite import comparison, expression, inference
 from repro.suite.cards.checks import Check
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim
+from repro.suite.comparison import Judged, Look
 from repro.suite.expression import Lookup, Reference
 from repro.suite.words import ORDER, TIERS
-
-MINIMUM_SEEDS = 3
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The verdict of one check with everything that led to it."""
+    """The verdict of one check with everything that led to it.
+
+    Margins and their interval are those of the link that decides; of a comparison by ratio they are
+    natural logarithms.
+
+    Attributes:
+        link: the link that decides, where a check has several.
+        by_ratio: whether margins are logarithms of ratios.
+        p: two-sided, of the deciding link; None for an identity.
+    """
 
     id: str
     claim: str
@@ -53,6 +62,9 @@ class CheckResult:
     smallest_detectable: float | None
     n_seeds: int
     margins: list[float]
+    link: str
+    by_ratio: bool
+    p: float | None
     paper: str
     comparable: bool
     reason: str
@@ -100,24 +112,85 @@ class Measurements:
         return arm in self._deterministic
 
 
-def judge_check(check: Check, measured: Measurements, paper: str) -> CheckResult:
-    """Evaluate one check over all seeds.
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A check with its values at every seed, before anything is decided."""
+
+    check: Check
+    lookups: list[Lookup]
+    random: bool
+
+    @property
+    def is_identity(self) -> bool:
+        return self.check.tier in ("exact", "structural") or not self.random
+
+    @property
+    def holds(self) -> list[bool]:
+        return [self.check.parsed.holds(lookup) for lookup in self.lookups]
+
+    def at(self, seeds: int) -> Look:
+        """What its first seeds say.
+
+        Raises:
+            ReproError: a side has no finite value.
+        """
+        try:
+            return Look.at(self.check, self.lookups[:seeds])
+        except ReproError as error:
+            raise _of_check(self.check, error) from error
+
+
+def evaluate(check: Check, measured: Measurements, first: int) -> Evaluated:
+    """The values of a check over all seeds.
+
+    Args:
+        first: the seeds that every random arm has at least.
 
     Raises:
         ReproError: a measurement is missing or not finite, or arms share no seeds.
     """
     try:
-        lookups, random = _seeds(check.parsed, measured)
-        margins = [float(check.parsed.margin(lookup)) for lookup in lookups]
-        holds = [check.parsed.holds(lookup) for lookup in lookups]
-        sides = np.mean([check.parsed.sides(lookup) for lookup in lookups], axis=0)
+        return Evaluated(check, *_seeds(check.parsed, measured, first))
     except ReproError as error:
-        raise ReproError(f"check `{check.id}` ({check.expect}): {error}") from error
-    low, high = bootstrap_interval(margins)
-    if check.tier in ("exact", "structural") or not random:
-        verdict, reason = _as_identity(check.tier, holds)
-    else:
-        verdict, reason = _as_comparison(low, high, holds)
+        raise _of_check(check, error) from error
+
+
+def _of_check(check: Check, error: ReproError) -> ReproError:
+    return ReproError(f"check `{check.id}` ({check.expect}): {error}")
+
+
+def decided(claim: Sequence[Evaluated], first: int) -> list[tuple[Look, str, str, Judged]]:
+    """Look, verdict, reason and deciding link of the comparisons of one claim.
+
+    A check is judged at its first look that decides it, together with the others of its claim.
+
+    Raises:
+        ReproError: a side has no finite value.
+    """
+    left = {one: comparison.looks(len(one.lookups), first) for one in claim}
+    at = {one: one.at(left[one].pop(0)) for one in claim}
+    final: dict[Evaluated, tuple[Look, str, str, Judged]] = {}
+    while len(final) < len(claim):
+        corrected = comparison.beyond(list(at.values()))
+        for one in [one for one in claim if one not in final]:
+            verdict, reason, deciding = comparison.decide(at[one], corrected)
+            if verdict != "inconclusive" or not left[one]:
+                final[one] = (at[one], verdict, reason, deciding)
+        for one in [one for one in claim if one not in final]:
+            at[one] = one.at(left[one].pop(0))
+    return [final[one] for one in claim]
+
+
+def result(
+    found: Evaluated, paper: str, look: Look, verdict: str, reason: str, deciding: Judged
+) -> CheckResult:
+    """All that is said about a check.
+
+    Args:
+        paper: the paper's number, where the check names none itself.
+    """
+    check, evidence = found.check, deciding.evidence
+    sides = [check.parsed.sides(lookup) for lookup in found.lookups[: look.n]]
     return CheckResult(
         id=check.id,
         claim=check.claim,
@@ -125,29 +198,37 @@ def judge_check(check: Check, measured: Measurements, paper: str) -> CheckResult
         expect=check.expect,
         why=check.why,
         verdict=verdict,
-        observed=_observed(check.parsed, sides),
-        margin=float(np.mean(margins)),
-        margin_low=low,
-        margin_high=high,
-        smallest_detectable=smallest_detectable(margins),
-        n_seeds=len(lookups),
-        margins=margins,
+        observed=_observed(check.parsed, np.mean(sides, axis=0)),
+        margin=evidence.mean,
+        margin_low=evidence.mean - evidence.half_width,
+        margin_high=evidence.mean + evidence.half_width,
+        smallest_detectable=smallest_detectable(deciding.margins),
+        n_seeds=look.n,
+        margins=deciding.margins,
+        link=str(deciding.link) if len(look.links) > 1 else "",
+        by_ratio=deciding.by_ratio,
+        p=None if found.is_identity or evidence.n < 2 else evidence.p,
         paper=check.paper or paper,
         comparable=check.comparable,
         reason=reason,
     )
 
 
-def _seeds(parsed: expression.Check, measured: Measurements) -> tuple[list[Lookup], bool]:
+def _seeds(
+    parsed: expression.Check, measured: Measurements, first: int
+) -> tuple[list[Lookup], bool]:
     """The values of each seed, arms paired by seed, and whether any arm is random.
 
-    What a deterministic arm measured once stands beside every seed.
+    What a deterministic arm measured once stands beside every seed. An arm that has further seeds
+    for another check's sake is paired over those that all have.
     """
     values = {reference: _finite(measured, reference) for reference in parsed.references()}
     random = [r for r in values if not measured.is_deterministic(r.arm)]
     sets = [set(values[r]) for r in random or values]
     seeds = sorted(set.intersection(*sets))
-    if any(s != sets[0] for s in sets) or not seeds:
+    if len(seeds) < min(first, *map(len, sets)) or any(
+        sorted(s)[: len(seeds)] != seeds for s in sets
+    ):
         raise ReproError("its arms were not run with the same seeds")
     at_seed = [
         {
@@ -177,18 +258,6 @@ def _as_identity(tier: str, holds: Sequence[bool]) -> tuple[str, str]:
     return verdict, f"holds for {sum(holds)} of {len(holds)} seeds"
 
 
-def _as_comparison(low: float, high: float, holds: Sequence[bool]) -> tuple[str, str]:
-    """Verdict and reason of a comparison of random arms, by the interval of its margin."""
-    if len(holds) < MINIMUM_SEEDS:
-        few = f"{len(holds)} seed(s): fewer than {MINIMUM_SEEDS} cannot bound the effect"
-        return "inconclusive", few
-    if low > 0 or (low == 0 and all(holds)):
-        return "reproduced", ""
-    if high < 0:
-        return "contradicted", ""
-    return "inconclusive", "the interval of the margin contains 0"
-
-
 _TURNED = {"<": "≥", "<=": ">", ">": "≤", ">=": "<", "==": "≠"}
 
 
@@ -211,36 +280,18 @@ def _term(value: float) -> str:
     return f"{value:.0f}" if whole else f"{value:.4g}"
 
 
-def bootstrap_interval(margins: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean; all resamples are enumerated for n ≤ 5.
-
-    Args:
-        margins: one value a seed, n ≥ 1. With n = 1 the interval is the value itself.
-    """
-    x = np.asarray(margins, dtype=float)
-    n = len(x)
-    if n <= 5:
-        index = np.array(list(itertools.product(range(n), repeat=n)))
-    else:
-        index = np.random.default_rng(20240607).integers(0, n, size=(RESAMPLES, n))
-    means = np.sort(x[index].mean(axis=1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high)
-
-
 def smallest_detectable(margins: Sequence[float]) -> float | None:
-    """Smallest mean margin that a two-sided 5 % t-test on n seeds finds with 80 % power.
+    """Smallest mean margin that n seeds decide in four of five cases.
 
-    ``(t_{0.975} + t_{0.8}) · s / √n`` with n − 1 degrees of freedom; None for a single seed.
+    ``(limit + t_{0.8}) · s / √n`` with n − 1 degrees of freedom; None for a single seed.
     """
     n = len(margins)
     if n < 2:
         return None
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     spread = float(np.std(margins, ddof=1))
-    return float((t.ppf(0.975, n - 1) + t.ppf(0.8, n - 1)) * spread / math.sqrt(n))
+    return (inference.limit(n) + float(stdtrit(n - 1, 0.8))) * spread / math.sqrt(n)
 
 
 def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -251,20 +302,40 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     """
     deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
     measured = Measurements(records, deterministic)
-    results = []
-    for check in method.checks(scale).values():
-        value = method.paper.claim(check.claim).method
-        paper = "" if value is None else f"{value} {method.paper.claim(check.claim).unit}".strip()
-        try:
-            results.append(judge_check(check, measured, paper))
-        except ReproError as error:
-            raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
+    first = len(method.preset(scale).seed_list())
+    try:
+        every = [evaluate(check, measured, first) for check in method.checks(scale).values()]
+        results = conclude(method, every, first)
+    except ReproError as error:
+        raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
     return {
         "method": method.slug,
         "scale": scale,
         "checks": [asdict(result) for result in results],
         "claims": [asdict(result) for result in judge_claims(method, scale, results)],
     }
+
+
+def conclude(method: Method, every: Sequence[Evaluated], first: int) -> list[CheckResult]:
+    """The results of all checks of a method, in their order.
+
+    Raises:
+        ReproError: a side has no finite value.
+    """
+    found: dict[Evaluated, tuple[Look, str, str, Judged]] = {}
+    for one in every:
+        if one.is_identity:
+            look = one.at(len(one.lookups))
+            found[one] = (look, *_as_identity(one.check.tier, one.holds), look.weakest)
+    for claim in dict.fromkeys(one.check.claim for one in every):
+        own = [one for one in every if one.check.claim == claim and one not in found]
+        found |= zip(own, decided(own, first), strict=True)
+    results = []
+    for one in every:
+        card = method.paper.claim(one.check.claim)
+        paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
+        results.append(result(one, paper, *found[one]))
+    return results
 
 
 def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> list[ClaimResult]:

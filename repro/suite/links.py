@@ -1,0 +1,122 @@
+"""A check taken apart into the comparisons that are judged one by one.
+
+``a <= min(b, c)`` says two things, a <= b and a <= c, and each has to be shown; ``min(b, c) <= a``
+says that one of b <= a and c <= a holds. The smallest of several noisy values is smaller than each
+of them, so judging ``min`` as one number would find effects where there are none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from repro.suite.expression import TESTS, Call, Check, Lookup, Node, Number, Operation, Reference
+from repro.suite.expression import value as value_of
+
+
+@dataclass(frozen=True)
+class Link:
+    """One comparison, turned so that ``low op high`` is predicted, with ``<``, ``<=`` or ``==``.
+
+    Attributes:
+        positive: whether both sides are products, ratios, sums or means of measurements, and so may
+            be compared by their ratio.
+    """
+
+    low: Node
+    op: str
+    high: Node
+
+    @property
+    def positive(self) -> bool:
+        return _positive(self.low) and _positive(self.high)
+
+    def sides(self, lookup: Lookup) -> tuple[float, float]:
+        """Values of the side that is predicted to be low, and of the other.
+
+        Raises:
+            ReproError: one of them has no finite value.
+        """
+        return value_of(self.low, lookup, str(self)), value_of(self.high, lookup, str(self))
+
+    def holds(self, lookup: Lookup) -> bool:
+        """Whether the comparison is true, strictness included."""
+        return TESTS[self.op](*self.sides(lookup))
+
+    def __str__(self) -> str:
+        return f"{text(self.low)} {self.op} {text(self.high)}"
+
+
+Clause = tuple[Link, ...]
+"""Links of which one at least has to hold."""
+
+
+def clauses(check: Check) -> list[Clause]:
+    """What a check says, as clauses that must all hold."""
+    found: list[Clause] = []
+    for op, (a, b) in zip(check.ops, itertools.pairwise(check.terms), strict=True):
+        low, high, op = (b, a, op.replace(">", "<")) if op in (">", ">=") else (a, b, op)
+        if op == "==":
+            found.append((Link(low, op, high),))
+            continue
+        for lows in _parts(low, every="max", some="min"):
+            for highs in _parts(high, every="min", some="max"):
+                pairs = itertools.product(lows, highs)
+                found.append(tuple(Link(one, op, other) for one, other in pairs))
+    return found
+
+
+def _parts(node: Node, every: str, some: str) -> Iterator[tuple[Node, ...]]:
+    """A side as tuples of alternatives, all of which must hold: min and max at its top, scaled."""
+    if isinstance(node, Operation) and node.op in ("*", "/") and _is_factor(node.right):
+        for part in _parts(node.left, every, some):
+            yield tuple(Operation(node.op, one, node.right) for one in part)
+    elif isinstance(node, Operation) and node.op == "*" and _is_factor(node.left):
+        for part in _parts(node.right, every, some):
+            yield tuple(Operation("*", node.left, one) for one in part)
+    elif isinstance(node, Call) and node.function == every:
+        for argument in node.arguments:
+            yield from _parts(argument, every, some)
+    elif isinstance(node, Call) and node.function == some:
+        inner = [list(_parts(argument, every, some)) for argument in node.arguments]
+        for chosen in itertools.product(*inner):
+            yield tuple(one for part in chosen for one in part)
+    else:
+        yield (node,)
+
+
+def _is_factor(node: Node) -> bool:
+    return isinstance(node, Number) and node.value > 0
+
+
+def _positive(node: Node) -> bool:
+    """Whether a node is built without differences, logarithms and negative numbers."""
+    if isinstance(node, Number):
+        return node.value > 0
+    if isinstance(node, Reference):
+        return True
+    if isinstance(node, Call):
+        return node.function != "log" and all(map(_positive, node.arguments))
+    if node.op == "**":
+        return _positive(node.left)
+    return node.op != "-" and _positive(node.left) and _positive(node.right)
+
+
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
+
+
+def text(node: Node, outer: int = 0) -> str:
+    """A node as it would be written."""
+    if isinstance(node, Number):
+        return f"{node.value:g}"
+    if isinstance(node, Reference):
+        return str(node)
+    if isinstance(node, Call):
+        return f"{node.function}({', '.join(map(text, node.arguments))})"
+    if node.op == "-" and node.left == Number(0.0):
+        return f"-{text(node.right, 3)}"
+    own = _BINDING[node.op]
+    left, right = text(node.left, own), text(node.right, own + 1)
+    inside = f"{left} {node.op} {right}"
+    return f"({inside})" if own < outer else inside
