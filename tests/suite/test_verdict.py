@@ -8,12 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from repro.errors import ReproError
-from repro.suite import expression, verdict
-from repro.suite.cards.checks import Check, CheckCard, Checks
+from repro.suite import looks, verdict
+from repro.suite.cards.checks import Checks
 from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim, Paper
@@ -78,7 +76,7 @@ def records():
     rng = np.random.default_rng(3)
     made = []
     for seed in range(SEEDS):
-        common = rng.normal(scale=0.5)
+        common = math.exp(rng.normal(scale=0.5))
         for arm, nfe, loss in [("ours", 32, 1.0), ("base", 65, 1.2), ("other", 65, 1.5)]:
             made.append(
                 {
@@ -86,7 +84,7 @@ def records():
                     "seed": seed,
                     "measurements": [
                         {"name": "nfe", "at": {"steps": 64}, "value": nfe + rng.normal(scale=0.5)},
-                        {"name": "loss", "at": {}, "value": loss + common + rng.normal(scale=0.02)},
+                        {"name": "loss", "at": {}, "value": loss * common * rng.normal(1, 0.02)},
                     ],
                 }
             )
@@ -141,7 +139,7 @@ def test_swapped_arms():
 
 
 def test_shuffled_seeds_lose_the_pairing():
-    """The common variation of a seed (0.5) is 2.5 times the effect: only pairing shows it."""
+    """The common variation of a seed (a factor of 1.6) hides the effect: only pairing shows it."""
     made = copy.deepcopy(records())
     for record in made:
         if record["arm"] == "ours":
@@ -152,7 +150,8 @@ def test_shuffled_seeds_lose_the_pairing():
 def test_constant_output():
     made = change(records(), "ours", "loss", lambda _: 1.2)
     made = change(made, "base", "loss", lambda _: 1.2)
-    assert verdicts(made) == SOUND | {"better": "inconclusive"}
+    # what a seed has in common no longer cancels against the constant baseline
+    assert verdicts(made) == SOUND | {"better": "inconclusive", "worse": "inconclusive"}
     check = {c["id"]: c for c in verdict.judge(method(), "small", made)["checks"]}["better"]
     assert check["margin"] == 0
 
@@ -212,52 +211,150 @@ def test_too_few_seeds_are_inconclusive():
     assert verdicts(made) == SOUND | dict.fromkeys(("faster", "better", "worse"), "inconclusive")
 
 
+def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
+    """A method with one check over `m`, and the records of its arms."""
+    card = {"run": "methods.toy.arms:run"}
+    claim = Claim(id="c", statement="", where="", evidence="paper", best_tier="reduced")
+    made = Method(
+        Path("toy"),
+        Paper(
+            slug="toy", short="", title="", authors=[], venue="", year=2026, field="text",
+            summary="", claims=[claim],
+        ),
+        Experiment(
+            paper="toy",
+            arms={name: Arm(**card) for name in arms},
+            measurements={"m": Measurement()},
+            scales={"small": Scale(seeds=3, most=8)},
+        ),
+        Checks(claims={"c": {"checks": [
+            {"id": f"c-{i}", "tier": tier, "why": "", "expect": text}
+            for i, text in enumerate(expect.split("; "))
+        ]}}),
+    )  # fmt: skip
+    measured = [
+        {"arm": arm, "seed": seed, "measurements": [{"name": "m", "at": {}, "value": value}]}
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    ]
+    return made, measured
+
+
+def judged(expect: str, **arms: list[float]) -> list[dict]:
+    made, measured = of_one(expect, **arms)
+    return verdict.judge(made, "small", measured)["checks"]
+
+
 @pytest.mark.parametrize(
     ("margins", "expected"),
     [
-        ([1.0, 2.0, 3.0], "reproduced"),
-        ([-1.0, -2.0, -3.0], "contradicted"),
+        ([10.0, 11.0, 9.0], "reproduced"),  # T = 17.3
+        ([-10.0, -11.0, -9.0], "contradicted"),
+        ([1.0, 2.0, 3.0], "inconclusive"),  # T = 3.5: all on one side and yet no evidence
         ([-1.0, 2.0, 3.0], "inconclusive"),
         ([0.0, 0.0, 0.0], "reproduced"),
+        ([-1.0, -1.0, -1.0], "contradicted"),
+        ([1.0, 1.0], "inconclusive"),
+        ([1.0, 2.0, 3.0, 2.0, 2.0], "reproduced"),  # T = 6.3 at the second look
+        ([1.0, 2.0, 3.0, 2.0], "inconclusive"),  # four seeds are no look: judged at three
+        ([10.0, 11.0, 9.0, -50.0, -50.0], "reproduced"),  # decided at three stays decided
     ],
 )
-def test_interval_rule(margins, expected):
-    card = CheckCard(id="c", tier="reduced", why="", expect="0 <= m[a]")
-    check = Check(claim="c", parsed=expression.parse(card.expect), **dict(card))
-    made = [
-        {"arm": "a", "seed": s, "measurements": [{"name": "m", "at": {}, "value": v}]}
-        for s, v in enumerate(margins)
-    ]
-    result = verdict.judge_check(check, verdict.Measurements(made), "")
-    assert result.verdict == expected
-    assert result.margin == pytest.approx(np.mean(margins))
+def test_looks(margins, expected):
+    [found] = judged("0 <= m[a]", a=margins)
+    assert found["verdict"] == expected
+    if len(set(margins)) > 1:
+        outside = np.sign(found["margin_low"]) + np.sign(found["margin_high"])
+        assert outside == {"reproduced": 2, "contradicted": -2, "inconclusive": 0}[expected]
 
 
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=12))
-def test_interval_contains_the_mean_and_lies_within_the_data(margins):
-    low, high = verdict.bootstrap_interval(margins)
-    assert min(margins) - 1e-9 <= low <= high <= max(margins) + 1e-9
-    assert low - 1e-9 <= np.mean(margins) <= high + 1e-9 or len(set(margins)) > 1
+def test_positive_quantities_are_compared_by_their_ratio():
+    """Seeds differ tenfold, the ratio does not."""
+    [found] = judged("m[a] <= 0.5 * m[b]", a=[1.0, 10.0, 104.0], b=[4.0, 41.0, 400.0])
+    assert found["by_ratio"] and found["verdict"] == "reproduced"
+    assert found["margin"] == pytest.approx(math.log(2), abs=0.03)
+    [found] = judged("m[a] - m[b] <= -1", a=[1.0, 10.0, 104.0], b=[4.0, 41.0, 400.0])
+    assert not found["by_ratio"] and found["verdict"] == "inconclusive"
+    [found] = judged("m[a] <= m[b]", a=[-1.0, 10.0, 104.0], b=[4.0, 41.0, 400.0])
+    assert not found["by_ratio"]
 
 
-def test_interval_of_three_is_their_range():
-    assert verdict.bootstrap_interval([1.0, 5.0, 3.0]) == (1.0, 5.0)
+def test_every_link_of_a_minimum_has_to_be_shown():
+    values = {"a": [1.0, 1.1, 0.9], "b": [5.0, 5.1, 4.9], "c": [1.5, 1.1, 1.3]}
+    assert judged("m[a] < m[b]", **values)[0]["verdict"] == "reproduced"
+    [found] = judged("m[a] < min(m[b], m[c])", **values)
+    assert (found["verdict"], found["link"]) == ("inconclusive", "m[a] < m[c]")
 
 
-def test_coverage_of_the_interval():
-    """Nominal 95 % at n = 20: the percentile bootstrap covers a little less, never far less."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(200):
-        low, high = verdict.bootstrap_interval(rng.normal(size=20))
-        covered += low <= 0 <= high
-    assert 0.87 <= covered / 200 <= 0.99
+def test_one_of_several_is_corrected_for_being_chosen():
+    """T = 7.3 decides alone (6.97) and not as the best of three."""
+    noise = {"b": [1.1, 0.9, 1.0], "c": [0.9, 1.1, 1.0]}
+    low = [0.5, 0.55, 0.49]
+    x = np.log(1 / np.array(low))
+    assert 6.97 < x.mean() / x.std(ddof=1) * math.sqrt(3) < 40
+    assert judged("m[a] < 1", a=low, **noise)[0]["verdict"] == "reproduced"
+    weak = [0.66, 0.8, 0.72]
+    x = np.log(1 / np.array(weak))
+    assert 5 < x.mean() / x.std(ddof=1) * math.sqrt(3) < 6.97
+    assert judged("m[a] < 1", a=weak, **noise)[0]["verdict"] == "inconclusive"
+    fair = [0.62, 0.7, 0.72]
+    x = np.log(1 / np.array(fair))
+    assert 6.97 < x.mean() / x.std(ddof=1) * math.sqrt(3) < 10
+    assert judged("m[a] < 1", a=fair, **noise)[0]["verdict"] == "reproduced"
+    best = judged("min(m[a], m[b], m[c]) < 1", a=fair, **noise)
+    assert best[0]["verdict"] == "inconclusive"
+
+
+def test_a_contradiction_is_corrected_over_the_checks_of_its_claim():
+    """The same values: alone they contradict, beside nine others they do not."""
+    values = {"a": [1.62, 1.45, 1.4], **{f"x{i}": [1.1, 0.9, 1.0] for i in range(9)}}
+    assert judged("m[a] < 1", **values)[0]["verdict"] == "contradicted"
+    many = "; ".join(["m[a] < 1", *(f"m[x{i}] < 1" for i in range(9))])
+    found = judged(many, **values)[0]
+    assert (found["verdict"], found["reason"][:7]) == ("inconclusive", "against")
+
+
+def test_open_checks_ask_for_further_seeds():
+    made, measured = of_one(
+        "m[a] < m[b]; m[c] < 9", a=[1.0, 2.0, 0.5], b=[1.5, 1.4, 2.0], c=[1.0, 1.1, 1.0]
+    )
+    asked = looks.wanted(made, "small", verdict.judge(made, "small", measured))
+    assert asked == {arm: {"seeds": 5, "because": ["c-0"]} for arm in ("a", "b")}
+
+
+def test_further_seeds_are_run_and_never_more_than_the_scale_allows(tmp_path):
+    made, measured = of_one("m[a] < 1", a=[1.0, 2.0, 0.5, 1.0, 1.5, 0.2, 1.0, 2.0])
+    assert made.seeds("small", "a") == [0, 1, 2]
+    for seeds in (5, 8):
+        now = [r for r in measured if r["seed"] in made.seeds("small", "a")]
+        told = looks.extend(made, "small", tmp_path, verdict.judge(made, "small", now))
+        assert told == [f"toy/a: {seeds} seeds instead of {len(now)}, open: c-0"]
+        made = looks.planned(made, "small", tmp_path)
+        assert made.seeds("small", "a") == list(range(seeds))
+    assert looks.extend(made, "small", tmp_path, verdict.judge(made, "small", measured)) == []
+    assert (
+        looks.of_runs(of_one("m[a] < 1", a=[])[0], "small", measured).seeds("small", "a")[-1] == 7
+    )
+    with pytest.raises(ReproError, match="toy/a cannot have 20 seeds"):
+        made.with_seeds("small", {"a": 20})
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"a": 3}', '{"a": {"seeds": 99}}', '{"b": {"seeds": 5}}', "{"]
+)
+def test_a_damaged_plan_of_seeds_is_named(tmp_path, content):
+    made, _ = of_one("m[a] < 1", a=[])
+    path = looks.path_of(tmp_path, "small", "toy")
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with pytest.raises(ReproError, match="toy.json: .*delete it"):
+        looks.planned(made, "small", tmp_path)
 
 
 def test_smallest_detectable_effect():
-    """n = 4, s = 1: (3.182 + 0.978) / 2."""
-    x = np.array([-1.0, 1.0, -1.0, 1.0]) * math.sqrt(3 / 4)
-    assert verdict.smallest_detectable(list(x)) == pytest.approx(2.080, abs=2e-3)
+    """n = 5, s = 1: (3.82 + 0.941) / √5."""
+    x = np.array([-1.0, 1.0, -1.0, 1.0, 0.0])
+    assert verdict.smallest_detectable(list(x)) == pytest.approx(4.761 / math.sqrt(5), abs=2e-3)
     assert verdict.smallest_detectable([1.0]) is None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from repro.coordinates import Grid, canonical
 from repro.errors import ReproError
@@ -153,15 +153,22 @@ class Scale(Strict):
 
     ``without``: what is left out; all else runs. ``replace``: datasets and models used instead of
     those that the cards list (null: none). ``params`` override the keys that arms and models
-    declare.
+    declare. ``most``: up to how many seeds an open check may add (`repro.suite.inference`).
     """
 
     seeds: int | list[int] = 1
+    most: int | None = None
     without: Without = Without()
     replace: dict[str, str | None] = {}
     params: Params = {}
     models: dict[str, Params] = {}
     arms: dict[str, Params] = {}
+
+    @model_validator(mode="after")
+    def _most(self) -> Self:
+        if self.most is not None and not (isinstance(self.seeds, int) and self.seeds <= self.most):
+            raise ValueError(f"most: {self.most} needs a number of seeds that is not larger")
+        return self
 
     def seed_list(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)

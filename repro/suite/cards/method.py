@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from repro.coordinates import Grid, holds, matching
@@ -24,13 +25,18 @@ def _no_other(slug: str) -> Owner:
 
 @dataclass
 class Method(Owner):
-    """A folder under ``methods/``: its cards and what follows from them."""
+    """A folder under ``methods/``: its cards and what follows from them.
+
+    Attributes:
+        further: scale and arm → number of seeds, where open checks asked for more than the card.
+    """
 
     folder: Path
     paper: Paper
     experiment: Experiment
     expected: Checks
     others: Callable[[str], Owner] = _no_other
+    further: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -83,7 +89,25 @@ class Method(Owner):
         """The seeds of an arm; a deterministic arm runs once, with seed 0."""
         if self.arm(scale, arm).deterministic:
             return [0]
-        return self.preset(scale).seed_list()
+        first = self.preset(scale).seed_list()
+        return [*first, *range(len(first), self.further.get((scale, arm), 0))]
+
+    def with_seeds(self, scale: str, arms: Mapping[str, int]) -> Method:
+        """The same method with further seeds for some arms of a scale.
+
+        Raises:
+            ReproError: an arm does not run there, or the scale does not allow that many.
+        """
+        most = self.preset(scale).most or 0
+        for arm, seeds in arms.items():
+            if self.arm(scale, arm).deterministic or not 0 < seeds <= most:
+                raise ReproError(
+                    f"{self.slug}/{arm} cannot have {seeds} seeds at scale {scale}; `most` in its "
+                    f"experiment.yaml is {most or 'not given'}"
+                )
+        other = copy.copy(self)
+        other.further = {**self.further, **{(scale, arm): n for arm, n in arms.items()}}
+        return other
 
     def models(self, scale: str) -> list[ModelRef]:
         """Every model that the arms of a scale load, without repeats."""
