@@ -46,14 +46,18 @@ class Judged:
         return self.evidence.t <= -inference.limit(self.evidence.n) and not any(self.holds)
 
 
-def judged(link: Link, lookups: Sequence[Lookup]) -> Judged:
+def judged(link: Link, lookups: Sequence[Lookup], ratios: bool = True) -> Judged:
     """A link with its margins at every seed.
+
+    Args:
+        ratios: compare positive quantities by their ratio; an identity is held by its difference.
 
     Raises:
         ReproError: a side has no finite value.
     """
     low, high = np.array([link.sides(lookup) for lookup in lookups]).T
-    by_ratio = link.positive and link.op != "==" and bool((low > 0).all() and (high > 0).all())
+    positive = link.positive and link.op != "==" and bool((low > 0).all() and (high > 0).all())
+    by_ratio = ratios and positive
     if by_ratio:
         margins = np.log(high) - np.log(low)
     else:
@@ -70,14 +74,15 @@ class Look:
     n: int
 
     @classmethod
-    def at(cls, check: Check, lookups: Sequence[Lookup]) -> Look:
+    def at(cls, check: Check, lookups: Sequence[Lookup], ratios: bool = True) -> Look:
         """The links of a check over these seeds.
 
         Raises:
             ReproError: a side has no finite value.
         """
         found = links.clauses(check.parsed)
-        return cls([[judged(link, lookups) for link in clause] for clause in found], len(lookups))
+        clauses = [[judged(link, lookups, ratios) for link in clause] for clause in found]
+        return cls(clauses, len(lookups))
 
     @property
     def links(self) -> list[Judged]:

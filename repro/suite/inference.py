@@ -67,7 +67,7 @@ class Evidence:
         return 2 * float(stdtr(self.n - 1, -limit(self.n)))
 
 
-def evidence(margins: Sequence[float]) -> Evidence:
+def evidence(margins: Sequence[float] | np.ndarray) -> Evidence:
     """Mean, interval and T of margins, one a seed, n ≥ 1."""
     x = np.asarray(margins, dtype=float)
     n, mean = len(x), float(np.mean(x))

@@ -135,7 +135,7 @@ class Evaluated:
             ReproError: a side has no finite value.
         """
         try:
-            return Look.at(self.check, self.lookups[:seeds])
+            return Look.at(self.check, self.lookups[:seeds], ratios=not self.is_identity)
         except ReproError as error:
             raise _of_check(self.check, error) from error
 

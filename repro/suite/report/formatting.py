@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from repro.suite import inference
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean over seeds with the half-width of its 95 % interval (None for a single seed)."""
+    """Mean over seeds with the half-width of its interval (None for a single seed)."""
 
     n: int
     mean: float
@@ -27,10 +30,10 @@ class Summary:
 
 
 def summarise(values: Sequence[float] | np.ndarray) -> Summary:
-    """Mean and t-interval of values over seeds.
+    """Mean of values over seeds with the interval by which checks are judged.
 
-    The half-width is t_{0.975, n-1} · s / √n (Student 1908), which assumes that seeds are
-    independent and roughly normal; with two or three seeds it is wide, as it should be.
+    Its half-width is that of `repro.suite.inference`, which assumes that seeds are independent and
+    roughly normal; with three seeds it is wide, as it should be.
 
     Raises:
         ValueError: no values.
@@ -38,16 +41,10 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     x = np.asarray(values, dtype=float)
     if not len(x):
         raise ValueError("no values to summarise")
-    if len(x) == 1:
-        return Summary(1, float(x[0]), None)
-    if x.min() == x.max():
-        return Summary(len(x), float(x[0]), 0.0)
-    from scipy.special import stdtrit
-
-    spread = float(np.std(x, ddof=1))
-    return Summary(
-        len(x), float(np.mean(x)), float(stdtrit(len(x) - 1, 0.975)) * spread / math.sqrt(len(x))
-    )
+    if len(x) == 1 or x.min() == x.max():
+        return Summary(len(x), float(x[0]), None if len(x) == 1 else 0.0)
+    found = inference.evidence(x)
+    return Summary(found.n, found.mean, found.half_width)
 
 
 def number(value: float | int | None, spec: str = ".4g") -> str:
@@ -88,9 +85,24 @@ def with_interval(summary: Summary, spec: str = ".4g") -> str:
     return f"{text} ± {half or number(summary.half, '.1g')}"
 
 
-def interval(low: float | None, high: float | None, spec: str = ".3g") -> str:
-    """`[0.1, 0.3]`."""
-    return f"[{number(low, spec)}, {number(high, spec)}]"
+def margin(check: Mapping[str, Any]) -> str:
+    """The margin of a check and, over several seeds, its interval: `×1.4 [×1.1, ×1.8]`."""
+    value, low, high = (check.get(key) for key in ("margin", "margin_low", "margin_high"))
+    text = _effect(check, value)
+    if low is None or high is None or (low == high and check.get("n_seeds", 1) <= 1):
+        return text
+    return f"{text} [{_effect(check, low)}, {_effect(check, high)}]"
+
+
+def detectable(check: Mapping[str, Any]) -> str:
+    """The smallest margin that a check could have found, as the margin is written."""
+    return _effect(check, check.get("smallest_detectable"), ".2g")
+
+
+def _effect(check: Mapping[str, Any], value: float | None, spec: str = ".3g") -> str:
+    if value is None or not check.get("by_ratio"):
+        return number(value, spec)
+    return f"×{number(math.exp(min(value, 700.0)), spec)}"
 
 
 def seconds(value: float | None) -> str:

@@ -28,9 +28,9 @@ from repro.suite.words import VERDICTS
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "untested": "–"}
 
 MEANINGS = {
-    "reproduced": "the whole 95 % interval of the margin is on the predicted side",
-    "contradicted": "the whole interval is on the other side",
-    "inconclusive": "the interval contains zero, or there are too few seeds to tell",
+    "reproduced": "the whole interval of every margin is on the predicted side",
+    "contradicted": "the whole interval of one is on the other side, also after correction",
+    "inconclusive": "the interval holds both sides, or there are too few seeds to tell",
     "untested": "nothing at this scale can judge it",
 }
 TIER_MEANINGS = {

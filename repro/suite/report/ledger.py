@@ -13,6 +13,7 @@ from repro.suite import records
 from repro.suite.cards import library
 from repro.suite.cards.paper import Paper
 from repro.suite.records import to_csv
+from repro.suite.report import summary
 from repro.suite.report.inputs import MEANINGS, SYMBOLS, Report
 from repro.suite.report.tables import CLAIM_COLUMNS, claim_records
 from repro.suite.words import ORDER, SCALES, VERDICTS, Scale
@@ -68,6 +69,7 @@ def scale_ledger(scale: str, reports: list[Report]) -> str:
     parts = [
         f"# Ledger at scale {scale}",
         _pipe(counts, ["Paper", *VERDICTS], numeric_from=1),
+        summary.discoveries(reports),
     ]
     for report in reports:
         rows = [
@@ -79,7 +81,7 @@ def scale_ledger(scale: str, reports: list[Report]) -> str:
             for claim in report.paper.claims
         ]
         parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Verdict", "Tier"])]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = None) -> str:

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 
 from repro import store
 from repro.suite.cards.paper import Claim, ReferenceTable
-from repro.suite.report import comparisons, inputs, ledger, tables
-from repro.suite.report.formatting import interval, number, seconds
+from repro.suite.report import comparisons, inputs, ledger, summary, tables
+from repro.suite.report.formatting import detectable, margin, number, seconds
 from repro.suite.report.inputs import (
     EVIDENCE,
     MEANINGS,
@@ -63,6 +63,7 @@ def render(source: inputs.Source, reports: list[Report]) -> str:
             scale_meaning=SCALE_MEANINGS.get(source.scale, ""),
             counts=counts,
             environment=ledger.environment(reports),
+            discoveries=summary.discoveries(reports),
             papers=[_paper(report) for report in reports],
             comparisons=_comparisons(source, reports),
             verdicts=VERDICTS,
@@ -218,9 +219,8 @@ def _check(report: Report, check: Mapping[str, Any]) -> dict[str, Any]:
         **check,
         "svg": interval_svg(check, check["verdict"]),
         "small_svg": interval_svg(check, check["verdict"], small=True),
-        "margin_text": number(check.get("margin"), ".3g"),
-        "interval_text": interval(check["margin_low"], check["margin_high"]) if several else "",
-        "detectable_text": number(check.get("smallest_detectable"), ".2g") if several else "",
+        "margin_text": margin(check),
+        "detectable_text": detectable(check) if several else "",
         "runs_text": f"{seeds} seeds" if seeds > 1 else "one run",
         "own_paper": own if own != paper_number(report.paper.claim(check["claim"])) else "",
     }
@@ -232,20 +232,21 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
     The side that the claim predicts is tinted. Thin dots are seeds. The axis is scaled to the
     check, so lengths of different checks do not compare.
     """
-    margin = check.get("margin")
-    if margin is None:
+    mean = check.get("margin")
+    if mean is None:
         return Markup("")
-    low, high = (_or(check.get(key), margin) for key in ("margin_low", "margin_high"))
+    low, high = (_or(check.get(key), mean) for key in ("margin_low", "margin_high"))
     seeds = [float(v) for v in check.get("margins") or ()]
     width, height = (112, 18) if small else (260, 34)
     middle, y = width / 2, height / 2
-    extent = max(abs(v) for v in (margin, low, high, *seeds)) or 1.0
+    extent = max(abs(v) for v in (mean, low, high, *seeds)) or 1.0
 
     def x(value: float) -> str:
         return f"{middle + (middle - 7) * value / extent:.1f}"
 
-    spread = f", 95 % interval {number(low, '.3g')} to {number(high, '.3g')}" if low != high else ""
-    label = f"margin {number(margin, '.3g')}{spread}; the predicted side is above 0"
+    label = (
+        f"margin {margin(check)}; the predicted side is above {1 if check.get('by_ratio') else 0}"
+    )
     parts = [
         f'<svg class="interval {verdict}" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="{escape(label)}">',
@@ -258,7 +259,7 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
     if not small and len(seeds) > 1:
         parts += [f'<circle class="seed" cx="{x(v)}" cy="{y + 11}" r="1.8"/>' for v in seeds]
     radius = 3.5 if small else 5
-    parts.append(f'<circle class="mean" cx="{x(margin)}" cy="{y}" r="{radius}"/></svg>')
+    parts.append(f'<circle class="mean" cx="{x(mean)}" cy="{y}" r="{radius}"/></svg>')
     return Markup("".join(parts))
 
 

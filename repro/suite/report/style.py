@@ -30,6 +30,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from repro.suite import inference
+
 PALETTE = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
@@ -176,8 +178,8 @@ def band(values: np.ndarray, kind: Literal["range", "interval"] = "range") -> np
 
     Args:
         values: shape (n_x, n_seeds); NaN marks a seed without that point.
-        kind: "range" gives median, minimum, maximum; "interval" the mean and a 95 % bootstrap
-            interval of it (2000 resamples of the seeds, fixed stream).
+        kind: "range" gives median, minimum, maximum; "interval" the mean and the interval by which
+            checks are judged (`repro.suite.inference`).
 
     Returns:
         Array of shape (3, n_x).
@@ -192,10 +194,9 @@ def band(values: np.ndarray, kind: Literal["range", "interval"] = "range") -> np
         return np.stack([np.nanmedian(values, 1), np.nanmin(values, 1), np.nanmax(values, 1)])
     if kind != "interval":
         raise ValueError(f"unknown band {kind!r}; use 'range' or 'interval'")
-    picks = np.random.default_rng(0).integers(values.shape[1], size=(2000, values.shape[1]))
-    means = np.nanmean(values[:, picks], axis=2)
-    low, high = np.nanquantile(means, [0.025, 0.975], axis=1)
-    return np.stack([np.nanmean(values, 1), low, high])
+    found = [inference.evidence(row[~np.isnan(row)]) for row in values]
+    mean, half = np.array([(one.mean, one.half_width) for one in found]).T
+    return np.stack([mean, mean - half, mean + half])
 
 
 def curve(

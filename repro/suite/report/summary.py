@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from repro.suite import inference
 from repro.suite.records import Record
 from repro.suite.report.inputs import Report
 from repro.suite.words import VERDICTS
@@ -56,6 +57,27 @@ def lines(reports: Iterable[Report]) -> list[Line]:
         sum(line.seconds for line in found),
     )
     return [*found, every]
+
+
+def discoveries(reports: Iterable[Report]) -> str:
+    """A sentence on the comparisons of a scale as a whole: how many would be false.
+
+    Checks of one claim and arms in common make them dependent, which the rate of Benjamini and
+    Hochberg allows where the dependence is positive.
+    """
+    found = [check for report in reports for check in report.checks if check.get("p") is not None]
+    if not found:
+        return ""
+    stand = inference.false_discoveries([check["p"] for check in found])
+    limit = sorted(check["p"] for check in found)[stand - 1] if stand else -1.0
+    decided = [check for check in found if check["verdict"] != "inconclusive"]
+    fall = [check["id"] for check in decided if check["p"] > limit]
+    beside = f"; not {', '.join(fall)}" if fall else ""
+    return (
+        f"{len(decided)} of {len(found)} comparisons of random arms are decided. Over all of them "
+        f"at once, at a false discovery rate of 5 % (Benjamini and Hochberg), "
+        f"{len(decided) - len(fall)} of these stand{beside}."
+    )
 
 
 def _of_method(report: Report) -> Line:

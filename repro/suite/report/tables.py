@@ -3,7 +3,7 @@
 Every table but `cost` holds only quantities that are equal, bit for bit, whenever the same seeds
 run on the same machine; wall-clock figures and checks that read them are in `cost`.
 
-In a result table the best mean of a column is bold, and means whose 95 % interval overlaps the
+In a result table the best mean of a column is bold, and means whose interval overlaps the
 interval of the best one (the seeds cannot tell them apart) are in italics.
 """
 
@@ -22,7 +22,8 @@ from repro.errors import ReproError
 from repro.suite.records import Record, to_csv
 from repro.suite.report.formatting import (
     Summary,
-    interval,
+    detectable,
+    margin,
     number,
     seconds,
     summarise,
@@ -36,7 +37,10 @@ Place = tuple[str, str, str]
 
 RESERVED = ("claims", "measurements", "cost")
 ARROWS = {"lower": " ↓", "higher": " ↑", "none": ""}
-SEED_NOTE = "Mean ± half-width of the 95 % interval over {seeds} seeds; one that ran once has none."
+SEED_NOTE = (
+    "Mean ± half-width of the interval by which checks are judged, over {seeds} seeds; one that "
+    "ran once has none."
+)
 ONE_RUN_NOTE = "One run each: no intervals."
 BEST_NOTE = "Best mean in bold; means that the seeds cannot tell from it in italics."
 
@@ -106,6 +110,9 @@ CLAIM_COLUMNS = [
     "margin_low",
     "margin_high",
     "smallest_detectable",
+    "by_ratio",
+    "link",
+    "p",
     "n_seeds",
     "paper",
     "comparable",
@@ -146,22 +153,13 @@ def claim_records(report: Report) -> list[dict[str, Any]]:
     return records
 
 
-def margin_text(check: Mapping[str, Any]) -> str:
-    """Margin with its 95 % interval; a single value has none."""
-    text = number(check.get("margin"), ".3g")
-    low, high = check.get("margin_low"), check.get("margin_high")
-    if low is None or high is None or (low == high and check.get("n_seeds", 1) <= 1):
-        return text
-    return f"{text} {interval(low, high)}"
-
-
 CLAIM_HEADINGS = {
     "Claim": False,
     "Tier": False,
     "Verdict": False,
     "Expected": False,
     "Observed": False,
-    "Margin [95 % interval]": True,
+    "Margin [interval]": True,
     "Smallest detectable": True,
     "Seeds": True,
     "Paper": False,
@@ -169,7 +167,7 @@ CLAIM_HEADINGS = {
 }
 """Heading → whether the column holds numbers."""
 
-OBSERVED = ("observed", "margin", "margin_low", "margin_high", "smallest_detectable")
+OBSERVED = ("observed", "margin", "margin_low", "margin_high", "smallest_detectable", "link", "p")
 
 
 def claims_table(report: Report, *, timing: bool = False) -> Table:
@@ -186,7 +184,8 @@ def claims_table(report: Report, *, timing: bool = False) -> Table:
         title=f"{report.paper.short}: claims that read wall-clock figures"
         if timing
         else f"{report.paper.short}: claims at scale {report.scale}",
-        caption="Margin: the signed distance to the threshold, positive on the predicted side.",
+        caption="Margin: how far the measured sides are on the predicted side of each other, as a "
+        "ratio (above 1) where both are positive quantities, else as a difference (above 0).",
         columns=list(CLAIM_HEADINGS),
         numeric=list(CLAIM_HEADINGS.values()),
         rows=[_claim_row(report, record, record["timing"] and not timing) for record in shown],
@@ -199,8 +198,8 @@ def _claim_row(report: Report, record: Mapping[str, Any], in_cost: bool) -> list
     check = next((c for c in report.checks if c["id"] == record.get("check")), None)
     observed = [
         record.get("observed") or "–",
-        margin_text(check) if check else "–",
-        number(record.get("smallest_detectable"), ".2g"),
+        margin(check) if check else "–",
+        detectable(check) if check else "–",
     ]
     comparable = "comparable" if record["comparable"] else "not comparable"
     texts = [

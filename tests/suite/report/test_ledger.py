@@ -36,8 +36,8 @@ def test_claims_csv(invented):
     found = rows(invented.out / "claims.csv")
     assert list(found[0]) == [
         *("method", "claim", "check", "tier", "verdict", "expect", "observed"),
-        *("margin", "margin_low", "margin_high", "smallest_detectable", "n_seeds"),
-        *("paper", "comparable", "timing", "reason"),
+        *("margin", "margin_low", "margin_high", "smallest_detectable", "by_ratio"),
+        *("link", "p", "n_seeds", "paper", "comparable", "timing", "reason"),
     ]
     assert len(found) == 3 + 8
     by_claim = {row["claim"]: row for row in found}
@@ -69,8 +69,8 @@ def test_runs_csv_round_trips_every_number(invented):
 def test_scale_ledger_counts(invented):
     text = (invented.out / "ledger.md").read_text(encoding="utf-8")
     assert re.search(r"\| EightBit +\| +2 \| +0 \| +1 \| +0 \|", text)
-    assert re.search(r"\| MaskedText +\| +5 \| +1 \| +0 \| +1 \|", text)
-    assert re.search(r"\| \*\*all\*\* +\| +7 \| +1 \| +1 \| +1 \|", text)
+    assert re.search(r"\| MaskedText +\| +4 \| +1 \| +1 \| +1 \|", text)
+    assert re.search(r"\| \*\*all\*\* +\| +6 \| +1 \| +2 \| +1 \|", text)
     assert "needs paper" in text
 
 
@@ -89,7 +89,7 @@ def test_readme_of_the_results(committed, invented):
 def test_overview_links_to_the_readme(committed, invented):
     text = ledger.overview(committed, invented.root)
     assert re.search(
-        r"\| \[MaskedText\]\(results/README.md#maskedtext\) +\| small +\| +5 \| +1 \| +0 \| +1 \|",
+        r"\| \[MaskedText\]\(results/README.md#maskedtext\) +\| small +\| +4 \| +1 \| +1 \| +1 \|",
         text,
     )
 
@@ -122,7 +122,7 @@ def test_the_summary_has_a_line_a_method_and_one_of_all(invented):
     )
     assert (bits.passed, bits.certain, bits.failed) == (1, 1, [])
     assert (text.passed, text.certain) == (2, 2)
-    assert text.counts == {"reproduced": 5, "contradicted": 1, "inconclusive": 0, "untested": 1}
+    assert text.counts == {"reproduced": 4, "contradicted": 1, "inconclusive": 1, "untested": 1}
     # one exact run, three seeds of two arms, three models
     assert text.seconds == pytest.approx(41.5 + 2 * (3 * 41.5 + 21) + 3 * 212)
     assert every.seconds == text.seconds + bits.seconds and every.certain == 3

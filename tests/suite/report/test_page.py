@@ -159,7 +159,7 @@ def test_interval_is_drawn_against_the_threshold():
     assert xs(margin=-3.0, margin_low=-3.0, margin_high=-3.0) == (7.0, None)
     assert xs(margin=0.0, margin_low=0.0, margin_high=0.0) == (130.0, None)
     label = page.interval_svg({"margin": 1.0, "margin_low": 0.5, "margin_high": 2.0}, "reproduced")
-    assert "margin 1, 95 % interval 0.5 to 2; the predicted side is above 0" in label
+    assert "margin 1 [0.5, 2]; the predicted side is above 0" in label
 
 
 def test_large_pictures_are_squeezed(tmp_path):
