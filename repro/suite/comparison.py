@@ -46,11 +46,14 @@ class Judged:
         return self.evidence.t <= -inference.limit(self.evidence.n) and not any(self.holds)
 
 
-def judged(link: Link, lookups: Sequence[Lookup], ratios: bool = True) -> Judged:
+def judged(
+    link: Link, lookups: Sequence[Lookup], ratios: bool = True, least: float | None = None
+) -> Judged:
     """A link with its margins at every seed.
 
     Args:
         ratios: compare positive quantities by their ratio; an identity is held by its difference.
+        least: the effect that the high side has to exceed the low one by, a ratio or a difference.
 
     Raises:
         ReproError: a side has no finite value.
@@ -63,6 +66,9 @@ def judged(link: Link, lookups: Sequence[Lookup], ratios: bool = True) -> Judged
     else:
         margins = -abs(high - low) if link.op == "==" else high - low
     holds = [link.holds(lookup) for lookup in lookups]
+    if least is not None and link.op != "==":
+        margins = margins - (np.log(least) if by_ratio else least)
+        holds = [bool(margin >= 0) for margin in margins]
     return Judged(link, by_ratio, margins.tolist(), holds, inference.evidence(margins))
 
 
@@ -81,7 +87,9 @@ class Look:
             ReproError: a side has no finite value.
         """
         found = links.clauses(check.parsed)
-        clauses = [[judged(link, lookups, ratios) for link in clause] for clause in found]
+        clauses = [
+            [judged(link, lookups, ratios, check.least) for link in clause] for clause in found
+        ]
         return cls(clauses, len(lookups))
 
     @property

@@ -67,6 +67,12 @@ class Reference:
     def coordinates(self) -> dict[str, str]:
         return dict(part.split("=", 1) for part in self.at.split(",") if part)
 
+    def renamed(self, places: Mapping[str, str]) -> Reference:
+        """The same measurement of another arm or at other coordinates."""
+        parts = [places.get(part, part) for part in self.at.split(",") if part]
+        at = at_key(dict(part.split("=", 1) for part in parts))
+        return Reference(self.name, places.get(self.arm, self.arm), at)
+
     def __str__(self) -> str:
         return f"{self.name}[{self.arm}{', ' + self.at.replace(',', ', ') if self.at else ''}]"
 
@@ -115,6 +121,28 @@ class Check:
             return self
         return replace(self, terms=tuple(_expanded(term, meant) for term in self.terms))
 
+    def renamed(self, names: Mapping[str, str]) -> Check:
+        """The same about other arms or coordinates: ``names`` maps an arm or ``key=value``.
+
+        Raises:
+            ReproError: a name does not occur.
+        """
+        used = {name for r in self.references() for name in (r.arm, *r.at.split(","))}
+        for name in names:
+            if canonical_place(name) not in used:
+                raise ReproError(f"`{name}` does not occur in `{self.text}`")
+        places = {canonical_place(old): canonical_place(new) for old, new in names.items()}
+        terms = tuple(_mapped(term, lambda r: r.renamed(places)) for term in self.terms)
+        made = Check("", terms, self.ops)
+        return replace(made, text=made.written())
+
+    def written(self) -> str:
+        """The check as it would be written."""
+        words = [text(self.terms[0])]
+        for op, term in zip(self.ops, self.terms[1:], strict=True):
+            words += [op, text(term)]
+        return " ".join(words)
+
     def sides(self, lookup: Lookup) -> list[float]:
         """The value of every term of the chain."""
         return [value(term, lookup, self.text) for term in self.terms]
@@ -134,6 +162,40 @@ def parse(text: str) -> Check:
         ReproError: the text is not a comparison of this grammar.
     """
     return _Parser(text).check()
+
+
+def canonical_place(name: str) -> str:
+    """An arm as it is, ``key=value`` as references hold it."""
+    key, equals, value = name.partition("=")
+    return at_key({key.strip(): value.strip()}) if equals else name
+
+
+def _mapped(node: Node, change: Callable[[Reference], Reference]) -> Node:
+    if isinstance(node, Reference):
+        return change(node)
+    if isinstance(node, Call):
+        return replace(node, arguments=tuple(_mapped(a, change) for a in node.arguments))
+    if isinstance(node, Operation):
+        return replace(node, left=_mapped(node.left, change), right=_mapped(node.right, change))
+    return node
+
+
+_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
+
+
+def text(node: Node, outer: int = 0) -> str:
+    """A node as it would be written."""
+    if isinstance(node, Number):
+        return f"{node.value:.15g}"
+    if isinstance(node, Reference):
+        return str(node)
+    if isinstance(node, Call):
+        return f"{node.function}({', '.join(map(text, node.arguments))})"
+    if node.op == "-" and node.left == Number(0.0):
+        return f"-{text(node.right, 3)}"
+    own = _BINDING[node.op]
+    inside = f"{text(node.left, own)} {node.op} {text(node.right, own + 1)}"
+    return f"({inside})" if own < outer else inside
 
 
 def _walk(node: Node) -> Iterator[Reference]:

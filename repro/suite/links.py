@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repro.suite.expression import TESTS, Call, Check, Lookup, Node, Number, Operation, Reference
+from repro.suite.expression import text as written
 from repro.suite.expression import value as value_of
 
 
@@ -45,7 +46,7 @@ class Link:
         return TESTS[self.op](*self.sides(lookup))
 
     def __str__(self) -> str:
-        return f"{text(self.low)} {self.op} {text(self.high)}"
+        return f"{written(self.low)} {self.op} {written(self.high)}"
 
 
 Clause = tuple[Link, ...]
@@ -101,22 +102,3 @@ def _positive(node: Node) -> bool:
     if node.op == "**":
         return _positive(node.left)
     return node.op != "-" and _positive(node.left) and _positive(node.right)
-
-
-_BINDING = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 4}
-
-
-def text(node: Node, outer: int = 0) -> str:
-    """A node as it would be written."""
-    if isinstance(node, Number):
-        return f"{node.value:g}"
-    if isinstance(node, Reference):
-        return str(node)
-    if isinstance(node, Call):
-        return f"{node.function}({', '.join(map(text, node.arguments))})"
-    if node.op == "-" and node.left == Number(0.0):
-        return f"-{text(node.right, 3)}"
-    own = _BINDING[node.op]
-    left, right = text(node.left, own), text(node.right, own + 1)
-    inside = f"{left} {node.op} {right}"
-    return f"({inside})" if own < outer else inside

@@ -28,7 +28,7 @@ import numpy as np
 from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.suite import comparison, expression, inference
-from repro.suite.cards.checks import Check
+from repro.suite.cards.checks import Check, CheckCard
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim
 from repro.suite.comparison import Judged, Look
@@ -47,6 +47,7 @@ class CheckResult:
         link: the link that decides, where a check has several.
         by_ratio: whether margins are logarithms of ratios.
         p: two-sided, of the deciding link; None for an identity.
+        control: the check that must not hold, and ``control_observed``: its values.
     """
 
     id: str
@@ -65,6 +66,9 @@ class CheckResult:
     link: str
     by_ratio: bool
     p: float | None
+    least: float | None
+    control: str
+    control_observed: str
     paper: str
     comparable: bool
     reason: str
@@ -128,6 +132,11 @@ class Evaluated:
     def holds(self) -> list[bool]:
         return [self.check.parsed.holds(lookup) for lookup in self.lookups]
 
+    def observed(self, seeds: int) -> str:
+        """The means of its sides over the first seeds, with what holds between them."""
+        sides = [self.check.parsed.sides(lookup) for lookup in self.lookups[:seeds]]
+        return _observed(self.check.parsed, np.mean(sides, axis=0))
+
     def at(self, seeds: int) -> Look:
         """What its first seeds say.
 
@@ -159,58 +168,78 @@ def _of_check(check: Check, error: ReproError) -> ReproError:
     return ReproError(f"check `{check.id}` ({check.expect}): {error}")
 
 
-def decided(claim: Sequence[Evaluated], first: int) -> list[tuple[Look, str, str, Judged]]:
-    """Look, verdict, reason and deciding link of the comparisons of one claim.
+@dataclass(frozen=True)
+class Decision:
+    """What came of a check, and at which look."""
 
-    A check is judged at its first look that decides it, together with the others of its claim.
+    look: Look
+    verdict: str
+    reason: str
+    deciding: Judged
+
+    def inconclusive(self, why: str) -> Decision:
+        return Decision(self.look, "inconclusive", why, self.deciding)
+
+
+def of_identity(found: Evaluated) -> Decision:
+    """An identity has to hold as written."""
+    look = found.at(len(found.lookups))
+    return Decision(look, *_as_identity(found.check.tier, found.holds), look.weakest)
+
+
+def of_comparisons(claim: Sequence[Evaluated], first: int) -> list[Decision]:
+    """The comparisons of one claim, each at its first look that decides it.
 
     Raises:
         ReproError: a side has no finite value.
     """
     left = {one: comparison.looks(len(one.lookups), first) for one in claim}
     at = {one: one.at(left[one].pop(0)) for one in claim}
-    final: dict[Evaluated, tuple[Look, str, str, Judged]] = {}
+    final: dict[Evaluated, Decision] = {}
     while len(final) < len(claim):
         corrected = comparison.beyond(list(at.values()))
         for one in [one for one in claim if one not in final]:
-            verdict, reason, deciding = comparison.decide(at[one], corrected)
-            if verdict != "inconclusive" or not left[one]:
-                final[one] = (at[one], verdict, reason, deciding)
+            decision = Decision(at[one], *comparison.decide(at[one], corrected))
+            if decision.verdict != "inconclusive" or not left[one]:
+                final[one] = decision
         for one in [one for one in claim if one not in final]:
             at[one] = one.at(left[one].pop(0))
     return [final[one] for one in claim]
 
 
 def result(
-    found: Evaluated, paper: str, look: Look, verdict: str, reason: str, deciding: Judged
+    found: Evaluated, decision: Decision, paper: str, control: Evaluated | None
 ) -> CheckResult:
     """All that is said about a check.
 
     Args:
         paper: the paper's number, where the check names none itself.
+        control: the check that must not hold, evaluated.
     """
-    check, evidence = found.check, deciding.evidence
-    sides = [check.parsed.sides(lookup) for lookup in found.lookups[: look.n]]
+    check, evidence, look = found.check, decision.deciding.evidence, decision.look
     return CheckResult(
         id=check.id,
         claim=check.claim,
         tier=check.tier,
         expect=check.expect,
         why=check.why,
-        verdict=verdict,
-        observed=_observed(check.parsed, np.mean(sides, axis=0)),
+        verdict=decision.verdict,
+        observed=found.observed(look.n),
         margin=evidence.mean,
         margin_low=evidence.mean - evidence.half_width,
         margin_high=evidence.mean + evidence.half_width,
-        smallest_detectable=smallest_detectable(deciding.margins),
+        smallest_detectable=smallest_detectable(decision.deciding.margins),
         n_seeds=look.n,
-        margins=deciding.margins,
-        link=str(deciding.link) if len(look.links) > 1 else "",
-        by_ratio=deciding.by_ratio,
+        margins=decision.deciding.margins,
+        link=str(decision.deciding.link) if len(look.links) > 1 else "",
+        by_ratio=decision.deciding.by_ratio,
         p=None if found.is_identity or evidence.n < 2 else evidence.p,
+        least=check.least,
+        control="" if control is None else control.check.expect,
+        control_observed="" if control is None else control.observed(look.n),
         paper=check.paper or paper,
         comparable=check.comparable,
-        reason=reason,
+        reason=decision.reason,
     )
 
 
@@ -304,8 +333,7 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     measured = Measurements(records, deterministic)
     first = len(method.preset(scale).seed_list())
     try:
-        every = [evaluate(check, measured, first) for check in method.checks(scale).values()]
-        results = conclude(method, every, first)
+        results = _results(method, scale, measured, first)
     except ReproError as error:
         raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
     return {
@@ -316,26 +344,78 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     }
 
 
-def conclude(method: Method, every: Sequence[Evaluated], first: int) -> list[CheckResult]:
-    """The results of all checks of a method, in their order.
-
-    Raises:
-        ReproError: a side has no finite value.
-    """
-    found: dict[Evaluated, tuple[Look, str, str, Judged]] = {}
-    for one in every:
-        if one.is_identity:
-            look = one.at(len(one.lookups))
-            found[one] = (look, *_as_identity(one.check.tier, one.holds), look.weakest)
+def _results(method: Method, scale: str, measured: Measurements, first: int) -> list[CheckResult]:
+    """The results of all checks of a method, in their order."""
+    every = [evaluate(check, measured, first) for check in method.checks(scale).values()]
+    decisions = {one: of_identity(one) for one in every if one.is_identity}
     for claim in dict.fromkeys(one.check.claim for one in every):
-        own = [one for one in every if one.check.claim == claim and one not in found]
-        found |= zip(own, decided(own, first), strict=True)
+        own = [one for one in every if one.check.claim == claim and not one.is_identity]
+        decisions |= zip(own, of_comparisons(own, first), strict=True)
+    failing = {
+        name: why
+        for name, parsed in method.preconditions(scale).items()
+        if (why := _failing(name, parsed, measured, first))
+    }
     results = []
     for one in every:
+        control = _control(one.check, measured, first)
+        decision = _gated(one.check, decisions[one], failing, control, first)
         card = method.paper.claim(one.check.claim)
         paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
-        results.append(result(one, paper, *found[one]))
+        results.append(result(one, decision, paper, control))
     return results
+
+
+def _gated(
+    check: Check,
+    decision: Decision,
+    failing: Mapping[str, str],
+    control: Evaluated | None,
+    first: int,
+) -> Decision:
+    """What preconditions and the control leave of a decision."""
+    for need in check.needs:
+        if need in failing:
+            return decision.inconclusive(failing[need])
+    if decision.verdict != "reproduced" or not check.has_control:
+        return decision
+    if control is None:
+        return decision.inconclusive("its control is not run at this scale")
+    passes = of_identity(control) if control.is_identity else of_comparisons([control], first)[0]
+    if passes.verdict == "reproduced":
+        seen = f"{control.check.expect}: {control.observed(passes.look.n)}"
+        return decision.inconclusive(f"its control holds as well ({seen})")
+    return decision
+
+
+def _failing(name: str, parsed: expression.Check | None, measured: Measurements, first: int) -> str:
+    """Why a precondition does not hold at every seed; nothing where it does."""
+    if parsed is None:
+        return f"precondition `{name}` is not measured at this scale"
+    found = evaluate(_plain(name, parsed), measured, first)
+    if all(found.holds):
+        return ""
+    seen = found.observed(len(found.lookups))
+    return f"precondition `{name}` holds for {sum(found.holds)} of {len(found.holds)} seeds: {seen}"
+
+
+def _control(check: Check, measured: Measurements, first: int) -> Evaluated | None:
+    """The check that must not hold, evaluated."""
+    if check.control is None:
+        return None
+    facts = {"tier": check.tier, "least": check.least}
+    return evaluate(_plain(f"{check.id} (control)", check.control, **facts), measured, first)
+
+
+def _plain(name: str, parsed: expression.Check, **facts: Any) -> Check:
+    """An expression as a check that belongs to no claim."""
+    bare = CheckCard(**{"id": "x", "tier": "reduced", "expect": parsed.text, "why": "", **facts})
+    return Check(
+        **{**dict(bare), "id": name, "control": None},
+        claim="",
+        has_control=False,
+        parsed=parsed,
+    )
 
 
 def judge_claims(method: Method, scale: str, results: Sequence[CheckResult]) -> list[ClaimResult]:

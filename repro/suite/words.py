@@ -13,6 +13,11 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ORDER: tuple[Verdict, ...] = ("contradicted", "inconclusive", "reproduced", "untested")
 """The verdict of a claim is the first of these that one of its checks has."""
 
+Kind = Literal["empirical", "theorem", "structure", "code", "ours"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+OF_THE_PAPER: tuple[Kind, ...] = ("empirical", "theorem", "structure")
+"""The kinds of claims that a headline counts; `code` and `ours` are nobody's claims in print."""
+
 Evidence = Literal["paper", "code", "secondary", "derived", "measured", "unsure"]
 
 ZOO = "zoo"

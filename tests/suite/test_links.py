@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repro.suite.expression import parse
-from repro.suite.links import clauses, text
+from repro.suite.expression import parse, text
+from repro.suite.links import clauses
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from repro.suite import expression
 from repro.suite.cards.base import Name, Strict
 from repro.suite.words import Scale, Tier
 
 
 class CheckCard(Strict):
-    """An expression over measurements that a claim predicts, with the threshold's reason."""
+    """An expression over measurements that a claim predicts, with the threshold's reason.
+
+    ``least``: the smallest effect that would matter, a ratio above 1 where the sides are positive
+    quantities and else a difference; the high side has to exceed the low one by it. ``needs``: ids
+    of preconditions. ``control``: names in the expression (arms, or ``key=value``) and what takes
+    their place in a check that must not hold.
+    """
 
     id: Name
     tier: Tier
     expect: str
     why: str
+    least: float | None = Field(None, gt=0)
+    needs: list[Name] = []
+    control: dict[str, str] = {}
     paper: str | None = None
     comparable: bool = False
+
+
+class Precondition(Strict):
+    """What must hold at every seed before the checks that need it may decide anything."""
+
+    expect: str
+    why: str
 
 
 class Finding(Strict):
@@ -39,6 +57,7 @@ class Checks(Strict):
     """The checks and findings of a method, by the id of the claim that they are about."""
 
     claims: dict[Name, Expectation]
+    preconditions: dict[Name, Precondition] = {}
 
     def each(self) -> Iterator[tuple[str, CheckCard]]:
         """Every check with the id of its claim, in the order of the card."""
@@ -55,7 +74,7 @@ class Checks(Strict):
 
 @dataclass(frozen=True)
 class Check:
-    """A check as it is judged: its card, its claim and its parsed expression."""
+    """A check as it is judged: its card, its claim and its parsed expressions."""
 
     id: str
     claim: str
@@ -64,4 +83,9 @@ class Check:
     why: str
     paper: str | None
     comparable: bool
+    least: float | None
+    needs: list[str]
+    has_control: bool
+    control: expression.Check | None
+    """None where there is none, or where this scale does not measure it."""
     parsed: expression.Check

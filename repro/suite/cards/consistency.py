@@ -233,11 +233,38 @@ def _check_checks(file: _File, method: Method) -> None:
                 file.fail(f"{where}.expect", str(error))
             if not references:
                 file.fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
+            for need in check.needs:
+                file.known(f"{where}.needs", need, method.expected.preconditions, "precondition")
+            _check_control(file, f"{where}.control", check, method)
+    for name, precondition in method.expected.preconditions.items():
+        _check_measured(file, f"preconditions.{name}.expect", precondition.expect, method)
     judged = {name for scale in method.experiment.scales for name in method.checks(scale)}
     for claim, expectation in method.expected.claims.items():
         for number, check in enumerate(expectation.checks):
             if check.id not in judged:
                 _explain_unjudged(file, f"claims.{claim}.checks.{number}.expect", check, method)
+
+
+def _check_control(file: _File, where: str, check: CheckCard, method: Method) -> None:
+    try:
+        control = method.control_of(check)
+    except ReproError as error:
+        file.fail(where, str(error))
+    if control is not None:
+        _check_measured(file, where, control.text, method)
+
+
+def _check_measured(file: _File, where: str, expect: str, method: Method) -> None:
+    """What a precondition or a control reads has to be measured at some scale."""
+    try:
+        references = expression.parse(expect).references()
+    except ReproError as error:
+        file.fail(where, str(error))
+    for reference in references:
+        file.known(where, reference.arm, method.experiment.arms, "arm")
+        file.known(where, reference.name, method.experiment.measurements, "measurement")
+        if not any(method.measured(scale, reference) for scale in method.experiment.scales):
+            file.fail(where, f"`{reference}`: {_unmeasured(reference, method)}")
 
 
 def _explain_unjudged(file: _File, where: str, check: CheckCard, method: Method) -> NoReturn:

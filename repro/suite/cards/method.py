@@ -12,7 +12,7 @@ from repro.coordinates import Grid, holds, matching
 from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
-from repro.suite.cards.checks import Check, Checks
+from repro.suite.cards.checks import Check, CheckCard, Checks
 from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale, Without
 from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resolved
 from repro.suite.cards.paper import Paper
@@ -205,9 +205,35 @@ class Method(Owner):
             parsed = expression.parse(card.expect)
             measured = {r: self.measured(scale, r) for r in parsed.references()}
             if all(measured.values()):
+                facts = {**dict(card), "control": self._at(scale, self.control_of(card))}
                 expanded = parsed.expanded(measured)
-                chosen[card.id] = Check(claim=claim, parsed=expanded, **dict(card))
+                chosen[card.id] = Check(
+                    claim=claim, parsed=expanded, has_control=bool(card.control), **facts
+                )
         return chosen
+
+    def _at(self, scale: str, parsed: expression.Check | None) -> expression.Check | None:
+        """An expression with its wildcards replaced; None where it is not measured at a scale."""
+        if parsed is None:
+            return None
+        measured = {r: self.measured(scale, r) for r in parsed.references()}
+        return parsed.expanded(measured) if all(measured.values()) else None
+
+    @staticmethod
+    def control_of(card: CheckCard) -> expression.Check | None:
+        """The check that must not hold.
+
+        Raises:
+            ReproError: it renames what the check does not mention.
+        """
+        return expression.parse(card.expect).renamed(card.control) if card.control else None
+
+    def preconditions(self, scale: str) -> dict[str, expression.Check | None]:
+        """The preconditions by id; None where a scale does not measure what one reads."""
+        return {
+            name: self._at(scale, expression.parse(card.expect))
+            for name, card in self.expected.preconditions.items()
+        }
 
     def figures(self, scale: str) -> list[Figure]:
         """The figures drawn at a scale."""

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from repro.suite.cards.base import Name, Strict, Value, unique_ids
-from repro.suite.words import Evidence, Tier
+from repro.suite.words import Evidence, Kind, Tier
 
 
 class Repository(Strict):
@@ -22,9 +22,15 @@ class Licence(Strict):
 
 
 class Claim(Strict):
-    """One statement of a paper with its numbers and the place where they stand."""
+    """One statement of a paper with its numbers and the place where they stand.
+
+    ``kind`` says whose it is: ``empirical`` (the paper measured it), ``theorem`` (it proves or
+    defines it), ``structure`` (it prints a count), ``code`` (what the released code does) or
+    ``ours`` (found or derived here).
+    """
 
     id: Name
+    kind: Kind
     statement: str
     metric: str = ""
     unit: str = ""
