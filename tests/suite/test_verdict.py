@@ -21,7 +21,7 @@ SEEDS = 5
 
 def method(identity: str = "error[exact, item=one] <= 1e-9") -> Method:
     claims = [
-        Claim(id=i, statement="", where="Table 1", evidence="paper", best_tier=t)
+        Claim(id=i, kind="empirical", statement="", where="Table 1", evidence="paper", best_tier=t)
         for i, t in [
             ("faster", "reduced"),
             ("better", "reduced"),
@@ -214,7 +214,9 @@ def test_too_few_seeds_are_inconclusive():
 def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
     """A method with one check over `m`, and the records of its arms."""
     card = {"run": "methods.toy.arms:run"}
-    claim = Claim(id="c", statement="", where="", evidence="paper", best_tier="reduced")
+    claim = Claim(
+        id="c", kind="empirical", statement="", where="", evidence="paper", best_tier="reduced"
+    )
     made = Method(
         Path("toy"),
         Paper(
@@ -238,6 +240,19 @@ def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
         for seed, value in enumerate(values)
     ]
     return made, measured
+
+
+def gated(expect: str, preconditions=(), least=None, needs=(), control=(), **arms) -> dict:
+    """One check with its gates, judged."""
+    made, measured = of_one(expect, **arms)
+    [card] = made.expected.claims["c"].checks
+    card = card.model_copy(update={"least": least, "needs": list(needs), "control": dict(control)})
+    made.expected = Checks(
+        claims={"c": {"checks": [card.model_dump()]}},
+        preconditions={k: {"expect": v, "why": ""} for k, v in dict(preconditions).items()},
+    )
+    [found] = verdict.judge(made, "small", measured)["checks"]
+    return found
 
 
 def judged(expect: str, **arms: list[float]) -> list[dict]:
@@ -312,6 +327,54 @@ def test_a_contradiction_is_corrected_over_the_checks_of_its_claim():
     many = "; ".join(["m[a] < 1", *(f"m[x{i}] < 1" for i in range(9))])
     found = judged(many, **values)[0]
     assert (found["verdict"], found["reason"][:7]) == ("inconclusive", "against")
+
+
+HALF = {"a": [0.5, 0.51, 0.49], "b": [1.0, 1.01, 0.99], "c": [0.52, 0.5, 0.5]}
+
+
+def test_a_failing_precondition_leaves_nothing_decided():
+    ready = {"ready": "m[b] >= 0.995"}
+    for expect in ("m[a] < m[b]", "m[b] < m[a]"):
+        found = gated(expect, ready, needs=["ready"], **HALF)
+        assert found["verdict"] == "inconclusive"
+        assert found["reason"] == "precondition `ready` holds for 2 of 3 seeds: 1 >= 0.995"
+    assert (
+        gated("m[a] < m[b]", {"ready": "m[b] > 0.9"}, needs=["ready"], **HALF)["verdict"]
+        == "reproduced"
+    )
+    assert gated("m[a] < m[b]", ready, **HALF)["verdict"] == "reproduced"  # not needed
+
+
+def test_a_check_whose_control_holds_as_well_reproduces_nothing():
+    found = gated("m[a] < m[b]", control={"a": "c"}, **HALF)
+    assert (found["verdict"], found["control"]) == ("inconclusive", "m[c] < m[b]")
+    assert found["reason"] == "its control holds as well (m[c] < m[b]: 0.5067 < 1)"
+    found = gated("m[a] < 0.8 * m[b]", control={"a": "b"}, **HALF)
+    assert (found["verdict"], found["control_observed"]) == ("reproduced", "1 ≥ 0.8")
+
+
+def test_a_control_that_a_scale_does_not_run_is_none():
+    made, measured = of_one("m[a] < m[b]", **HALF)
+    card = made.expected.claims["c"].checks[0].model_copy(update={"control": {"a": "c"}})
+    made.expected = Checks(claims={"c": {"checks": [card.model_dump()]}})
+    preset = Scale(seeds=3, without={"arms": ["c"]})
+    made.experiment = made.experiment.model_copy(update={"scales": {"small": preset}})
+    [found] = verdict.judge(made, "small", measured)["checks"]
+    assert (found["verdict"], found["reason"]) == (
+        "inconclusive",
+        "its control is not run at this scale",
+    )
+
+
+def test_the_least_effect_is_a_ratio_or_a_difference():
+    values = {"a": [0.97, 0.971, 0.969], "b": [1.0, 1.0, 1.0]}
+    assert gated("m[a] < m[b]", **values)["verdict"] == "reproduced"
+    found = gated("m[a] < m[b]", least=1.05, **values)
+    assert found["verdict"] == "contradicted" and found["by_ratio"]
+    assert found["margin"] == pytest.approx(math.log(1 / 0.97 / 1.05), abs=1e-4)
+    low = {"a": [-0.97, -0.971, -0.969], "b": [0.0, 0.0, 0.0]}
+    assert gated("m[a] < m[b]", least=0.9, **low)["verdict"] == "reproduced"
+    assert gated("m[a] < m[b]", least=1.0, **low)["verdict"] == "contradicted"
 
 
 def test_open_checks_ask_for_further_seeds():

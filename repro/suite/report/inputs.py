@@ -23,7 +23,7 @@ from repro.suite.cards.paper import Claim, Paper
 from repro.suite.records import Record
 from repro.suite.report.formatting import number
 from repro.suite.report.results import Results
-from repro.suite.words import VERDICTS
+from repro.suite.words import OF_THE_PAPER, VERDICTS
 
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "untested": "–"}
 
@@ -88,10 +88,15 @@ class Report:
     def claim_checks(self, claim: str) -> list[dict[str, Any]]:
         return [check for check in self.checks if check["claim"] == claim]
 
-    def counts(self) -> dict[str, int]:
-        """How many claims of the paper have each verdict."""
-        verdicts = [self.claim_verdict(claim.id) for claim in self.paper.claims]
+    def counts(self, *kinds: str) -> dict[str, int]:
+        """How many claims of these kinds (default: those of the paper) have each verdict."""
+        wanted = kinds or OF_THE_PAPER
+        verdicts = [self.claim_verdict(c.id) for c in self.paper.claims if c.kind in wanted]
         return {verdict: verdicts.count(verdict) for verdict in VERDICTS}
+
+    def verdicts(self) -> list[tuple[str, str]]:
+        """Kind and verdict of every claim."""
+        return [(claim.kind, self.claim_verdict(claim.id)) for claim in self.paper.claims]
 
     @functools.cached_property
     def _cards_of_checks(self) -> dict[str, Check]:
@@ -111,6 +116,30 @@ class Report:
 
     def findings(self, claim: str) -> list[str]:
         return [f["text"] for f in self.published_findings if f["claim"] == claim]
+
+
+KIND_MEANINGS = {
+    "empirical": "the paper measured it",
+    "theorem": "the paper proves or defines it",
+    "structure": "the paper prints a count: parameters, operations, bits, sizes",
+    "code": "what the released code does, departures included",
+    "ours": "we found or derived it",
+}
+HEADINGS = [*VERDICTS, "theorems", "structure"]
+"""Of a headline: verdicts of empirical claims, and how many of the theorems and counts hold."""
+
+
+def headline(verdicts: Iterable[tuple[str, str]]) -> list[str]:
+    """Cells under `HEADINGS` for the claims of a paper, as (kind, verdict)."""
+    found = list(verdicts)
+    cells = [str(found.count(("empirical", verdict))) for verdict in VERDICTS]
+    return cells + [held(found, kind) for kind in ("theorem", "structure")]
+
+
+def held(verdicts: Iterable[tuple[str, str]], kind: str) -> str:
+    """`3 of 4`: how many claims of a kind are reproduced; nothing where there are none."""
+    own = [verdict for of, verdict in verdicts if of == kind]
+    return f"{own.count('reproduced')} of {len(own)}" if own else ""
 
 
 def paper_number(claim: Claim) -> str:

@@ -14,7 +14,7 @@ from repro.suite.cards import library
 from repro.suite.cards.paper import Paper
 from repro.suite.records import to_csv
 from repro.suite.report import summary
-from repro.suite.report.inputs import MEANINGS, SYMBOLS, Report
+from repro.suite.report.inputs import HEADINGS, MEANINGS, SYMBOLS, Report, headline, held
 from repro.suite.report.tables import CLAIM_COLUMNS, claim_records
 from repro.suite.words import ORDER, SCALES, VERDICTS, Scale
 
@@ -64,24 +64,44 @@ def runs_csv(reports: Iterable[Report]) -> str:
 
 def scale_ledger(scale: str, reports: list[Report]) -> str:
     """Markdown of one scale: counts per paper, then one line per claim."""
-    counts: list[list[Any]] = [[r.paper.short, *(r.counts()[v] for v in VERDICTS)] for r in reports]
-    counts.append(["**all**", *(sum(row[1 + i] for row in counts) for i in range(len(VERDICTS)))])
+    every = [pair for report in reports for pair in report.verdicts()]
+    counts = [[r.paper.short, *headline(r.verdicts())] for r in reports]
+    counts.append(["**all**", *headline(every)])
     parts = [
         f"# Ledger at scale {scale}",
-        _pipe(counts, ["Paper", *VERDICTS], numeric_from=1),
+        _pipe(counts, ["Paper", *HEADINGS], numeric_from=1),
+        COUNTED,
+        _beside([(r.paper.short, r.verdicts()) for r in reports]),
         summary.discoveries(reports),
     ]
     for report in reports:
         rows = [
             [
                 claim.statement,
+                claim.kind,
                 f"{SYMBOLS[report.claim_verdict(claim.id)]} {report.claim_verdict(claim.id)}",
                 report.claims.get(claim.id, {}).get("tier") or f"needs {claim.best_tier}",
             ]
             for claim in report.paper.claims
         ]
-        parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Verdict", "Tier"])]
+        parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Kind", "Verdict", "Tier"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+COUNTED = (
+    "The four verdicts count what a paper claims to have measured; of its theorems and of the "
+    "counts that it prints stands how many hold."
+)
+
+
+def _beside(papers: Iterable[tuple[str, list[tuple[str, str]]]]) -> str:
+    """What is no claim in print: how much of the released code's behaviour and of ours holds."""
+    rows = [[name, *(held(found, kind) for kind in BESIDE)] for name, found in papers]
+    rows = [row for row in rows if any(row[1:])]
+    if not rows:
+        return ""
+    table = _pipe(rows, ["Paper", "what the released code does", "found here"], numeric_from=1)
+    return f"Beside the papers' own claims:\n\n{table}"
 
 
 def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = None) -> str:
@@ -94,6 +114,8 @@ def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = 
 
 
 # Over all scales --------------------------------------------------------------------------------
+
+BESIDE = ("code", "ours")
 
 Ledger = dict[tuple[str, str], list[dict[str, str]]]
 """(method, claim) → the rows of its checks."""
@@ -121,14 +143,19 @@ def overview(results_root: Path, root: Path | None = None, page: str = "results/
         page: where the sections of the papers are, relative to the text that shows the table.
     """
     ledgers, papers = _committed(results_root, root)
-    rows = []
+    rows, beside = [], []
     for paper in papers:
         for scale, ledger in ledgers.items():
             if _has(ledger, paper):
-                verdicts = [_verdict(ledger.get((paper.slug, claim.id))) for claim in paper.claims]
+                verdicts: list[tuple[str, str]] = [
+                    (claim.kind, _verdict(ledger.get((paper.slug, claim.id))))
+                    for claim in paper.claims
+                ]
                 link = f"[{paper.short}]({page}#{_anchor(paper.short)})"
-                rows.append([link, scale, *(verdicts.count(v) for v in VERDICTS)])
-    return _pipe(rows, ["Paper", "Scale", *VERDICTS], numeric_from=2)
+                rows.append([link, scale, *headline(verdicts)])
+                beside.append((f"{link}, {scale}", verdicts))
+    parts = [_pipe(rows, ["Paper", "Scale", *HEADINGS], numeric_from=2), COUNTED, _beside(beside)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _committed(results_root: Path, root: Path | None) -> tuple[dict[Scale, Ledger], list[Paper]]:
@@ -209,11 +236,11 @@ def _paper_section(results_root: Path, paper: Paper, ledgers: Mapping[Scale, Led
             seen = [row["observed"] for row in deciding if row.get("observed")]
             note += f": `{seen[0]}`" if seen else ""
             cells.append(f"{SYMBOLS[verdict]} {verdict}{note}")
-        rows.append([claim.statement, claim.where, *cells])
+        rows.append([claim.statement, claim.kind, claim.where, *cells])
     parts = [
         f"## {paper.short}",
         paper.citation(),
-        _pipe(rows, ["Claim", "Where", *own]),
+        _pipe(rows, ["Claim", "Kind", "Where", *own]),
     ]
     if links := _links(results_root, own, paper.slug):
         parts.append(links)

@@ -39,6 +39,9 @@ def claim(id: str, statement: str, **given) -> dict:
         "where": "Table 3",
         "evidence": "paper",
         "best_tier": "reduced",
+        "kind": {"exact": "theorem", "structural": "structure"}.get(
+            given.get("best_tier", ""), "empirical"
+        ),
         **given,
     }
 
