@@ -329,10 +329,12 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     Args:
         records: run records with ``arm``, ``seed`` and ``measurements``.
     """
+    records = list(records)
     deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
     measured = Measurements(records, deterministic)
     first = len(method.preset(scale).seed_list())
     try:
+        _refuse_seeds(method, scale, records)
         results = _results(method, scale, measured, first)
     except ReproError as error:
         raise ReproError(f"{method.slug} at scale {scale}: {error}") from error
@@ -342,6 +344,33 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
         "checks": [asdict(result) for result in results],
         "claims": [asdict(result) for result in judge_claims(method, scale, results)],
     }
+
+
+def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Holes among the seeds of an arm, and seeds of a random arm that agree to the last bit."""
+    seen: dict[str, dict[tuple[Any, ...], int]] = {}
+    for record in sorted(records, key=lambda r: int(r["seed"])):
+        name, seed = record["arm"], int(record["seed"])
+        arm = method.arms(scale).get(name)
+        if arm is None or arm.deterministic:
+            continue
+        own = seen.setdefault(name, {})
+        values = tuple(
+            (m["name"], at_key(m["at"]), m["value"])
+            for m in record["measurements"]
+            if not method.experiment.measurements[m["name"]].timing
+        )
+        if values and values in own:
+            raise ReproError(
+                f"seeds {own[values]} and {seed} of `{name}` agree to the last bit; declare it "
+                "deterministic, or let something vary"
+            )
+        own[values or (seed,)] = seed
+    for name, own in seen.items():
+        planned = method.preset(scale).seed_list()
+        there = sorted(own.values())
+        if missing := sorted({*planned, *range(len(planned), len(there))} - {*there}):
+            raise ReproError(f"arm `{name}` lacks seed {missing[0]}")
 
 
 def _results(method: Method, scale: str, measured: Measurements, first: int) -> list[CheckResult]:

@@ -181,7 +181,15 @@ def test_missing_arm_is_an_error():
 
 def test_missing_seed_is_an_error():
     made = [r for r in records() if (r["arm"], r["seed"]) != ("other", 3)]
-    with pytest.raises(ReproError, match="same seeds"):
+    with pytest.raises(ReproError, match="arm `other` lacks seed 3"):
+        verdicts(made)
+
+
+def test_seeds_that_agree_to_the_last_bit_are_an_error():
+    made = copy.deepcopy(records())
+    first, second = [r for r in made if r["arm"] == "ours"][:2]
+    second["measurements"] = first["measurements"]
+    with pytest.raises(ReproError, match="seeds 0 and 1 of `ours` agree to the last bit"):
         verdicts(made)
 
 
@@ -207,8 +215,12 @@ def test_a_wildcard_is_judged_as_all_that_it_means():
 
 
 def test_too_few_seeds_are_inconclusive():
+    card = method()
+    scale = {"small": Scale(seeds=2)}
+    card.experiment = card.experiment.model_copy(update={"scales": scale})
     made = [r for r in records() if r["seed"] < 2]
-    assert verdicts(made) == SOUND | dict.fromkeys(("faster", "better", "worse"), "inconclusive")
+    found = {c["id"]: c["verdict"] for c in verdict.judge(card, "small", made)["claims"]}
+    assert found == SOUND | dict.fromkeys(("faster", "better", "worse"), "inconclusive")
 
 
 def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
@@ -226,8 +238,8 @@ def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
         Experiment(
             paper="toy",
             arms={name: Arm(**card) for name in arms},
-            measurements={"m": Measurement()},
-            scales={"small": Scale(seeds=3, most=8)},
+            measurements={"m": Measurement(), "drawn": Measurement()},
+            scales={"small": Scale(seeds=min(3, *map(len, arms.values())), most=8)},
         ),
         Checks(claims={"c": {"checks": [
             {"id": f"c-{i}", "tier": tier, "why": "", "expect": text}
@@ -235,7 +247,14 @@ def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
         ]}}),
     )  # fmt: skip
     measured = [
-        {"arm": arm, "seed": seed, "measurements": [{"name": "m", "at": {}, "value": value}]}
+        {
+            "arm": arm,
+            "seed": seed,
+            "measurements": [
+                {"name": "m", "at": {}, "value": value},
+                {"name": "drawn", "at": {}, "value": seed},
+            ],
+        }
         for arm, values in arms.items()
         for seed, value in enumerate(values)
     ]
