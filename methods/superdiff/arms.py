@@ -234,6 +234,50 @@ def _labelled(
         return sd.superdiff(models, noise.double(), job.params.steps, rule, generator=generator)
 
 
+# What checks must not hold for, and what distances cannot fall below
+
+
+def untuned(job: Job) -> None:
+    """The network of the zoo that models of images start from, as `single` samples a model."""
+    p, judge = job.params, Judge(job)
+    network = pretrained.of_type(UNet, job, p.experts[0])
+    model = as_model(ScheduleMatched(network), p.sampling_precision)
+    for path, steps in settings(p):
+        rule = sd.Averaging((1.0,))
+        x = generate(job, [model], judge.noise, rule, path=path, steps=steps).x
+        measure(job, judge, x, f"{path}-{steps}", path=path, nfe=steps)
+
+
+def floor(job: Job) -> None:
+    """As many training images as the other arms have samples: real against real."""
+    judge = Judge(job)
+    measure(job, judge, judge.pictures(job.params.samples, "train", "floor"), "real")
+
+
+def pairs_of_others(job: Job) -> None:
+    """As `pairs`, but AND has the experts of the next pair, whose classes nobody asked for.
+
+    How much of both classes a classifier sees in images that show neither.
+    """
+    p, judge = job.params, Judge(job)
+    network = pretrained.of_type(UNet, job, p.network)
+    noise = torch.randn(
+        p.samples, network.in_channels, *[network.resolution] * 2, generator=job.rng("evaluation")
+    ).to(job.device)
+    place = torch.arange(p.samples)
+    known = torch.tensor(p.pairs).to(job.device)
+    pair = known[place % len(p.pairs)]
+    for name in p.rules:
+        shown = known[(place + 1) % len(p.pairs)] if name == "and" else pair
+        out = _labelled(job, network, noise, list(shown.T), rule_of(name))
+        at = {"rule": name, "nfe": 2 * p.steps}
+        seen = judge.probabilities(out.x).gather(1, pair).double()
+        job.measure("least_probability", seen.min(1).values.mean(), **at)
+        job.measure("most_probability", seen.max(1).values.mean(), **at)
+        job.measure("apart", (seen[:, 0] - seen[:, 1]).abs().mean(), **at)
+        measure_gap(job, out, **at)
+
+
 # The plane
 
 

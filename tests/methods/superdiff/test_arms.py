@@ -91,15 +91,24 @@ def test_all_rows_take_the_same_noise():
     assert torch.equal(one.x, two.x) and one.x.shape == noise.shape and one.L.shape == (1, 12)
 
 
-def test_pairs_with_a_conditional_network(monkeypatch):
-    network = UNet(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4,
-                       num_classes=10)  # fmt: skip
+@pytest.fixture
+def zoo_network(monkeypatch):
+    """Networks of noise under the names `net`, with classes, and `plain`, without."""
+    shape = dict(resolution=8, in_channels=1, channels=8, mult=(1,), blocks=1, groups=4)
+    torch.manual_seed(0)
+    known = {"net": UNet(**shape, num_classes=10).eval(), "plain": UNet(**shape).eval()}
+    for network in known.values():  # its last layer starts at zero
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
     original = pretrained.network
     monkeypatch.setattr(
         pretrained,
         "network",
-        lambda job, name: network.eval() if name == "net" else original(job, name),
+        lambda job, name: known[name] if name in known else original(job, name),
     )
+
+
+def test_pairs_with_a_conditional_network(zoo_network):
     params = JUDGED | {"network": "net", "pairs": [[0, 1], [2, 8]], "steps": 3}
     job = job_for(params | {"rules": ["and", "averaging", "or", "coin-flip"]})
     arms.pairs(job)
@@ -107,6 +116,27 @@ def test_pairs_with_a_conditional_network(monkeypatch):
     assert keys == {("and", 6), ("averaging", 6), ("or", 6), ("coin-flip", 3)}
     gaps = {dict(k)["rule"]: v for k, v in found(job, "gap").items()}
     assert gaps["and"] < 1e-9 and set(gaps) == {"and", "averaging", "or"}
+
+
+def test_pairs_of_others_differ_from_pairs_in_and_alone(zoo_network):
+    params = JUDGED | {"network": "net", "pairs": [[0, 1], [2, 8]], "steps": 3}
+    job, other = (job_for(params | {"rules": ["and", "averaging"]}) for _ in range(2))
+    arms.pairs(job)
+    arms.pairs_of_others(other)
+    right, wrong = (found(j, "least_probability") for j in (job, other))
+    key = {rule: (("nfe", 6), ("rule", rule)) for rule in ("and", "averaging")}
+    assert right[key["averaging"]] == wrong[key["averaging"]]
+    assert right[key["and"]] != wrong[key["and"]]
+
+
+def test_untuned_network_and_real_images_are_measured_as_models_are(zoo_network):
+    job = job_for(JUDGED | {"experts": ["plain"]})
+    arms.untuned(job)
+    assert set(found(job, "frechet")) == {(("nfe", 4), ("path", "sde"))}
+    real = job_for(JUDGED)
+    arms.floor(real)
+    assert found(real, "frechet")[()] < found(job, "frechet")[(("nfe", 4), ("path", "sde"))]
+    assert real.arrays["classes-real"].sum() == pytest.approx(1)
 
 
 def test_true_scores_of_the_plane():
