@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from repro import environment
 from repro.errors import ReproError
 
 Content = Mapping[str, "np.ndarray | bytes"]
@@ -42,16 +43,12 @@ STALE_S = 24 * 3600
 
 def root() -> Path:
     """Return the cache folder (it need not exist yet)."""
-    named = os.environ.get("REPRO_DATA")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "repro-data"
+    return environment.data()
 
 
 def offline() -> bool:
     """Tell whether ``REPRO_OFFLINE`` forbids every network access."""
-    return os.environ.get("REPRO_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
+    return environment.offline()
 
 
 def file_sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -60,17 +61,25 @@ def device_for(options: Options) -> str:
     """The device of a scale; checks that it is there.
 
     Raises:
-        ReproError: the scale needs a GPU and there is none.
+        ReproError: no device of this suite, or one that this machine has not.
     """
-    wanted = options.device or scale_config(options.scale)["device"]
-    if wanted.startswith("cuda"):
-        import torch
+    asked = options.device
+    wanted = scale_config(options.scale)["device"] if asked is None else asked
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wanted):
+        raise ReproError(f"no device `{wanted}`; `--device` takes cpu, cuda or cuda:<number>")
+    if wanted == "cpu":
+        return wanted
+    import torch
 
-        if not torch.cuda.is_available():
-            raise ReproError(
-                f"scale {options.scale} needs a CUDA GPU and this machine shows none; run "
-                "`--scale small`, or pass `--device cpu` if you can wait"
-            )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    needs = f"scale {options.scale}" if asked is None else f"`--device {asked}`"
+    if not count:
+        raise ReproError(
+            f"{needs} needs a CUDA GPU and this machine shows none; run `--scale small`, or pass "
+            "`--device cpu` if you can wait"
+        )
+    if int(wanted.partition(":")[2] or 0) >= count:
+        raise ReproError(f"{needs}: this machine shows {count} CUDA GPUs, counted from 0")
     return wanted
 
 

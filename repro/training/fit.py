@@ -82,7 +82,7 @@ def fit(
     name: tells apart several trainings in one job.
 
     Raises ReproError where the loss is not finite, or where the checkpoint cannot be read.
-    SIGINT and SIGTERM end the process.
+    SIGINT and SIGTERM raise `repro.stopping.Stopped`, which ends the process.
     """
 
     def own(networks: Networks, data: Any, generator: Generator, shared: dict[str, Any]) -> Tensor:
