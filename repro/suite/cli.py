@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from repro import __version__, environment, store
+from repro import __version__, store
 from repro.display import Output
 from repro.errors import ReproError, nearest
 from repro.places import ROOT, work_root, writable
