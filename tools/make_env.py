@@ -17,7 +17,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 READY, BEGUN = ".ready", ".begun"
-OF_VENV = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore", "Include", "Lib", "Scripts"}
+OF_VENV = {
+    "bin",
+    "include",
+    "lib",
+    "lib64",
+    "pyvenv.cfg",
+    ".gitignore",
+    "Include",
+    "Lib",
+    "Scripts",
+}
 """What a virtual environment consists of when its creation was cut off."""
 
 LAUNCHED = {"repro": "repro", "snakemake": "snakemake"}
@@ -89,7 +99,9 @@ def begin(folder: Path) -> None:
         if not answer(python_in(folder), "-m", "pip", "--version"):
             for path in folder.iterdir():
                 if path != begun:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    shutil.rmtree(
+                        path
+                    ) if path.is_dir() and not path.is_symlink() else path.unlink()
             venv.create(folder, with_pip=True)
     except OSError as error:
         sys.exit(f"{folder}: {error.strerror or error}; mend that and repeat `make env`")

@@ -118,7 +118,7 @@ def load(name: str) -> Any:
         return info(name).build(name, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReproError(
-            f"{folder} is damaged ({error}); delete it and run `python -m repro.data get {name}`"
+            f"{folder} is damaged ({error}); delete it and run `repro data {name}`"
         ) from error
 
 

@@ -5,7 +5,9 @@ A command ends in one line on standard error where it fails; `repro.suite.ending
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import platform
 import shutil
 import sys
@@ -30,6 +32,7 @@ from repro.suite.plan import methods_at, scale_config
 from repro.suite.words import VERDICTS, ZOO
 
 if TYPE_CHECKING:
+    from repro.data.layouts import Layout
     from repro.suite.report import inputs
 
 # Drawing and tabulating import seconds of libraries: the commands that do so import them.
@@ -343,6 +346,45 @@ def unpublish(scale: str, method: str) -> None:
 
 
 @app.command()
+def data(
+    names: Annotated[list[str] | None, typer.Argument(help="default: list them")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every dataset")] = False,
+    verify: Annotated[bool, typer.Option(help="read what is here and compare its content")] = False,
+) -> None:
+    """Fetch datasets by name, verify them, or list what there is and what is here."""
+    from repro.data import cache, catalogue
+
+    chosen = catalogue.names() if all_ else names or []
+    for name in chosen:
+        catalogue.info(name)  # names one that there is not, before any is fetched
+    if not chosen and not verify:
+        out.print(_table_of_datasets(catalogue.names()))
+        return
+    damaged = []
+    for name in chosen or filter(catalogue.is_cached, catalogue.names()):
+        facts = catalogue.prepare(name)
+        if verify and not catalogue.verify(name):
+            damaged.append(name)
+            continue
+        out.print(f"{name}: {facts['source']}, content {str(facts['content_sha256'])[:12]}")
+    if damaged:
+        raise ReproError(
+            f"{', '.join(damaged)}: not the content that it must have; delete its folder under "
+            f"{cache.root() / 'datasets'} and run `repro data {damaged[0]}`"
+        )
+
+
+def _table_of_datasets(names: list[str]) -> Table:
+    from repro.data import catalogue
+
+    table = Table("dataset", "title", "licence", "size", "here", title="Data")
+    for name in names:
+        info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
+        table.add_row(name, info.title, info.licence, f"{info.megabytes:g} MB", here)
+    return table
+
+
+@app.command()
 def doctor() -> None:
     """What this machine can run, and what is missing."""
     from repro.data import cache, catalogue
@@ -372,8 +414,25 @@ def doctor() -> None:
         table.add_row(client, "yes" if found else Text("no", "yellow"), use)
     table.add_row("data cache", str(cache.root()), "set REPRO_DATA to move it")
     for name in catalogue.names():
-        table.add_row(f"  {name}", "here" if catalogue.is_cached(name) else "not yet fetched", "")
+        here = "here" if catalogue.is_cached(name) else f"`repro data {name}` fetches it"
+        table.add_row(f"  {name}", here, "")
+    for layout in _official():
+        folder = cache.root() / "official" / layout.name
+        try:
+            layout.locate()
+            table.add_row(f"  {layout.name}", "here", "scale paper")
+        except ReproError:
+            files = f"put {', '.join(layout.files)} into {folder}, from {layout.obtain}"
+            table.add_row(f"  {layout.name}", files, "scale paper")
     out.print(table)
+
+
+def _official() -> list[Layout]:
+    """What a user brings for the scale paper."""
+    from repro.data import official
+
+    found = pkgutil.iter_modules(official.__path__, f"{official.__name__}.")
+    return [importlib.import_module(module.name).LAYOUT for module in found]
 
 
 @app.command()

@@ -32,8 +32,7 @@ Extractor = Callable[[Tensor], Tensor]
 
 
 _MOBILENET = reader.Layout(
-    "torchvision's MobileNetV2 (delete this file and run "
-    "`python -m repro.data get mobilenetv2-imagenet`)"
+    "torchvision's MobileNetV2 (delete this file and run `repro data mobilenetv2-imagenet`)"
 )
 
 
