@@ -64,9 +64,10 @@ class Output(Console):
     """
 
     def __init__(self) -> None:
-        width = shutil.get_terminal_size((WIDTH_OF_PIPE, 0)).columns
+        width, height = shutil.get_terminal_size((WIDTH_OF_PIPE, 50))
         super().__init__(
             width=min(max(width, LEAST_WIDTH), MOST_WIDTH),
+            height=height,
             markup=False,
             emoji=False,
             highlight=False,

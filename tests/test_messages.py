@@ -28,7 +28,7 @@ FILES = [
 
 
 def texts(path):
-    """The texts of a file: its string constants, with ANY for what f-strings put in, or its lines."""
+    """What a file says: its string constants, with ANY for what f-strings put in, or all of it."""
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         return [text]
