@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is text too
     help="Reruns the claims of diffusion-model papers and says which of them hold.",
 )
-node = typer.Typer(help="One node of the DAG (what Snakemake calls).")
+node = typer.Typer(help="One node of the DAG (what Snakemake calls).", rich_markup_mode=None)
 app.add_typer(node, name="job", hidden=True)
 out = Output()
 
@@ -193,6 +194,8 @@ def _run_profile(method: Method, profile: Path, config: Path | None, output: Pat
     if method.experiment.profile is None:
         takers = [m.slug for m in library.load_all() if m.experiment.profile]
         raise ReproError(f"{method.slug} takes no --profile; {', '.join(takers)} does")
+    if not os.path.isfile(profile):
+        raise ReproError(f"no file `{profile}`; name the CSV of the profile")
     target = output or work_root() / "profiles" / profile.stem
     writable(target, "give another folder with --out")
     runner.function(method.experiment.profile)(profile, config, target)
@@ -310,6 +313,8 @@ def publish(
     """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
     from repro.suite.results import publish as publishing
 
+    for name in methods or []:
+        _paper(name)
     for line in publishing.publish(runner.Options(scale), ROOT / "results", methods or []):
         out.print(line)
     out.print(f"published to {ROOT / 'results' / scale}; look at it, then commit it")
@@ -330,7 +335,7 @@ def carry(
     from repro.suite.results import carry as carrying
 
     count = carrying.carry(
-        library.load(method), scale, ROOT / "results", arm, reason, seed, without or []
+        _paper(method), scale, ROOT / "results", arm, reason, seed, without or []
     )
     out.print(f"{method}: {count} runs and models declared; look at carried.csv, then commit it")
 
@@ -340,6 +345,7 @@ def unpublish(scale: str, method: str) -> None:
     """Remove a method's results from results/<scale>/."""
     from repro.suite.results import publish as publishing
 
+    scale_config(scale)
     for line in publishing.unpublish(scale, method, ROOT / "results"):
         out.print(line)
     out.print(f"removed {ROOT / 'results' / scale / method}")

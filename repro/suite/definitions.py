@@ -34,7 +34,9 @@ from repro.places import ROOT, short, work_root
 
 PACKAGES = ("repro", "methods")
 SUITE = Path(__file__).resolve().parents[2]
-REMARKS = ("repro.errors", "repro.display", "repro.training.progress", "repro.suite")
+REMARKS = (
+    *("repro.errors", "repro.display", "repro.stopping", "repro.training.progress", "repro.suite"),
+)
 VERIFIED = ("repro.data.catalogue",)
 LOOSE = "<module>"
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

@@ -141,7 +141,7 @@ def settle() -> None:
         try:
             stream.flush()
         except OSError:
-            if stream in (sys.__stdout__, sys.__stderr__):
+            if any(stream is own for own in (sys.__stdout__, sys.__stderr__)):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
