@@ -15,4 +15,6 @@ def command() -> int:
 if __name__ == "__main__":
     stopping.listen()
     ending.hold_descriptors()
-    sys.exit(ending.status_of(command))
+    status = ending.status_of(command)
+    stopping.rest()
+    sys.exit(status)

@@ -215,6 +215,9 @@ NAMES = (
 )
 
 
+IN_THE_DAG = ("it's", "$HOME", "{scale}", "<results>", "-x")
+
+
 def _make_env() -> Any:
     spec = importlib.util.spec_from_file_location("make_env", ROOT / "tools" / "make_env.py")
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
@@ -354,7 +357,7 @@ def _paths() -> Iterator[Case]:
                 lambda lines, name=name: lines[-1] == f"{name}/bin/python|-m|repro|report|small|",
                 slow=name not in NAMES[:2],
             )
-        for variable in ("work", "cwd"):
+        for variable in ("work", "cwd") if name in IN_THE_DAG else ():
             yield Case(
                 kind,
                 f"the DAG with {name}: {variable}",

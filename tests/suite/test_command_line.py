@@ -136,6 +136,9 @@ def test_ignored_signals_stay_ignored():
         with pytest.raises(Stopped) as stop:
             signal.raise_signal(signal.SIGTERM)
         assert stop.value.code == 143
+        stopping.rest()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
