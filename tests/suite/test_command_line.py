@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -401,9 +402,17 @@ def test_out_that_cannot_be_written_is_found_first(tmp_path, monkeypatch):
     from methods.diffusion_couple import profile
 
     monkeypatch.setattr(profile, "profile_cli", lambda *_: pytest.fail("it was computed"))
-    (tmp_path / "file").write_text("")
+    for name in ("file", "my.csv"):
+        (tmp_path / name).write_text("")
     with pytest.raises(ReproError, match="cannot be written .*--out"):
         cli.run("diffusion-couple", profile=tmp_path / "my.csv", output=tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("name", ["", "/", "nothing.csv", "x" * 300, "a\0b"])
+def test_a_profile_that_is_no_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReproError, match="no file `.*; name the CSV"):
+        cli.run("diffusion-couple", profile=Path(name))
 
 
 def test_a_command_leaves_no_probe(tmp_path):
