@@ -69,7 +69,8 @@ def clipped(x: Tensor, what: str = "pictures") -> Tensor:
 def to_bytes(x: Tensor, what: str = "pictures", *, down: bool = False) -> Tensor:
     """Pictures of about [-1, 1], clipped to it, to the nearest of 256 levels, uint8 of the shape.
 
-    down: to the level below, for an evaluation whose published code casts without rounding. Raises ReproError: see `clipped`.
+    down: to the level below, for an evaluation whose published code casts without rounding.
+    Raises ReproError: see `clipped`.
     """
     x = clipped(x, what)
     x = x.float() if x.element_size() < 4 else x  # halves do not tell all levels apart

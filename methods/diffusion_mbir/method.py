@@ -42,6 +42,7 @@ from repro.diffusion.samplers import (
 )
 from repro.diffusion.schedules import descend
 from repro.inverse.base import LinearOperator
+from repro.numbers import at_least
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """s(x, σ): x (B, 1, H, W) and σ (B,) to ∇ log p_σ(x), of the shape of x."""
@@ -168,8 +169,11 @@ def admm(
 ) -> Tensor:
     """K = ``n_admm`` ADMM iterations of M = ``n_cg`` CG steps; updates ``split`` in place.
 
-    With ρ = 0 only the data term is left: CG on ½‖y − A x‖², and ``split`` stays untouched.
+    With ρ = 0 only the data term is left: CG on ½‖y − A x‖², and ``split`` stays untouched. Raises
+    ReproError for a λ or ρ that is negative or NaN, which would switch the penalty off.
     """
+    at_least(lam, 0.0, "λ, the strength of the penalty,")
+    at_least(rho, 0.0, "ρ, the strength of the splitting,")
 
     def H(v: Tensor) -> Tensor:
         return A.normal(v) + rho * D.normal(v) if rho > 0 else A.normal(v)

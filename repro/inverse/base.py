@@ -113,10 +113,10 @@ class LinearOperator(abc.ABC):
         applications are not counted. Raises ReproError where that image is mapped to nothing.
         """
         x = torch.ones(1, 1, *shape, dtype=self.dtype, device=self.device)
+        self.check_image(x)
         value = 0.0
         for _ in range(iterations):
             x = x / x.norm()
-            self.check_image(x)
             x = self._adjoint(self._forward(x))
             value = float(x.norm())
             if not 0 < value < float("inf"):

@@ -42,10 +42,11 @@ __all__ = [
 INCEPTION_FILE = "inception-2015-12-05.pt"
 
 ROUNDING = 1e-6
-"""How far from symmetric and from positive semi-definite a covariance may be, of its Frobenius norm.
+"""How far a covariance may be from symmetric and from positive semi-definite, of its norm.
 
-A sample covariance of fewer samples than dimensions has eigenvalues of about -1e-16 of it; a cast
-to float32 moves eigenvalues by up to 2^-24 of it, and sums in float32 by somewhat more."""
+The norm is Frobenius'. A sample covariance of fewer samples than dimensions has eigenvalues of
+about -1e-16 of it; a cast to float32 moves eigenvalues by up to 2^-24 of it, and sums in float32 by
+somewhat more."""
 
 
 class GaussianStatistics:
