@@ -50,6 +50,7 @@ __all__ = [
     "ddim",
     "ddim_scales",
     "ddpm",
+    "falls",
     "heun",
     "in_inference_mode",
     "langevin_corrector",
@@ -83,12 +84,17 @@ def _ascending(grid: Tensor, name: str) -> Tensor:
     return grid
 
 
+def falls(abar: Tensor) -> bool:
+    """Whether signal is lost from one entry to the next (n,); equal neighbours may be."""
+    return bool((abar.diff() <= 0).all())
+
+
 def abar_at(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     r"""Returns $\bar\alpha_t$ at ascending steps (n,), float64 of shape (n,) on the CPU.
 
     Raises:
         ReproError: if `timesteps` descend, are no integers of 0 ... T - 1, or a step has no noise
-            or no signal.
+            or no signal, or `alphas_cumprod` does not fall with the step.
     """
     steps, T = _ascending(timesteps, "timesteps"), len(alphas_cumprod)
     if steps.is_floating_point() or int(steps[0]) < 0 or int(steps[-1]) >= T:
@@ -99,6 +105,8 @@ def abar_at(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
             "a step without noise or without signal says nothing about the other; leave out the "
             "time steps where alphas_cumprod is 0 or 1"
         )
+    if not falls(abar):
+        raise ReproError("alphas_cumprod has to fall with the time step; are these betas?")
     return abar
 
 

@@ -167,7 +167,8 @@ def descend(levels: Tensor, clean: float) -> Iterator[tuple[float, float]]:
     """
     walked = [*levels.flip(0).tolist(), clean] if levels.ndim == 1 else []
     pairs = list(pairwise(walked))
-    if not pairs or not (all(a >= b for a, b in pairs) or all(a <= b for a, b in pairs)):
+    ordered = all(a >= b for a, b in pairs) or all(a <= b for a, b in pairs)
+    if not pairs or not ordered or not all(map(math.isfinite, walked)):
         raise ReproError(
             f"noise levels have to ascend from {clean:g}, the level of clean data, shape (n,); "
             "sort the grid first"

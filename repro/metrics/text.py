@@ -19,7 +19,7 @@ import numpy as np
 
 from repro.errors import ReproError
 from repro.metrics.arrays import to_numpy
-from repro.numbers import finite
+from repro.numbers import at_least, finite
 
 __all__ = ["NGram", "generative_perplexity", "perplexity", "unigram_entropy"]
 
@@ -205,6 +205,7 @@ def perplexity(nll_sum: Any, tokens: Any) -> float:
     if total <= 0:
         raise ReproError("perplexity of no tokens is undefined; score at least one")
     nats = finite(to_numpy(nll_sum, np.float64), "negative log-likelihoods")
+    at_least(float(nats.min(initial=0.0)), -1e-6, "a negative log-likelihood")
     return float(_exp_of_nats(nats.sum() / total))
 
 

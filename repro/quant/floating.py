@@ -161,23 +161,23 @@ class FloatGrid:
     def _range(self) -> float:
         return dynamic_range(self.exponent, self.mantissa)
 
-    @property
-    def _ends(self) -> tuple[float, float]:
+    def _ends(self, dtype: torch.dtype) -> tuple[float, float]:
+        if dtype not in _EXPONENT_BITS or self._range > torch.finfo(dtype).max:
+            raise ReproError(
+                f"E{self.exponent}M{self.mantissa} cannot be simulated in {dtype}; use float32"
+            )
         return 0.0 if self.unsigned else -self._range, self._range
 
     def _power(self, u: Tensor) -> Tensor:
         """2^(p-1), without gradient, for u = x/δ inside the range."""
-        if u.dtype not in _EXPONENT_BITS or self._range > torch.finfo(u.dtype).max:
-            raise ReproError(
-                f"E{self.exponent}M{self.mantissa} cannot be simulated in {u.dtype}; use float32"
-            )
         integer, mask = _EXPONENT_BITS[u.dtype]
         binade = (u.detach().view(integer) & mask).view(u.dtype)
         least, most = 2.0**self.mantissa, 2.0 ** (2**self.exponent - 2 + self.mantissa)
         return binade.clamp_(least, most).mul_(1 / least)
 
     def _units(self, x: Tensor) -> Tensor:
-        return torch.clamp(x / self.delta, *self._ends)
+        u = x / self.delta
+        return torch.clamp(u, *self._ends(u.dtype))
 
     def step(self, x: Tensor) -> Tensor:
         """s of every value, the distance of the grid points around it, of the shape of `x`;
@@ -193,12 +193,12 @@ class FloatGrid:
         power = self._power(u)
         rounded = rounding(u / power) * power
         if rounding is not nearest:  # rounding up from maxval would leave the range
-            rounded = torch.clamp(rounded, *self._ends)
+            rounded = torch.clamp(rounded, *self._ends(u.dtype))
         return rounded * self.delta
 
     def apply_(self, x: Tensor) -> Tensor:
         """x̂ without gradients, overwriting `x`."""
-        u = x.div_(self.delta).clamp_(*self._ends)
+        u = x.div_(self.delta).clamp_(*self._ends(x.dtype))
         power = self._power(u)
         return u.div_(power).round_().mul_(power).mul_(self.delta)
 

@@ -27,15 +27,15 @@ def rows(x: Tensor, channel_wise: bool) -> Tensor:
     """
     if not x.is_floating_point():
         raise ReproError(f"cannot calibrate a quantiser on {x.dtype}; give floats")
+    if x.numel() == 0:
+        raise ReproError(
+            "cannot calibrate a quantiser on an empty tensor; give it at least one sample"
+        )
     flat = (
         x.detach().reshape(x.shape[0], -1)
         if channel_wise and x.ndim > 0
         else x.detach().reshape(1, -1)
     )
-    if flat.numel() == 0:
-        raise ReproError(
-            "cannot calibrate a quantiser on an empty tensor; give it at least one sample"
-        )
     if not torch.isfinite(flat.sum()) and not torch.isfinite(flat).all():
         raise ReproError(
             "cannot calibrate a quantiser on NaN or infinite values; check the network"
