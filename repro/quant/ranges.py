@@ -167,14 +167,15 @@ def shrink_grid(
     symmetric: bool = False,
     always_zero: bool = False,
     channel_wise: bool = False,
+    faithful: bool = False,
     score: Score = L24,
     steps: int = 80,
 ) -> Grid:
     """Best of `steps` shrunken ranges (1 - i/100)·[min, max]; Q-Diffusion's `mse` scale with its
     |.|^2.4 score.
 
-    A range that does not hold 0 is widened in the end (`holding_zero`), where the released code has
-    a zero-point outside of the codes. `always_zero`: the range is [0, max], z = 0. Raises
+    A range that does not hold 0 is widened in the end (`holding_zero`). `faithful`: it is left, as
+    in the released code, with a zero-point outside of the codes. `always_zero`: the range is [0, max], z = 0. Raises
     ReproError for `symmetric`, which the released code combines into a quantiser that searches
     unsigned codes and saturates; `minmax_grid` is the symmetric rule.
     """
@@ -194,7 +195,8 @@ def shrink_grid(
     delta = ((high if always_zero else high - low) / hi).clamp(min=smallest_step(flat.dtype))
     zero_point = torch.zeros_like(delta) if always_zero else torch.round(-low / delta)
     best = best_candidate(flat, Grid(delta, zero_point, lo, hi), score)
-    return holding_zero(pick(Grid(delta, zero_point, lo, hi), best, x, channel_wise), bits)
+    grid = pick(Grid(delta, zero_point, lo, hi), best, x, channel_wise)
+    return grid if faithful else holding_zero(grid, bits)
 
 
 def pick(candidates: Grid, index: Tensor, x: Tensor, channel_wise: bool) -> Grid:

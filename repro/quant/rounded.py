@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 Scale = Literal["max", "mse"]
 
-_RULES: dict[str, Callable[..., Grid]] = {"max": minmax_grid, "mse": shrink_grid}
+_RULES: dict[str, Callable[..., Grid]] = {
+    "max": minmax_grid,
+    "mse": partial(shrink_grid, faithful=True),
+}
 
 
 def _rule(scale: str) -> Callable[..., Grid]:
