@@ -122,7 +122,6 @@ def usable(grid: Grid) -> Grid:
         raise ReproError(
             f"{dtype} does not tell {grid.hi - grid.lo + 1} codes apart; quantise in float32"
         )
-    # The distance of a constant from 0, in steps, may be any: `holding_zero` brings it back.
     good = (grid.delta > 0) & grid.delta.isfinite() & grid.zero_point.isfinite()
     if not bool(good.all()):
         raise ReproError(

@@ -175,9 +175,9 @@ def shrink_grid(
     |.|^2.4 score.
 
     A range that does not hold 0 is widened in the end (`holding_zero`). `faithful`: it is left, as
-    in the released code, with a zero-point outside of the codes. `always_zero`: the range is [0, max], z = 0. Raises
-    ReproError for `symmetric`, which the released code combines into a quantiser that searches
-    unsigned codes and saturates; `minmax_grid` is the symmetric rule.
+    in the released code, with a zero-point outside of the codes. `always_zero`: the range is
+    [0, max], z = 0. Raises ReproError for `symmetric`, which the released code combines into a
+    quantiser that searches unsigned codes and saturates; `minmax_grid` is the symmetric rule.
     """
     if not 1 <= steps <= 100:
         raise ReproError(f"{steps} ranges shrunken by a hundredth each are not there; 1 to 100 are")
