@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -12,6 +13,10 @@ Value = float | int | str | None
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Params = dict[str, Any]
+
+WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+")
+"""An address that a page may link to."""
+Url = Annotated[str, Field(pattern=f"^{WEB_ADDRESS.pattern}$")]
 
 
 class Strict(BaseModel):
