@@ -80,7 +80,7 @@ def committed(scale: Path) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.∞])|[+-].*[(|!\"']", re.DOTALL)
+_FORMULA = re.compile(r"[=@\t\n]|[+-](?![\d.∞])|[+-].*[(|!\"']", re.DOTALL)
 """How a text begins that a spreadsheet would compute; a number with its sign is none."""
 
 
@@ -105,7 +105,7 @@ def _field(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return repr(float(value))
-    text = str(value)
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no return
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -188,11 +188,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
-            rows = list(reader)
+            found, rows = reader.fieldnames, list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ReproError(f"{short(path)}: cannot be read ({reason}); publish it again") from error
-    if reader.fieldnames is None or list(reader.fieldnames) != list(columns):
+    if found is None or list(found) != list(columns):
         raise ReproError(f"{short(path)}: its columns are not {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():

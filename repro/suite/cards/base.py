@@ -10,7 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 Value = float | int | str | None
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+NAME = r"[a-z0-9][a-z0-9.-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Params = dict[str, Any]
 

@@ -74,7 +74,8 @@ def load(slug: str, root: Path | None = None) -> Method:
 def _load(slug: str, root: Path) -> Method:
     known = slugs(root)
     if slug not in known:
-        shown = slug if len(slug) <= LONGEST else f"{slug[:LONGEST]}…"
+        shown = " ".join(slug.split())
+        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
         raise ReproError(
             f"no method `{shown}`{nearest(shown, known)}; `repro list` shows the {len(known)} known"
         )

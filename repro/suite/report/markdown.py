@@ -15,7 +15,7 @@ from tabulate import tabulate
 _CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
 _BREAKS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _MARKUP = re.compile(
-    r"\\(?=[!-/:-@\[-`{-~])"  # would escape what follows
+    r"\\(?=[!-/:-@\[-`{-~]|$)"  # would escape what follows
     r"|<(?=[A-Za-z/!?])"  # HTML, or a link
     r"|&(?=#?\w+;)"  # an entity
     r"|\](?=[(\[:])"  # a link, an image, the definition of one

@@ -113,7 +113,8 @@ def _check_scale(scale: str, folder: Path, found: Differences) -> str:
         if slug not in there:
             say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
     published = [method for slug, method in wanted.items() if slug in there]
-    remedy = f"; `repro publish {scale} {published[0].slug}` writes it again" if published else ""
+    slug = f" {published[0].slug}" if published else ""
+    remedy = f"; `repro publish {scale}{slug}` writes it again"
     source = inputs.Committed(scale, folder)
     reports = []
     for method in published:
@@ -329,7 +330,9 @@ def _check_comparisons(
         texts |= {f"tables/{name}": text for name, text in made.items()}
         if comparisons.drawn(card, rows):
             drawn[identity] = figures.words(card)
-    if not texts and not folder.exists():
+    if not folder.is_dir():
+        if texts:
+            say("missing folder", f"{comparisons.FOLDER}{remedy}")
         return
     for kind, name in manifest.broken_seals(folder):
         say(kind, name)

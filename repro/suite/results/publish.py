@@ -46,9 +46,7 @@ def publish(options: Options, results: Path, slugs: Sequence[str] = ()) -> list[
     scale_config(scale)  # names a scale that there is not
     methods = [library.load(slug) for slug in slugs] or methods_at(scale)
     if not methods:
-        raise ReproError(
-            f"no method has runs at scale {scale}; choose another scale"
-        )
+        raise ReproError(f"no method has runs at scale {scale}; choose another scale")
     with writing.alone(results):
         _refuse_damage(results, [results / scale / method.slug for method in methods])
         merged = [merge(method, options, results / scale / method.slug) for method in methods]
