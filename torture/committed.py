@@ -1104,6 +1104,7 @@ def _killed(command: str, number: int, exchange: bool, inside: bool) -> Callable
             between = here.check()
         except ReproError as error:
             between = [str(error)]
+        between = [line for line in between if ": stale " not in line]  # as before the command
         unhelpful = [line for line in between if not any(r in line for r in REMEDIES)]
         left = [n for n in here.snapshot() if ".partial" in n]
         if left and not between:

@@ -567,18 +567,11 @@ def _folders() -> Iterator[Case]:
         if "/" not in name:
             yield Case(kind, f"comparison named {name[:9]!r}", _named_comparison(name), slow=True)
     for place, value in {
-        "rows.0.method": "alfa",
-        "rows.0.arm": "hours",
         "rows.0.at": {"steps": 5},
         "rows.0.at.stops": 4,
-        "measurements": ["lost"],
-        "measurements.0": "los",
-        "figure": ["lost"],
         "scales": ["smal"],
-        "along": "stops",
         "rows": [],
         "rows.0.models": ["nett"],
-        "rows.0.pictures": "{nfe}",
     }.items():
         yield Case(
             kind, f"comparison whose {place} is {value!r}", _identity("both.yaml", place, value),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
-from repro.errors import ReproError, nearest
+from repro.errors import ReproError
 from repro.places import ROOT, short
 from repro.suite.cards import library
 from repro.suite.cards.base import NAME, Strict
@@ -84,29 +84,7 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
                 f"dashes, at most {library.LONGEST}"
             )
         found[path.stem] = read(path, Comparison)
-        _check_names(path, found[path.stem], root)
     return found
-
-
-def _check_names(path: Path, card: Comparison, root: Path | None) -> None:
-    """Raises ReproError: a row or a figure names what no card declares."""
-
-    def known(where: str, name: str, valid: Collection[str]) -> None:
-        if name not in valid:
-            raise ReproError(f"{short(path)}: {where}: unknown `{name}`{nearest(name, valid)}")
-
-    slugs, measured = library.slugs(root), set[str]()
-    for number, row in enumerate(card.rows):
-        known(f"rows.{number}.method", row.method, slugs)
-        experiment = library.load(row.method, root).experiment
-        known(f"rows.{number}.arm", row.arm, experiment.arms)
-        for model in row.models:
-            known(f"rows.{number}.models", model, experiment.models)
-        measured |= set(experiment.measurements)
-    for name in card.measurements:
-        known("measurements", name, measured)
-    for name in card.figure:
-        known("figure", name, card.measurements)
 
 
 def ran(

@@ -34,12 +34,15 @@ def broken_seals(folder: Path) -> Iterator[tuple[str, str]]:
     """
     path = folder / MANIFEST
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8")
+        lines = text.splitlines()
         sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError) as error:
         raise ReproError(f"{short(path)}: cannot be read; publish the method again") from error
     if len(sealed) != len(lines):
         raise ReproError(f"{short(path)}: a file stands twice; publish the method again")
+    if text != "".join(f"{sealed[name]}  {name}\n" for name in sorted(sealed)):
+        raise ReproError(f"{short(path)}: is not as it was written; publish the method again")
     there = contents(folder)
     for name in sealed:
         if name not in there:
