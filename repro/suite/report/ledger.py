@@ -212,16 +212,7 @@ def _paper_section(results_root: Path, method: Method, ledgers: Mapping[Scale, L
     own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
     rows = []
     for claim in paper.claims:
-        cells = []
-        for scale in own:
-            found = ledgers[scale].get((paper.slug, claim.id))
-            verdict = _verdict(found)
-            deciding = [row for row in found or () if row["verdict"] == verdict]
-            tiers = dict.fromkeys(row["tier"] for row in deciding)
-            note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
-            seen = [row["observed"] for row in deciding if row.get("observed")]
-            note = markdown.inline(note) + (f": {markdown.code(seen[0])}" if seen else "")
-            cells.append(Markdown(f"{SYMBOLS[verdict]} {verdict}{note}"))
+        cells = [_claim_cell(ledgers[scale].get((paper.slug, claim.id))) for scale in own]
         rows.append([claim.statement, claim.where, *cells])
     parts = [
         f"## {markdown.inline(paper.short)}",
@@ -233,6 +224,17 @@ def _paper_section(results_root: Path, method: Method, ledgers: Mapping[Scale, L
     if links := _links(results_root, paper.slug, shown):
         parts.append(links)
     return "\n\n".join(parts)
+
+
+def _claim_cell(found: list[dict[str, str]] | None) -> Markdown:
+    """The verdict of a claim, with the tiers and the first observation that decide it."""
+    verdict = _verdict(found)
+    deciding = [row for row in found or () if row["verdict"] == verdict]
+    tiers = dict.fromkeys(row["tier"] for row in deciding)
+    note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
+    seen = [row["observed"] for row in deciding if row.get("observed")]
+    observed = f": {markdown.code(seen[0])}" if seen else ""
+    return Markdown(f"{SYMBOLS[verdict]} {verdict}{markdown.inline(note)}{observed}")
 
 
 def _links(

@@ -104,15 +104,7 @@ def _check_scale(scale: str, folder: Path, found: Differences) -> str:
     if not folder.is_dir() or folder.is_symlink():
         say("not a folder", folder.name)
         return ""
-    wanted = {method.slug: method for method in methods_at(scale)}
-    there = [path.name for path in sorted(folder.iterdir()) if not _is_leftover(path.name)]
-    for name in there:
-        if name not in wanted and name not in (comparisons.FOLDER, *OF_SCALE):
-            say("no method of this scale", name)
-    for slug in wanted:
-        if slug not in there:
-            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
-    published = [method for slug, method in wanted.items() if slug in there]
+    published = _published(scale, folder, say)
     slug = f" {published[0].slug}" if published else ""
     remedy = f"; `repro publish {scale}{slug}` writes it again"
     source = inputs.Committed(scale, folder)
@@ -127,6 +119,19 @@ def _check_scale(scale: str, folder: Path, found: Differences) -> str:
             across = found.at(f"{scale}/across")
             _check_comparisons(folder / comparisons.FOLDER, reports, across, remedy)
     return remedy
+
+
+def _published(scale: str, folder: Path, say: Say) -> list[Method]:
+    """The methods of a scale that have a folder; notes those that have none, and other folders."""
+    wanted = {method.slug: method for method in methods_at(scale)}
+    there = [path.name for path in sorted(folder.iterdir()) if not _is_leftover(path.name)]
+    for name in there:
+        if name not in wanted and name not in (comparisons.FOLDER, *OF_SCALE):
+            say("no method of this scale", name)
+    for slug in wanted:
+        if slug not in there:
+            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
+    return [method for slug, method in wanted.items() if slug in there]
 
 
 # One method ---------------------------------------------------------------------------------
