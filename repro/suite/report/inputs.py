@@ -7,6 +7,7 @@ a `Source` and cannot tell which.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,6 +302,8 @@ def _verdicts(
         ReproError: they are not of the form that a verdict has.
     """
     try:
+        if not isinstance(judged["claims"], list) or not isinstance(judged["checks"], list):
+            raise ValueError("no lists of claims and checks")
         claims = {claim["id"]: claim for claim in judged["claims"]}
         checks = [dict(check) for check in judged["checks"]]
         for one in [*checks, *claims.values()]:
@@ -310,9 +313,9 @@ def _verdicts(
                 one[key].encode()
         for check in checks:
             card.paper.claim(check["claim"])
-            for key in ("margin", "margin_low", "margin_high"):
-                float(check[key])
-            [float(value) for value in check["margins"]]
+            margins = [check["margin"], check["margin_low"], check["margin_high"]]
+            if not all(math.isfinite(value) for value in [*margins, *check["margins"]]):
+                raise ValueError(f"the margin of {check['id']} is no number")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ReproError(
             f"{card.slug} at scale {scale}: its verdicts cannot be read "
