@@ -35,11 +35,13 @@ def from_key(key: str) -> dict[str, object]:
 
 @functools.cache
 def _parts(key: str) -> tuple[tuple[str, object], ...]:
-    parts = []
+    parts: list[tuple[str, object]] = []
     for part in key.split(",") if key else ():
         name, equals, text = part.partition("=")
         if not name or not equals:
-            raise ValueError(f"`{key}` is not of the form name=value,name=value")
+            raise ValueError(f"`{key[:80]}` is not of the form name=value,name=value")
+        if any(name == earlier for earlier, _ in parts):
+            raise ValueError(f"`{key[:80]}` has the coordinate {name} twice")
         parts.append((name, _value(text)))
     return tuple(parts)
 

@@ -13,7 +13,10 @@ import csv
 import hashlib
 import io
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ MODELS = ("owner", "model", "seed", *_MADE, "params", "versions", "arrays", "mea
 """Columns of the committed tables; ``params``, ``versions``, ``arrays``, ``measured`` are JSON."""
 
 _NUMBERS = {"threads": int, "wall_s": float, "peak_memory_mb": float}
-_JSON = ("params", "versions", "arrays")
+_JSON: dict[str, type] = {"params": dict, "versions": dict, "arrays": list}
 
 
 # Work folders -------------------------------------------------------------------------------
@@ -72,13 +75,21 @@ def read_record(path: Path) -> Record:
 
 
 def committed(scale: Path) -> list[str]:
-    """The methods that have a folder with runs under ``results/<scale>``."""
+    """The folders with runs under ``results/<scale>``; which are methods, the cards say."""
     found = (path.parent.name for path in scale.glob("*/runs.csv"))
     return sorted(name for name in found if not name.startswith("."))
 
 
+_FORMULA = re.compile(r"[=@\t\n]|[+-](?![\d.∞])|[+-].*[(|!\"']", re.DOTALL)
+"""How a text begins that a spreadsheet would compute; a number with its sign is none."""
+
+
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
+    """CSV text with Unix line ends; numbers in full precision, None as an empty field.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, which
+    :func:`read_rows` takes away again.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -92,7 +103,14 @@ def _field(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no return
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def measured_sha256(record: Mapping[str, Any]) -> str:
@@ -170,16 +188,26 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
-            rows = list(reader)
+            found, rows = reader.fieldnames, list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ReproError(f"{short(path)}: cannot be read ({reason}); publish it again") from error
-    if reader.fieldnames is None or list(reader.fieldnames) != list(columns):
+    if found is None or list(found) != list(columns):
         raise ReproError(f"{short(path)}: its columns are not {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ReproError(f"{short(path)} row {number}: does not have {len(columns)} fields")
-    return rows
+    return [{column: _unquoted(text) for column, text in row.items()} for row in rows]
+
+
+def refuse_edited(folder: Path, runs: Iterable[Record]) -> None:
+    """Raises ReproError: what a committed run measured is not what its hash was taken of."""
+    for run in runs:
+        if measured_sha256(run) != run["measured_sha256"]:
+            raise ReproError(
+                f"{short(folder)}: the measurements of {run['arm']}/{run['seed']} are not those "
+                "that were published; restore the folder (`git checkout`) or run it again"
+            )
 
 
 def read_runs(folder: Path, scale: str) -> list[Record]:
@@ -201,12 +229,11 @@ def read_runs(folder: Path, scale: str) -> list[Record]:
             run = records.get((row["arm"], int(row["seed"])))
             if run is None:
                 raise ValueError(f"{row['arm']}/{row['seed']} is not in records.csv")
+            at = from_key(row["at"])
+            if at_key(at) != row["at"]:
+                raise ValueError(f"`{row['at']}` is not how coordinates are written")
             run["measurements"].append(
-                {
-                    "name": row["measurement"],
-                    "at": from_key(row["at"]),
-                    "value": float(row["value"]),
-                }
+                {"name": row["measurement"], "at": at, "value": float(row["value"])}
             )
     return list(records.values())
 
@@ -226,8 +253,8 @@ def read_models(folder: Path, scale: str) -> list[Record]:
             record["measurements"] = None
             if row["measured"]:
                 record["measurements"] = [
-                    {"name": name, "at": at, "value": float(value)}
-                    for name, at, value in json.loads(row["measured"])
+                    {"name": str(name), "at": dict(at), "value": float(value)}
+                    for name, at, value in _parsed(row, "measured")
                 ]
             records.append(record)
     return records
@@ -239,8 +266,29 @@ def _record(row: Row, method: str, name: str, scale: str) -> Record:
         kind = _NUMBERS.get(key, str)
         record[key] = kind(row[key]) if row[key] else None
     for key in _JSON:
-        record[key] = json.loads(row[key]) if row[key] else None
+        record[key] = _parsed(row, key) if row[key] else None
+    if record["started"] is not None:
+        datetime.fromisoformat(record["started"])
+    for key in ("wall_s", "peak_memory_mb"):
+        if record[key] is not None and not 0 <= record[key] < math.inf:
+            raise ValueError(f"{key} is {row[key]}")
     return {**record, "measurements": [], "folder": None}
+
+
+def _parsed(row: Row, key: str) -> Any:
+    """A cell that holds JSON of its kind.
+
+    Raises:
+        ValueError: it does not.
+    """
+    kind = _JSON.get(key, list)
+    try:
+        content = json.loads(row[key])
+    except RecursionError:
+        raise ValueError(f"{key} is nested too deeply") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{key} is not the JSON of a {kind.__name__}")
+    return content
 
 
 @contextlib.contextmanager
@@ -249,4 +297,5 @@ def at_line(path: Path, number: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:
-        raise ReproError(f"{short(path)} row {number}: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ReproError(f"{short(path)} row {number}: {said}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
@@ -9,9 +10,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 Value = float | int | str | None
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+NAME = r"[a-z0-9][a-z0-9.-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Params = dict[str, Any]
+
+WEB_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\]+")
+"""An address that a page may link to."""
+Url = Annotated[str, Field(pattern=f"^{WEB_ADDRESS.pattern}$")]
 
 
 class Strict(BaseModel):

@@ -6,12 +6,12 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from repro.suite.cards.base import Name, Strict, Value, unique_ids
+from repro.suite.cards.base import Name, Strict, Url, Value, unique_ids
 from repro.suite.words import Evidence, Tier
 
 
 class Repository(Strict):
-    url: str
+    url: Url
     commit: str | None = None
 
 
@@ -57,6 +57,17 @@ class ReferenceTable(Strict):
                     f"expected {len(self.columns)} (one per column)"
                 )
         return self
+
+
+_TEX = str.maketrans(
+    {c: f"\\{c}" for c in "#$%&_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def _tex(text: str) -> str:
+    """Text as LaTeX prints it, on one line."""
+    return " ".join(text.translate(_TEX).split())
 
 
 class Paper(Strict):
@@ -105,9 +116,9 @@ class Paper(Strict):
     def bibtex(self) -> str:
         """The publication as a BibTeX entry."""
         lines = [
-            f"  title = {{{self.title}}}",
-            f"  author = {{{' and '.join(self.authors)}}}",
-            f"  booktitle = {{{self.venue}}}",
+            f"  title = {{{_tex(self.title)}}}",
+            f"  author = {{{' and '.join(map(_tex, self.authors))}}}",
+            f"  booktitle = {{{_tex(self.venue)}}}",
             f"  year = {{{self.year}}}",
         ]
         if self.arxiv:

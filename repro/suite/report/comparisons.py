@@ -9,6 +9,7 @@ there, is left out.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,13 +22,15 @@ from pydantic import Field
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
-from repro.places import ROOT
-from repro.suite.cards.base import Strict
+from repro.places import ROOT, short
+from repro.suite.cards import library
+from repro.suite.cards.base import NAME, Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
 from repro.suite.report import figures, inputs, style, tables
 from repro.suite.report.formatting import Summary, summarise, with_interval
 from repro.suite.report.results import NotKept
+from repro.suite.words import Scale
 
 FOLDER = "comparisons"
 
@@ -59,7 +62,7 @@ class Comparison(Strict):
     title: str
     caption: str
     along: str | None = None
-    scales: list[str] | None = None
+    scales: list[Scale] | None = None
     measurements: Annotated[list[str], Field(min_length=1)]
     figure: list[str] = []
     rows: Annotated[list[Row], Field(min_length=1)]
@@ -71,8 +74,17 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     Raises:
         ReproError: a mistake in a card.
     """
-    paths = sorted(((root or ROOT) / FOLDER).glob("*.yaml"))
-    return {path.stem: read(path, Comparison) for path in paths}
+    found = {}
+    for path in sorted(((root or ROOT) / FOLDER).glob("*.yaml")):
+        if path.name.startswith("."):
+            continue
+        if not re.fullmatch(NAME, path.stem) or len(path.stem) > library.LONGEST:
+            raise ReproError(
+                f"{short(path)}: is no name of a comparison; use lower-case letters, digits and "
+                f"dashes, at most {library.LONGEST}"
+            )
+        found[path.stem] = read(path, Comparison)
+    return found
 
 
 def ran(
@@ -311,9 +323,20 @@ def _strips(by_slug: Mapping[str, inputs.Report], rows: Sequence[Row]) -> Strips
     for row in rows:
         if row.pictures:
             results = by_slug[row.method].results
-            name = row.pictures.format(**row.at)
+            name = _picture(row)
             found.append((row, results.array(row.arm, min(results.seeds(row.arm)), name)))
     return found
+
+
+def _picture(row: Row) -> str:
+    """The array that a row names, with its coordinates filled in."""
+    try:
+        return row.pictures.format(**row.at)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ReproError(
+            f"a comparison names the pictures `{row.pictures}`, which its coordinates do not fill; "
+            "correct the card under comparisons/"
+        ) from error
 
 
 def _draw_strips(figure: FigureBase, along: str, strips: Strips) -> None:

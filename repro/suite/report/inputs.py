@@ -7,12 +7,14 @@ a `Source` and cannot tell which.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from repro.errors import ReproError
+from repro.places import short
 from repro.store import read_json
 from repro.suite import expression, records, verdict
 from repro.suite.cards import library
@@ -23,7 +25,8 @@ from repro.suite.cards.paper import Claim, Paper
 from repro.suite.records import Record
 from repro.suite.report.formatting import number
 from repro.suite.report.results import Results
-from repro.suite.words import VERDICTS
+from repro.suite.results import manifest
+from repro.suite.words import TIERS, VERDICTS
 
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "untested": "–"}
 
@@ -211,11 +214,13 @@ class Committed:
         return set(records.committed(self.folder))
 
     def runs(self, slug: str) -> list[Record]:
+        """The runs of a method, when every file of it is as it was published."""
+        manifest.refuse_damage(self.folder / slug)
         found = records.read_runs(self.folder / slug, self.scale)
+        records.refuse_edited(self.folder / slug, found)
         if self.arrays is None:
             return found
-        kept = {(r["arm"], r["seed"]): r for r in records.read_work(self.arrays / "runs" / slug)}
-        return [_with_arrays(run, kept.get((run["arm"], run["seed"]))) for run in found]
+        return [_with_arrays(run, self.arrays / "runs" / slug) for run in found]
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
         return records.read_models(self.folder / slug, self.scale)
@@ -224,15 +229,27 @@ class Committed:
         return verdict.judge(method, self.scale, runs)
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
-        return read_json(self.folder / method.slug / "findings.json")
+        path = self.folder / method.slug / "findings.json"
+        found = read_json(path)
+        if not isinstance(found, list) or not all(_is_finding(one) for one in found):
+            raise ReproError(f"{short(path)}: is not a list of findings; publish the method again")
+        return found
 
     def drawings(self, name: str) -> Path:
         return self.folder / name / "figures"
 
 
-def _with_arrays(run: Record, kept: Record | None) -> Record:
+def _is_finding(one: Any) -> bool:
+    return isinstance(one, dict) and all(isinstance(one.get(k), str) for k in ("claim", "text"))
+
+
+def _with_arrays(run: Record, work: Path) -> Record:
     """A committed run with the arrays of the same run in a work folder: same numbers, same code."""
-    if kept is None or kept.get("fingerprint") != run["fingerprint"]:
+    path = work / run["arm"] / str(run["seed"]) / "record.json"
+    if not path.is_file():
+        return run
+    kept = records.read_record(path)
+    if kept.get("fingerprint") != run["fingerprint"]:
         return run
     if records.measured_sha256(kept) != records.measured_sha256(run):
         return run
@@ -263,14 +280,7 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
     by_place = {(model["method"], model["arm"], model["seed"]): model for model in models}
     used = [by_place[place] for place in sorted(known & by_place.keys())]
     own = [model for model in used if model["method"] == card.slug]
-    judged = source.verdicts(card, runs)
-    try:
-        claims = {claim["id"]: claim for claim in judged["claims"]}
-        checks = list(judged["checks"])
-    except (KeyError, TypeError) as error:
-        raise ReproError(
-            f"{card.slug} at scale {scale}: its verdicts cannot be read ({error}); judge it again"
-        ) from error
+    checks, claims = _verdicts(card, scale, source.verdicts(card, runs))
     return Report(
         method=card,
         scale=scale,
@@ -281,6 +291,37 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
         published_findings=source.findings(card),
         drawings=source.drawings(card.slug),
     )
+
+
+def _verdicts(
+    card: Method, scale: str, judged: Any
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The verdicts of the checks, and of the claims by their ids.
+
+    Raises:
+        ReproError: they are not of the form that a verdict has.
+    """
+    try:
+        if not isinstance(judged["claims"], list) or not isinstance(judged["checks"], list):
+            raise ValueError("no lists of claims and checks")
+        claims = {claim["id"]: claim for claim in judged["claims"]}
+        checks = [dict(check) for check in judged["checks"]]
+        for one in [*checks, *claims.values()]:
+            if one["verdict"] not in VERDICTS or one["tier"] not in (*TIERS, ""):
+                raise ValueError(f"`{one['verdict']}` of tier `{one['tier']}` is no verdict")
+            for key in {"id", "claim", "expect", "why", "observed", "reason", "paper"} & one.keys():
+                one[key].encode()
+        for check in checks:
+            card.paper.claim(check["claim"])
+            margins = [check["margin"], check["margin_low"], check["margin_high"]]
+            if not all(math.isfinite(value) for value in [*margins, *check["margins"]]):
+                raise ValueError(f"the margin of {check['id']} is no number")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReproError(
+            f"{card.slug} at scale {scale}: its verdicts cannot be read "
+            f"({' '.join(str(error).split())[:200]}); judge it again"
+        ) from error
+    return checks, claims
 
 
 def _models_of(card: Method, scale: str) -> list[ModelRef]:

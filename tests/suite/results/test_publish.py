@@ -16,7 +16,7 @@ from repro.errors import ReproError
 from repro.suite import judging, run
 from repro.suite.cards import library
 from repro.suite.report import inputs, page
-from repro.suite.results import check, publish
+from repro.suite.results import check, manifest, publish
 from tests.suite.results.conftest import COMMIT, edit, run_all, snapshot
 
 
@@ -114,6 +114,7 @@ def test_a_run_from_work_replaces_the_committed_one_and_the_others_are_kept(publ
 
 def test_a_figure_whose_arrays_are_nowhere_is_refused(published):
     (published.folder / "figures" / "weights.json").unlink()
+    manifest.seal(published.folder)
     shutil.rmtree(published.options.work)
     before = snapshot(published.folder)
     with pytest.raises(ReproError, match="the arrays of ours with seed 0 are not committed"):
