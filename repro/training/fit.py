@@ -81,7 +81,8 @@ def fit(
     checkpoint_every: seconds between checkpoints; checkpoint_steps: or steps, where given.
     name: tells apart several trainings in one job.
 
-    Raises ReproError where the loss is not finite, or where the checkpoint cannot be read.
+    Raises ReproError where the loss is not finite, or where the checkpoint cannot be read or
+    written; with one that is damaged it begins anew.
     SIGINT and SIGTERM end the process.
     """
 
