@@ -290,7 +290,7 @@ def _job(
     scratch = _scratch(options, label)
     if folder.parent.is_dir():
         store.sweep(folder.parent)
-    if not scratch.exists() and _is_current(folder, identity, options):
+    if not scratch.exists() and _is_current(folder, identity, options, quiet=True):
         yield None
         return
     with _alone(options, label):
@@ -347,7 +347,7 @@ def _alone(options: Options, label: str) -> Iterator[None]:
         held.release()
 
 
-def _is_current(folder: Path, identity: str, options: Options) -> bool:
+def _is_current(folder: Path, identity: str, options: Options, quiet: bool = False) -> bool:
     """Whether a folder holds the result that a job would make; says what is damaged."""
     if options.force or not (folder / "record.json").exists():
         return False
@@ -357,7 +357,8 @@ def _is_current(folder: Path, identity: str, options: Options) -> bool:
             return False
         records.verify(record, "it is made anew")
     except ReproError as error:
-        print(error, file=sys.stderr, flush=True)
+        if not quiet:
+            print(error, file=sys.stderr, flush=True)
         return False
     return True
 
