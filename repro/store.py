@@ -183,6 +183,8 @@ def _exchange(one: Path, other: Path) -> bool:
 def explain(path: Path, error: OSError) -> ReproError:
     """What went wrong with a file, and what helps, on one line."""
     again = "free some space and run the same command again, what is done stays done"
+    # Inside a folder that is being made: as it will be called.
+    path = Path(*(p for p in path.parts if not (p[0] == "." and p.endswith(".partial"))))
     full = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the quota of the disk is used up",

@@ -321,10 +321,10 @@ def _forget_abandoned(root: Path) -> None:
     """Remove what has lain in scratch for `KEPT_S`: of jobs that nobody ran to the end."""
     before = time.time() - KEPT_S
     for folder, _, names in os.walk(root, topdown=False):
-        for path in (*(Path(folder, name) for name in names), Path(folder)):
-            with contextlib.suppress(OSError):  # a folder that is not empty, or just gone
-                if path.lstat().st_mtime < before:
-                    path.rmdir() if path.is_dir() else path.unlink()
+        with contextlib.suppress(OSError):  # a folder that is not empty, or just gone
+            paths = [*(Path(folder, name) for name in names), Path(folder)]
+            for path in [path for path in paths if path.lstat().st_mtime < before]:
+                path.rmdir() if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
