@@ -259,10 +259,13 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with a ``digest`` over all else that it says; it outlives a crash."""
+def write_sealed(path: Path, content: Mapping[str, Any], durable: bool = True) -> None:
+    """Write a JSON object with a ``digest`` over all else that it says.
+
+    durable: as for :func:`atomic`; a folder that is written as a whole sees to that itself.
+    """
     plain = json.loads(json_text(content))
-    write_text(path, json_text({**plain, "digest": _digest(plain)}), durable=True)
+    write_text(path, json_text({**plain, "digest": _digest(plain)}), durable)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -7,13 +7,17 @@ again, as `repro run` does or as one job of the DAG, and compares all that a per
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import gc
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -24,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
-from torture.case import Case, Lost
+from torture.case import Case, Lost, Raw
 
 # The toy ------------------------------------------------------------------------------------
 
@@ -608,9 +612,109 @@ def _case(damage: Damage, then: Callable[[Toy], None]) -> Callable[[Path], Any]:
     return run
 
 
+# The disk ------------------------------------------------------------------------------------
+
+
+def _never_run(folder: Path) -> tuple[Toy, dict[str, Any]]:
+    toy, expected = copied(folder)
+    shutil.rmtree(toy.work)
+    return toy, expected
+
+
+def _refused(act: Callable[[], object]) -> None:
+    """Act; it may end well, or say on one line why not."""
+    try:
+        act()
+    except ReproError as error:
+        if len(str(error).splitlines()) != 1:
+            raise Raw(f"not one line: {error}") from error
+
+
+def _full(size: int, batch: bool) -> Callable[[Path], Any]:
+    """No file may grow over a size, as on a disk that fills; then there is space again."""
+
+    def run(folder: Path) -> Any:
+        toy, expected = _never_run(folder)
+        act = toy.batch if batch else toy.run
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        _refused(act)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        act()
+        return toy.answer(), expected
+
+    return run
+
+
+def _failing(call: str, number: int, at: int) -> Callable[[Path], Any]:
+    """A call of the system fails once; then the same command goes on."""
+
+    def run(folder: Path) -> Any:
+        toy, expected = _never_run(folder)
+        original, calls = getattr(os, call), itertools.count()
+
+        def failing(*arguments: Any, **given: Any) -> Any:
+            if next(calls) == at:
+                raise OSError(number, os.strerror(number))
+            return original(*arguments, **given)
+
+        setattr(os, call, failing)
+        _refused(toy.run)
+        setattr(os, call, original)
+        toy.run()
+        return toy.answer(), expected
+
+    return run
+
+
+def _rights(umask: int) -> Callable[[Path], Any]:
+    def run(folder: Path) -> Any:
+        toy, _ = _never_run(folder)
+        os.umask(umask)
+        toy.run()
+        return [
+            f"{path.relative_to(toy.work)} {path.stat().st_mode & 0o777:o}"
+            for path in toy.work.rglob("*")
+            if path.stat().st_mode & 0o777 != (0o777 if path.is_dir() else 0o666) & ~umask
+        ]
+
+    return run
+
+
+def _of_the_disk() -> Iterator[Case]:
+    for size, batch in itertools.product(
+        (0, 10, 60, 100, 150, 250, 500, 900, 1300, 2000, 4000, 20_000), (False, True)
+    ):
+        yield Case(
+            "raw OS errors",
+            f"files of {size} bytes at most{', in batches' if batch else ''}",
+            _full(size, batch),
+            same,
+            slow=batch,
+        )
+    for call, number, at in itertools.product(
+        ("replace", "fsync", "mkdir"),
+        (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO),
+        (0, 3, 7, 12),
+    ):
+        yield Case(
+            "raw OS errors",
+            f"call {at} of {call} fails with {errno.errorcode[number]}",
+            _failing(call, number, at),
+            same,
+            slow=at not in (0, 7) or number == errno.EROFS,
+        )
+    for umask in (0o077, 0o027, 0o022, 0o002):
+        yield Case(
+            "files forced to 0644", f"umask {umask:03o}", _rights(umask), lambda found: found == []
+        )
+
+
 def cases() -> Iterator[Case]:
     warm()
     template()
+    yield from _of_the_disk()
     for place, (where, corruptions) in FILES.items():
         thens = {"weights": ("run", "an arm again"), "verdicts": ("run", "report")}.get(
             place, ("run", "judge", "report")

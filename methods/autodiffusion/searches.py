@@ -60,7 +60,7 @@ def resumed(job: Job, name: str, problem: Any, s: ad.Settings, kind: str = "evol
             if hasattr(problem, counter)
         }
         content = {"settings": settings, "state": state.as_json(), "counts": counts}
-        store.write_sealed(path, content)
+        store.write_sealed(path, content, durable=False)
         job.log.info("%s: epoch %d, best %.4g", name, state.epoch, state.best[-1])
 
     def rng(epoch: int):

@@ -164,7 +164,7 @@ def _write_record(folder: Path, record: dict[str, Any], job: Job) -> None:
     for key, name in records.FILES.items():
         if (folder / name).exists():
             record[key] = store.sha256(folder / name)
-    store.write_sealed(folder / "record.json", record)
+    store.write_sealed(folder / "record.json", record, durable=False)
 
 
 def _have_models(refs: Sequence[ModelRef], options: Options) -> None:
