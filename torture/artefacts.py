@@ -605,6 +605,8 @@ def _case(damage: Damage, then: Callable[[Toy], None]) -> Callable[[Path], Any]:
             # What a refusal of one job names has to work.
             toy.run()
             found = toy.answer()
+        except AttributeError as error:  # of what is no record; nothing that is used is absent
+            raise Raw(str(error)) from error
         if then is not _from_the_model and [p.stat().st_ino for p in others] != before:
             raise Lost("what was whole was run again")
         return found, expected
