@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from repro import store
 from repro.coordinates import at_key, from_key
 from repro.errors import ReproError
 from repro.places import short
@@ -41,34 +42,72 @@ _JSON: dict[str, type] = {"params": dict, "versions": dict, "arrays": list}
 # Work folders -------------------------------------------------------------------------------
 
 
-def read_work(folder: Path) -> list[Record]:
-    """Records ``<name>/<seed>/record.json`` under a folder, by name and seed.
+FILES = {"sha256": "model.safetensors", "arrays_sha256": "arrays.npz"}
+"""What lies beside a record, by the key under which it has the file's SHA-256."""
 
-    A folder that does not exist has no records.
+
+def read_work(folder: Path, places: Iterable[tuple[str, str, int]], remedy: str) -> list[Record]:
+    """The records of ``runs`` or ``models`` of a work folder that the plan names.
+
+    Args:
+        folder: ``work/<scale>/runs`` or ``work/<scale>/models``.
+        places: method, arm and seed of each; or owner, model and seed.
+        remedy: what makes one anew that is missing or damaged, for the message.
 
     Raises:
-        ReproError: a record is not the JSON that a run writes.
+        ReproError: a record is missing, damaged, or of another place than its path says.
     """
-    records = [read_record(path) for path in sorted(folder.glob("*/*/record.json"))]
-    return sorted(records, key=lambda r: (r["arm"], r["seed"]))
+    paths = [folder / method / arm / str(seed) / "record.json" for method, arm, seed in places]
+    return [read_record(path, remedy) for path in paths]
 
 
-def read_record(path: Path) -> Record:
-    """One ``record.json``.
+def read_record(path: Path, remedy: str = "delete its folder and run it again") -> Record:
+    """One ``record.json``, ``<scale>/<kind>/<method>/<arm>/<seed>/record.json``.
 
     Raises:
-        ReproError: it is not the JSON that a run writes.
+        ReproError: it is missing, changed since it was written, or of another place than its path
+            says.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = store.read_sealed(path)
         record["arm"] = str(record["arm"])
         record["seed"] = int(record["seed"])
         record["measurements"] = list(record["measurements"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = [str(record[key]) for key in ("scale", "method", "arm", "seed")]
+    except ReproError as error:
+        why = str(error).removeprefix(f"{path}: ").partition(";")[0]
+        raise ReproError(f"{path} is not a run record ({why}); {remedy}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ReproError(f"{path} is not a run record ({error!r}); {remedy}") from error
+    place = [path.absolute().parents[4].name, *path.parts[-4:-1]]
+    if said != place:
         raise ReproError(
-            f"{path} is not a run record ({error}); delete its folder and run again"
-        ) from error
+            f"{path} is not a run record (it is of {'/'.join(said)}, its path says "
+            f"{'/'.join(place)}); {remedy}"
+        )
     return {**record, "folder": path.parent}
+
+
+def verify(record: Record, remedy: str = "delete its folder and run it again") -> None:
+    """Hold the files beside a record of a work folder against the hashes that it has of them.
+
+    Raises:
+        ReproError: one is missing or of other content.
+    """
+    for key, name in FILES.items():
+        if record.get(key) is not None:
+            try:
+                store.verify(record["folder"] / name, record[key])
+            except ReproError as error:
+                raise ReproError(f"{str(error).partition(';')[0]}; {remedy}") from error
+
+
+def evidence(records: Iterable[Record]) -> str:
+    """One hash over what runs measured and with which code: verdicts say of which they are."""
+    lines = [
+        f"{r['arm']}\t{r['seed']}\t{r['fingerprint']}\t{measured_sha256(r)}\n" for r in records
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 # Committed tables ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from repro.errors import ReproError
 from repro.places import short
-from repro.store import read_json
+from repro.store import read_json, read_sealed
 from repro.suite import expression, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.checks import Check
@@ -183,13 +183,36 @@ class Work:
         return {path.stem for path in (self.folder / "verdicts").glob("*.json")}
 
     def runs(self, slug: str) -> list[Record]:
-        return records.read_work(self.folder / "runs" / slug)
+        card = library.load(slug, self.root)
+        places = [(slug, arm, seed) for arm, seed in _runs_of(card, self.scale)]
+        return records.read_work(self.folder / "runs", places, self._remedy(slug))
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
-        return [r for owner in owners for r in records.read_work(self.folder / "models" / owner)]
+        refs = _models_of(library.load(slug, self.root), self.scale)
+        wanted = set(owners)
+        places = [(ref.owner, ref.name, ref.seed) for ref in refs if ref.owner in wanted]
+        return records.read_work(self.folder / "models", places, self._remedy(slug))
 
     def verdicts(self, method: Method, runs: list[Record]) -> dict[str, Any]:
-        return read_json(self.folder / "verdicts" / f"{method.slug}.json")
+        """The verdicts of these runs.
+
+        Raises:
+            ReproError: missing, damaged, or of other runs.
+        """
+        path = self.folder / "verdicts" / f"{method.slug}.json"
+        try:
+            judged = read_sealed(path)
+        except ReproError as error:
+            why = str(error).partition(";")[0]
+            raise ReproError(f"{why}; {self._remedy(method.slug)}") from error
+        if judged.pop("evidence", None) != records.evidence(runs):
+            raise ReproError(
+                f"{path}: is not of the runs that are here; {self._remedy(method.slug)}"
+            )
+        return judged
+
+    def _remedy(self, slug: str) -> str:
+        return f"run `repro run {slug} --scale {self.scale}`"
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
         return findings_of(method, self.scale)
@@ -246,14 +269,15 @@ def _is_finding(one: Any) -> bool:
 def _with_arrays(run: Record, work: Path) -> Record:
     """A committed run with the arrays of the same run in a work folder: same numbers, same code."""
     path = work / run["arm"] / str(run["seed"]) / "record.json"
-    if not path.is_file():
+    try:
+        kept = records.read_record(path)
+    except ReproError:  # missing or damaged: what is committed stands for itself
         return run
-    kept = records.read_record(path)
     if kept.get("fingerprint") != run["fingerprint"]:
         return run
     if records.measured_sha256(kept) != records.measured_sha256(run):
         return run
-    return {**run, "arrays": kept.get("arrays"), "folder": kept["folder"]}
+    return {**run, **{key: kept.get(key) for key in ("arrays", "arrays_sha256", "folder")}}
 
 
 def load(slug: str, source: Source) -> Report:
@@ -274,7 +298,7 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
         ReproError: its verdicts cannot be read or derived.
     """
     scale = source.scale
-    planned = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
+    planned = set(_runs_of(card, scale))
     runs = [run for run in runs if (run["arm"], run["seed"]) in planned]
     known = {(ref.owner, ref.name, ref.seed) for ref in _models_of(card, scale)}
     by_place = {(model["method"], model["arm"], model["seed"]): model for model in models}
@@ -291,6 +315,10 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
         published_findings=source.findings(card),
         drawings=source.drawings(card.slug),
     )
+
+
+def _runs_of(card: Method, scale: str) -> list[tuple[str, int]]:
+    return [(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)]
 
 
 def _verdicts(
