@@ -185,7 +185,7 @@ def test_a_folder_without_manifest_is_made_anew(online, register):
     assert catalogue.verify("made")
 
 
-def test_damage_in_the_cache_is_noticed(online, register, monkeypatch):
+def test_damage_in_the_cache_is_said_and_repaired(online, register, caplog):
     made = Dataset(
         "made", "", "", "", "", "", CHECKSUM, (source(Written()),),
         lambda _, f: cache.read_arrays(f),
@@ -196,8 +196,66 @@ def test_damage_in_the_cache_is_noticed(online, register, monkeypatch):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 255
     path.write_bytes(raw)
-    with pytest.raises(ReproError, match="damaged"):
-        catalogue.load("made")
+    assert not catalogue.verify("made")
+    np.testing.assert_array_equal(catalogue.load("made")["x"], ARRAY)
+    (said,) = caplog.messages
+    assert f"made: {path} is damaged" in said and said.endswith("it is prepared again")
+    assert catalogue.verify("made")
+
+
+def test_a_copy_is_read_in_full_once_a_process_and_when_it_changed(online, register, monkeypatch):
+    register(entry(source(Written())))
+    catalogue.prepare("made")
+    monkeypatch.setattr(catalogue, "_known", {})
+    read = []
+    in_full = cache.read_content
+    monkeypatch.setattr(cache, "read_content", lambda f: read.append(f) or in_full(f))
+    folder = catalogue.load("made")
+    catalogue.load("made")
+    assert read == [folder]
+    os.utime(folder / "arrays.npz", ns=(1, 1))
+    catalogue.load("made")
+    assert read == [folder] * 2
+
+
+def test_a_change_under_the_same_size_and_time_is_found_by_verify(online, register):
+    register(entry(source(Written())))
+    path = catalogue.load("made") / "arrays.npz"
+    before = path.stat()
+    np.savez(path, x=ARRAY[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert not catalogue.verify("made")
+
+
+@pytest.mark.parametrize("made", ["{}", "[]", "not JSON", None])
+def test_a_manifest_that_says_something_else_is_written_anew(online, register, made):
+    client = Written()
+    register(entry(source(client)))
+    facts = catalogue.prepare("made")
+    path = cache.dataset_folder("made", CHECKSUM) / "manifest.json"
+    path.unlink() if made is None else path.write_text(made)
+    again = catalogue.prepare("made")
+    assert json.loads(path.read_text()) == again
+    assert {k: again[k] for k in ("name", "content_sha256", "members")} == {
+        k: facts[k] for k in ("name", "content_sha256", "members")
+    }
+    assert client.calls == 1
+
+
+def test_a_copy_of_older_code_is_taken_without_fetching_or_writing(root, register):
+    """Its manifest says what today's says; the content is read in full."""
+    client = Written()
+    register(entry(source(client)))
+    folder = cache.dataset_folder("made", CHECKSUM)
+    facts = {
+        "name": "made", "content_sha256": CHECKSUM, "source": "one", "licence": "MIT",
+        "citation": "", "members": ["x"], "seconds": 1.5,
+    }  # fmt: skip
+    cache.publish(folder, CONTENT, facts)
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert catalogue.prepare("made") == facts
+    assert (folder / "manifest.json").stat().st_mtime_ns == before and client.calls == 0
 
 
 def test_two_threads_prepare_once(online, register):

@@ -28,6 +28,7 @@ from repro.data import cache, wikipedia
 from repro.data.archives import read_members
 from repro.data.containers import OOD, TEST, TRAIN, Document, Text
 from repro.data.dataset import Dataset
+from repro.data.foreign import by_file_name
 from repro.data.sources import Apt, File, Inputs, Npm, Source, as_path
 from repro.data.text import every_tenth, pack, read_text, tidy
 from repro.errors import ReproError
@@ -134,8 +135,10 @@ def austen_chapters(title: str, lines: Iterable[str]) -> list[Document]:
 
 def jane_austen(members: Mapping[str, bytes]) -> list[Document]:
     """Read the six novels of the R package janeaustenr."""
-    by_name = {Path(k).name: v for k, v in members.items()}
+    by_name = by_file_name(members)
     novels = read_rdb(by_name["Rdata.rdx"], by_name["Rdata.rdb"])
+    if missing := [key for key in NOVELS if key not in novels]:
+        raise ReproError(f"janeaustenr has no novel {missing[0]}; fetch the version that is named")
     return [d for key, title in NOVELS.items() for d in austen_chapters(title, novels[key])]
 
 
