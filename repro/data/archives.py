@@ -154,6 +154,10 @@ def _read_tar(stream: IO[bytes], patterns: list[str], archive: str) -> dict[str,
             if reader is None:
                 raise ReproError(f"{archive} holds a link at {name}; a file is expected there")
             _keep(found, name, reader.read(), archive)
+        rest = bundle.fileobj
+        while rest is not None and (data := rest.read(1 << 20)):  # to the checksum at the end
+            total += len(data)
+            _check_size(total, archive)
     return found
 
 

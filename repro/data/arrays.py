@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.data.foreign import check_file, check_pixels, class_labels, reason, visible_files
+from repro.data.foreign import (
+    check_file,
+    check_numpy,
+    check_pixels,
+    class_labels,
+    reason,
+    visible_files,
+)
 from repro.errors import ReproError
 
 IMAGENET_CLASSES = 1000
@@ -21,9 +28,8 @@ def load_numpy(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
         ReproError: it is none, or it is damaged.
     """
     head = check_file(path)
-    if not head.startswith((b"PK", b"\x93NUMPY")):
-        raise ReproError(f"{path} is not a plain numpy file (by its first bytes); fetch it again")
     try:
+        check_numpy(head)
         return np.load(path, allow_pickle=False)
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ReproError(

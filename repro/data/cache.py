@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from repro.data.foreign import reason
+from repro.data.foreign import check_numpy, reason
 from repro.errors import ReproError
 
 log = logging.getLogger("repro.data")
@@ -95,6 +95,7 @@ def explained(path: Path) -> Iterator[None]:
 def explain(path: Path, error: OSError) -> CacheError:
     """The error for what the system refuses about ``path``."""
     said = error.strerror or reason(error)
+    path = Path(error.filename) if isinstance(error.filename, str) else path
     if error.errno in FULL:
         return CacheError(
             f"{path}: the disk is full ({said}); free some space and run the same command again, "
@@ -318,8 +319,11 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
     path = folder / ARRAYS
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        with open(path, "rb") as stream:
+            check_numpy(stream.read(512))
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
         raise ReproError(f"{path} is damaged or cannot be read ({reason(error)})") from error
 

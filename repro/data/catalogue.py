@@ -120,7 +120,7 @@ def _make(dataset: Dataset, folder: Path) -> None:
         fault = _known.get(folder, (None, ""))[1]
         if not fault or isinstance(error, cache.CacheError):
             raise
-        raise ReproError(f"{fault} and cannot be prepared again: {error}") from error
+        raise ReproError(f"{fault}; it cannot be prepared again: {error}") from error
     seconds = round(time.monotonic() - start, 2)
     cache.publish(folder, content, _facts(dataset, source, sorted(content), seconds))
     _known[folder] = cache.stamp(folder), ""

@@ -13,6 +13,7 @@ import numpy as np
 from repro.errors import ReproError
 
 _HEAD = 512
+_NUMPY = (b"PK", b"\x93NUMPY")
 
 
 def mistaken(head: bytes) -> str:
@@ -25,6 +26,18 @@ def mistaken(head: bytes) -> str:
     if start.startswith((b"<!doctype html", b"<html", b"<head")):
         return "is a web page, not the file behind it"
     return ""
+
+
+def check_numpy(head: bytes) -> None:
+    """Look for the mark of an .npz or .npy; numpy takes all else for a pickle.
+
+    Raises:
+        ValueError: these are the first bytes of something else.
+    """
+    if wrong := mistaken(head):
+        raise ValueError(f"it {wrong}")
+    if not head.startswith(_NUMPY):
+        raise ValueError("by its first bytes it is no numpy file")
 
 
 def check_file(path: Path) -> bytes:

@@ -63,6 +63,8 @@ def read_idx(data: bytes, name: str = "IDX file") -> np.ndarray:
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise ReproError(f"{name} is not an IDX file of bytes; fetch it again")
     dimensions = data[3]
+    if dimensions > 3:
+        raise ReproError(f"{name} has {dimensions} axes, images three; fetch it again")
     offset = 4 + 4 * dimensions
     if len(data) < offset:
         raise ReproError(f"{name} is cut short; fetch it again")

@@ -190,7 +190,10 @@ def test_a_damaged_copy_says_how_to_mend_it(root, monkeypatch):
         catalogue.load("gpt2-bpe")
     message = str(caught.value)
     assert message.startswith(f"{folder} is damaged or edited")
-    assert "cannot be prepared again" in message and "run `repro data gpt2-bpe`" in message
+    assert (
+        "cannot be prepared again: data set gpt2-bpe is missing" in message
+        and "run `repro data gpt2-bpe`" in message
+    )
     assert "\n" not in message
     assert not catalogue.verify("gpt2-bpe")
 

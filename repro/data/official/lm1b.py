@@ -59,17 +59,20 @@ def _check_shards(paths: list[Path], first: int) -> None:
         first: the least number that must be there; the benchmark keeps shard 0 of the training
             text apart, as the held-out text.
     """
-    there = {}
+    there: dict[tuple[int, int], Path] = {}
     for path in paths:
         found = re.fullmatch(r".*-(\d+)-of-(\d+)", path.name)
         if found is None:
             raise ReproError(f"{path} is not named NUMBER-of-COUNT; remove it or name it so")
-        there[int(found[1]), int(found[2])] = path
+        shard = int(found[1]), int(found[2])
+        if shard in there:
+            raise ReproError(f"{path} is the shard {there[shard].name} again; remove one of them")
+        there[shard] = path
     count = max(count for _, count in there)
     if missing := [n for n in range(first, count) if (n, count) not in there]:
         raise ReproError(
-            f"{paths[0].parent} lacks shard {missing[0]:05d}-of-{count:05d} (and "
-            f"{len(missing) - 1} more); put all shards of the benchmark there"
+            f"{paths[0].parent} lacks {len(missing)} shards of {count}, the first of them "
+            f"{missing[0]:05d}-of-{count:05d}; put all shards of the benchmark there"
         )
     if odd := [path for (n, c), path in there.items() if c != count or n >= count]:
         raise ReproError(f"{odd[0]} is no shard among {count}; remove it")

@@ -27,6 +27,7 @@ from repro.errors import ReproError
 
 CLASSES = tuple("0123456789")
 TABLE = "sklearn/datasets/data/digits.csv.gz"
+NOTHING = np.empty((0, 0))
 TRAIN = 1500
 """The first 1 500 digits train, the last 297 test: writers come one after another in the file."""
 
@@ -44,8 +45,8 @@ def decode(data: bytes) -> Arrays:
     """
     where = "the digits table"
     try:
-        text = io.StringIO(gunzip(data, where).decode("ascii"))
-        found = np.loadtxt(text, delimiter=",", ndmin=2)
+        text = gunzip(data, where).decode("ascii")
+        found = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2) if text.strip() else NOTHING
     except ValueError as error:
         raise ReproError(f"{where} is no table of numbers ({reason(error)}); fetch it") from error
     if found.shape[1] != 65 or not len(found):
