@@ -24,6 +24,7 @@ import numpy as np
 from torture.case import Case
 
 STORED = "stored content not verified"
+REPLACING = "moving the data set where a damaged one was"
 DOWNLOADS = "content of downloads not verified"
 RAW = "raw OS errors"
 KILLED = "leftovers of a killed write read as results"
@@ -81,17 +82,16 @@ def _builder(kind: str) -> Callable[[str, Path], Any]:
 
 
 def packed(content: Mapping[str, np.ndarray | bytes]) -> bytes:
-    """A package that holds a data set: a zip of files and arrays."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as bundle:
-        for name, value in content.items():
-            if isinstance(value, bytes):
-                bundle.writestr(name, value)
-            else:
-                array = io.BytesIO()
-                np.save(array, value)
-                bundle.writestr(f"{name}.npy", array.getvalue())
-    return stream.getvalue()
+    """A package that holds a data set: a zip of files and arrays, always of the same bytes."""
+    members = {}
+    for name, value in content.items():
+        if isinstance(value, bytes):
+            members[name] = value
+        else:
+            array = io.BytesIO()
+            np.save(array, value)
+            members[f"{name}.npy"] = array.getvalue()
+    return _zip(members)
 
 
 def _decode(files: Mapping[str, Any]) -> dict[str, np.ndarray | bytes]:
@@ -172,6 +172,13 @@ class Toy:
     def folder(self) -> Path:
         (found,) = (self.root / "datasets").iterdir()
         return found
+
+    def damage(self) -> None:
+        """Leave a copy that has to be made again from a new download."""
+        self.load()
+        (self.folder / "arrays.npz").write_bytes(b"damaged")
+        (self.folder / "manifest.json").unlink()
+        shutil.rmtree(self.root / "downloads")
 
     def without_source(self) -> None:
         """From now on nothing can be fetched again."""
@@ -462,7 +469,8 @@ def _manifest(damage: Damage) -> Callable[[Path], bool]:
 
 def _stored_cases() -> Iterator[Case]:
     for kind, what, damage in _damages():
-        yield Case(STORED, f"{kind}: {what}", _stored(kind, damage, True), bool)
+        slow = kind in ("vocabulary", "weights")
+        yield Case(STORED, f"{kind}: {what}", _stored(kind, damage, True), bool, slow=slow)
         yield Case(
             STORED, f"{kind}, no source: {what}", _stored(kind, damage, False), bool, slow=True
         )
@@ -500,7 +508,7 @@ def _zip(members: Mapping[str, bytes], link: str = "") -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as bundle:
         for name, data in members.items():
-            bundle.writestr(name, data)
+            bundle.writestr(zipfile.ZipInfo(name), data)  # without the time of day
         if link:
             item = zipfile.ZipInfo(link)
             item.external_attr = 0o120777 << 16
@@ -628,7 +636,7 @@ def _download_cases() -> Iterator[Case]:
             )  # fmt: skip
             yield Case(
                 DOWNLOADS, f"by hand, network, {of}: {what}", _put_by_hand(payload, known, True),
-                bool, slow=known,
+                bool, slow=True,
             )  # fmt: skip
     yield Case(DOWNLOADS, "a bomb", _bomb)
     yield Case(DOWNLOADS, "continues a right part", _part(good[:100]), bool)
@@ -646,7 +654,8 @@ def _failing(target: Any, name: str, error: int, at: int = 0) -> Iterator[None]:
     def failing(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) - 1 == at:
-            raise OSError(error, os.strerror(error), str(arguments[0]) if arguments else None)
+            named = [str(a) for a in arguments if isinstance(a, str | Path)]
+            raise OSError(error, os.strerror(error), *named[:1])
         return original(*arguments, **options)
 
     setattr(target, name, failing)
@@ -669,6 +678,7 @@ def _points() -> dict[str, tuple[Any, str, int]]:
         "the first fsync": (os, "fsync", 0),
         "the second fsync": (os, "fsync", 1),
         "moving the data set": (os, "rename", 0),
+        REPLACING: (os, "rename", 1),
         "reading the download": (cache.hashlib, "file_digest", 0),
     }
 
@@ -680,6 +690,8 @@ def _faulty(point: str, error: int) -> Callable[[Path], bool]:
         from repro.errors import ReproError
 
         toy = Toy.make(folder)
+        if point == REPLACING:
+            toy.damage()
         target, name, at = _points()[point]
         said = ""
         with _failing(target, name, error, at):
@@ -721,10 +733,7 @@ def _killed(point: str, after: bool, replaced: bool) -> Callable[[Path], bool]:
     def run(folder: Path) -> bool:
         toy = Toy.make(folder)
         if replaced:
-            toy.load()
-            (toy.folder / "arrays.npz").write_bytes(b"damaged")
-            (toy.folder / "manifest.json").unlink()
-            shutil.rmtree(toy.root / "downloads")
+            toy.damage()
         child = multiprocessing.get_context("fork").Process(target=die, args=(folder, "images"))
         child.start()
         child.join()
@@ -846,9 +855,10 @@ def _file_system_cases() -> Iterator[Case]:
             if error in (errno.ENOSPC, errno.EROFS) and "reading" in point:
                 continue
             name = f"{errno.errorcode[error]} at {point}"
-            yield Case(RAW, name, _faulty(point, error), bool, slow=error == errno.EROFS)
+            slow = error in (errno.EROFS, errno.EIO)
+            yield Case(RAW, name, _faulty(point, error), bool, slow=slow)
         for after in (False, True):
-            for replaced in (False, True):
+            for replaced in (True,) if point == REPLACING else (False, True):
                 name = (
                     f"killed {'after' if after else 'before'} {point}"
                     f"{', a damaged copy there' if replaced else ''}"

@@ -451,9 +451,9 @@ OF_JSON: dict[str, bytes] = {
 
 def _corpus_cases() -> Iterator[Case]:
     for name, (make, split, file) in CORPORA.items():
-        read = _read(name.partition(",")[0], split=split)
+        read, slow = _read(name.partition(",")[0], split=split), name == "wikitext103"
         for what, change in OF_TEXT.items():
-            yield _case(f"{name}: {what}", make, read, _edit(file, change))
+            yield _case(f"{name}: {what}", make, read, _edit(file, change), slow=slow)
         damages = _any_file(file)
         if not file.endswith((".txt", ".raw")) or name == "openwebtext":
             damages.pop("cut")  # a shorter document, or whole rows
@@ -461,10 +461,10 @@ def _corpus_cases() -> Iterator[Case]:
             damages.pop("away")
             damages.pop("a folder in its place")
         for what, damage in damages.items():
-            yield _case(f"{name}: {what}", make, read, damage)
+            yield _case(f"{name}: {what}", make, read, damage, slow=slow)
         if name in ("wikitext2", "wikitext103", "ptb", "lm1b"):
             for what, change in OF_LINES.items():
-                yield _case(f"{name}: {what}", make, read, _edit(file, change))
+                yield _case(f"{name}: {what}", make, read, _edit(file, change), slow=slow)
         yield _case(
             f"{name}: hidden twins of a file manager", make, read,
             lambda f, file=file: (f / file).with_name(f"._{Path(file).name}").write_bytes(b"\x00"),
@@ -474,10 +474,11 @@ def _corpus_cases() -> Iterator[Case]:
         read = _read(name.partition(",")[0], split=split)
         for what, row in OF_JSON.items():
             yield _case(f"{name}: {what}", make, read, _edit(file, lambda d, row=row: d + row))
-    yield from _shards_and_packed()
+    yield from _shards()
+    yield from _packed()
 
 
-def _shards_and_packed() -> Iterator[Case]:
+def _shards() -> Iterator[Case]:
     make, split, file = CORPORA["lm1b"]
     read = _read("lm1b", split=split)
     other = "news.en.heldout-00001-of-00004"
@@ -492,6 +493,9 @@ def _shards_and_packed() -> Iterator[Case]:
         ),
     }.items():
         yield _case(f"lm1b: {what}", make, read, damage)
+
+
+def _packed() -> Iterator[Case]:
     make, split, _ = CORPORA["openwebtext"]
     read, file = _read("openwebtext", split=split), "b.jsonl.gz"
     for what, damage in {
@@ -837,19 +841,21 @@ def _function_cases() -> Iterator[Case]:
 def cases() -> Iterator[Case]:
     for name, side in (("imagenet64", 64), ("lsun", 8)):
         for what, damage in _batch_damages(side):
-            yield _case(f"{name}: {what}", _batches(side), _read(name), damage)
+            slow = name == "lsun"
+            yield _case(f"{name}: {what}", _batches(side), _read(name), damage, slow=slow)
     yield _case("imagenet64: images of 32 pixels", _batches(64), _read("imagenet64"), _batches(32))
     yield from _label_cases()
     for name, side in VOLUMES.items():
         for what, damage in _slice_damages():
-            slow = name == "fastmri_knee"
+            slow = name != "aapm_l067"
             yield _case(f"{name}: {what}", _slices(side), _read(name), damage, slow=slow)
     yield _case(
         "aapm_l067: all slices: from 0 to 255", _slices(256), _read("aapm_l067"),
         _all_slices(lambda v: 255 * v),
     )  # fmt: skip
     for what, damage in _cifar_damages():
-        yield _case(f"cifar10_binary: {what}", _cifar, _read("cifar10_binary"), damage)
+        slow = what.startswith("test")
+        yield _case(f"cifar10_binary: {what}", _cifar, _read("cifar10_binary"), damage, slow=slow)
     for what, change in {
         "cut": lambda d: d[:-30],
         "a flipped bit": _flip,

@@ -131,7 +131,7 @@ def _check_numbers(paths: list[Path]) -> None:
             numbers.setdefault(found[1], []).append(int(found[2]))
     for stem, there in numbers.items():
         if missing := _gap(there):
-            raise ReproError(f"{paths[0].parent / stem}{missing}.npz is missing; put it there")
+            raise ReproError(f"{paths[0].parent / f'{stem}{missing}.npz'} is missing; put it there")
 
 
 def _gap(numbers: list[int]) -> int | None:
@@ -154,7 +154,31 @@ def slice_stack(folder: Path, side: int | None = None) -> np.ndarray:
             slice is not 2-D, finite and of equal shape and kind; a slice is a copy of the one
             before it; all voxels are equal.
     """
-    folder = Path(folder)
+    slices: list[np.ndarray] = []
+    kinds: list[np.dtype] = []
+    for path in _numbered_slices(Path(folder)):
+        values = _real_slice(path)
+        expected = (side, side) if side else (slices[0].shape if slices else values.shape)
+        if values.shape != expected or values.size == 0:
+            raise ReproError(
+                f"{path} has the shape {values.shape}; {expected} is expected, so export it again"
+            )
+        kinds.append(values.dtype.newbyteorder("="))
+        if kinds[-1] != kinds[0]:
+            raise ReproError(
+                f"{path} holds {kinds[-1]}, the slices before it {kinds[0]}; export all alike"
+            )
+        with np.errstate(over="ignore"):
+            slices.append(values.astype(np.float32))
+        _check_slice(path, *slices[-2:])
+    volume = np.stack(slices)
+    if volume.min() == volume.max():
+        raise ReproError(f"{folder} holds the value {volume.flat[0]:g} alone; export it again")
+    return volume
+
+
+def _numbered_slices(folder: Path) -> list[Path]:
+    """The slices of a folder in the order of their numbers, which have no gap."""
     numbered: dict[int, Path] = {}
     for path in visible_files(folder, ".npy"):
         number = re.search(r"(\d+)$", path.stem)
@@ -170,35 +194,20 @@ def slice_stack(folder: Path, side: int | None = None) -> np.ndarray:
             f"{folder} has no slice {missing}, but slices {first} to {max(numbered)}; put the "
             "missing ones there, or number the slices from 0 without a gap"
         )
-    slices: list[np.ndarray] = []
-    kinds: list[np.dtype] = []
-    for _, path in sorted(numbered.items()):
-        values = load_numpy(path)
-        if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
-            raise ReproError(f"{path} is not a real 2-D slice; export one array a file")
-        expected = (side, side) if side else (slices[0].shape if slices else values.shape)
-        if values.shape != expected or values.size == 0:
-            raise ReproError(f"{path} has the shape {values.shape}; {expected} is expected")
-        kinds.append(values.dtype.newbyteorder("="))
-        if kinds[-1] != kinds[0]:
-            raise ReproError(
-                f"{path} holds {kinds[-1]}, the slices before it {kinds[0]}; export all alike"
-            )
-        slices.append(_real_slice(path, values, slices[-1] if slices else None))
-    return _not_constant(folder, np.stack(slices))
+    return [path for _, path in sorted(numbered.items())]
 
 
-def _real_slice(path: Path, values: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        slice_ = values.astype(np.float32)
-    if not np.isfinite(slice_).all():
+def _real_slice(path: Path) -> np.ndarray:
+    values = load_numpy(path)
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise ReproError(f"{path} is not a real 2-D slice; export one array a file")
+    return values
+
+
+def _check_slice(path: Path, *slices: np.ndarray) -> None:
+    """Look at the last one or two slices as they are stacked."""
+    last = slices[-1]
+    if not np.isfinite(last).all():
         raise ReproError(f"{path} holds values that are not finite in float32; export it again")
-    if before is not None and np.array_equal(slice_, before) and slice_.min() < slice_.max():
+    if len(slices) == 2 and np.array_equal(*slices) and last.min() < last.max():
         raise ReproError(f"{path} is a copy of the slice before it; export it again")
-    return slice_
-
-
-def _not_constant(folder: Path, volume: np.ndarray) -> np.ndarray:
-    if volume.min() == volume.max():
-        raise ReproError(f"{folder} holds the value {volume.flat[0]:g} alone; export it again")
-    return volume

@@ -110,7 +110,10 @@ def _decoded(path: Path) -> Iterator[str]:
     head = check_file(path)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ReproError(f"{path} is not readable UTF-8 text but UTF-16; save it as UTF-8")
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    packed = path.name.lower().endswith(".gz")
+    if head.startswith(b"\x1f\x8b") and not packed:
+        raise ReproError(f"{path} is not readable UTF-8 text but packed with gzip; unpack it")
+    opener = gzip.open if packed else open
     try:
         with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
             yield from stream

@@ -132,14 +132,15 @@ def whole_numbers(values: np.ndarray, where: str) -> np.ndarray:
     """
     values = np.asarray(values)
     if values.dtype.kind not in "iuf":
-        raise ReproError(f"{where} holds {values.dtype}, not whole numbers; fetch it again")
+        raise ReproError(f"{where}: {values.dtype} are no whole numbers; fetch it again")
     if values.dtype.kind == "f":
         wrong = ~np.isfinite(values) | (values != np.floor(values)) | (np.abs(values) > 2**53)
         if wrong.any():
             at = int(np.argmax(wrong))
+            place = tuple(map(int, np.unravel_index(at, values.shape)))
             raise ReproError(
-                f"{where} holds {values.flat[at]:g} at index {at}, not a whole number; "
-                "fetch it again"
+                f"{where}: {values.flat[at]:g} at index {place[0] if len(place) == 1 else place} "
+                "is no whole number; fetch it again"
             )
     return values.astype(np.int64)
 

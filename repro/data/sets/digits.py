@@ -50,11 +50,15 @@ def decode(data: bytes) -> Arrays:
     except ValueError as error:
         raise ReproError(f"{where} is no table of numbers ({reason(error)}); fetch it") from error
     if found.shape[1] != 65 or not len(found):
-        raise ReproError(f"{where} has the shape {found.shape}; 65 columns are expected")
+        raise ReproError(
+            f"{where} has the shape {found.shape}; 65 columns are expected, so fetch it"
+        )
     table = whole_numbers(found, where)
     levels = table[:, :64]
     if levels.min() < 0 or levels.max() > 16:
-        raise ReproError(f"{where} has levels from {levels.min()} to {levels.max()}, not 0 to 16")
+        raise ReproError(
+            f"{where} has levels from {levels.min()} to {levels.max()}, not 0 to 16; fetch it again"
+        )
     images = levels.astype(np.uint8).reshape(-1, 8, 8)
     labels = class_labels(table[:, 64], len(table), len(CLASSES), where)
     return {
