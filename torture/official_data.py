@@ -451,7 +451,7 @@ OF_JSON: dict[str, bytes] = {
 
 def _corpus_cases() -> Iterator[Case]:
     for name, (make, split, file) in CORPORA.items():
-        read, slow = _read(name.partition(",")[0], split=split), name == "wikitext103"
+        read, slow = _read(name.partition(",")[0], split=split), name in ("wikitext103", "ptb")
         for what, change in OF_TEXT.items():
             yield _case(f"{name}: {what}", make, read, _edit(file, change), slow=slow)
         damages = _any_file(file)
@@ -471,9 +471,11 @@ def _corpus_cases() -> Iterator[Case]:
         )  # fmt: skip
     for name in ("lambada", "openwebtext, JSON"):
         make, split, file = CORPORA[name]
-        read = _read(name.partition(",")[0], split=split)
+        read, slow = _read(name.partition(",")[0], split=split), name != "lambada"
         for what, row in OF_JSON.items():
-            yield _case(f"{name}: {what}", make, read, _edit(file, lambda d, row=row: d + row))
+            yield _case(
+                f"{name}: {what}", make, read, _edit(file, lambda d, row=row: d + row), slow=slow
+            )
     yield from _shards()
     yield from _packed()
 

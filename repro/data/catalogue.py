@@ -179,5 +179,5 @@ def load(name: str) -> Any:
 
 
 def verify(name: str) -> bool:
-    """Tell whether a cached data set has the content that it must have; reads all of it anew."""
+    """Tell whether a data set is cached with the content that it must have; reads all of it."""
     return not cache.fault(_folder(name), info(name).checksum)

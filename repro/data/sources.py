@@ -264,10 +264,10 @@ class File:
                 return
             found = cache.file_sha256(path)
         except (ReproError, OSError) as error:
-            raise Unavailable(reason(error)) from error
+            raise Unavailable(reason(error).replace(str(path), self.name)) from error
         if found != self.sha256:
             raise Unavailable(
-                f"{path.name} has SHA-256 {found[:16]}… instead of {self.sha256[:16]}…"
+                f"{self.name} has SHA-256 {found[:16]}… instead of {self.sha256[:16]}…"
             )
 
     def is_there(self) -> bool:

@@ -1,5 +1,6 @@
 """Fetching: checksums, atomic and concurrent preparation, broken downloads, plain messages."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -294,6 +295,24 @@ def test_two_processes_exclude_each_other(root):
     holder.wait()
 
 
+def test_who_waits_for_a_lock_says_so(root, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "PATIENCE_S", 0.05)
+    entered = threading.Event()
+
+    def enter():
+        with cache.lock("x"):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with cache.lock("x"):
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    thread.join()
+    (said,) = caplog.messages
+    assert str(root / "locks" / "x.lock") in said
+
+
 def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REPRO_DATA", str(tmp_path / "file" / "cache"))
@@ -365,6 +384,32 @@ def test_a_partial_file_longer_than_the_file_is_dropped(online, register, server
     with pytest.raises(ReproError, match="416"):
         catalogue.prepare("made")
     catalogue.prepare("made")
+    assert catalogue.verify("made")
+
+
+def test_a_part_of_another_file_is_fetched_anew(online, register, server):
+    (online / "downloads").mkdir(parents=True)
+    (online / "downloads" / "file.bin.part").write_bytes(b"another")
+    register(entry(source(address(server, "/whole"))))
+    catalogue.prepare("made")
+    assert server.seen == [("/whole", len("another")), ("/whole", 0)]
+    assert catalogue.verify("made")
+
+
+def test_a_full_disk_is_no_fault_of_the_address(online, register, server, monkeypatch):
+    register(entry(source(address(server, "/whole"))))
+
+    def full(reply, stream, size):
+        stream.write(reply.read(10))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.shutil, "copyfileobj", full)
+        with pytest.raises(ReproError, match="the disk is full .*free some space") as caught:
+            catalogue.prepare("made")
+    assert str(online / "downloads" / "file.bin.part") in str(caught.value)
+    catalogue.prepare("made")
+    assert server.seen == [("/whole", 0), ("/whole", 10)]
     assert catalogue.verify("made")
 
 
