@@ -276,7 +276,7 @@ def _slice_damages() -> Iterator[tuple[str, Damage]]:
         "half the size": lambda v: v[::2, ::2],
         "an axis more": lambda v: v[None],
         "an axis less": lambda v: v[0],
-        "empty": lambda v: v[:0, :0],
+        "no row and no column": lambda v: v[:0, :0],
         "one value NaN": _put(np.nan),
         "one value infinite": _put(np.inf),
         "one value negative": _put(-0.5),
