@@ -516,6 +516,52 @@ def _packed() -> Iterator[Case]:
         yield _case(f"openwebtext: {what}", make, read, damage)
 
 
+# Pair sets of SlimFlow ----------------------------------------------------------------------------
+
+
+def _pairs(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("z0.npy", "z1.npy"):
+        np.save(folder / name, rng.normal(size=(6, 3, 4, 4)).clip(-1.1, 1.1).astype(np.float32))
+    np.save(folder / "label.npy", np.eye(10, dtype=np.float32)[:6])
+
+
+def _read_pairs(folder: Path) -> Any:
+    official = importlib.import_module("methods.slimflow.official")
+    return [part.numpy() for part in official.load_pairs(folder)]
+
+
+def _array(name: str, change: Callable[[np.ndarray], Any]) -> Damage:
+    def damage(folder: Path) -> None:
+        np.save(folder / name, change(np.load(folder / name)), allow_pickle=True)
+
+    return damage
+
+
+def _pair_cases() -> Iterator[Case]:
+    for what, name, change in (
+        ("images from 0 to 255", "z1.npy", lambda v: 127.5 * (v + 1)),
+        ("images from 0 to 1", "z1.npy", lambda v: abs(v)),
+        ("one level out of range", "z1.npy", lambda v: np.where(v == v.max(), 200.0, v)),
+        ("noises out of range", "z0.npy", lambda v: 50 * v),
+        ("noises beyond float32", "z0.npy", lambda v: 1e300 * v.astype(np.float64)),
+        ("NaN", "z0.npy", lambda v: v * np.nan),
+        ("no pair", "z0.npy", lambda v: v[:0]),
+        ("a pair less", "z0.npy", lambda v: v[:-1]),
+        ("images as bytes", "z1.npy", lambda v: v.astype(np.uint8)),
+        ("labels as numbers of classes", "label.npy", lambda v: v.argmax(1)),
+        ("labels as shares", "label.npy", lambda v: np.full_like(v, 0.1)),
+        ("labels NaN", "label.npy", lambda v: v * np.nan),
+        ("a row of no label", "label.npy", lambda v: v * (np.arange(6) > 0)[:, None]),
+        ("a row of two labels", "label.npy", lambda v: np.maximum(v, v[0])),
+        ("a label less", "label.npy", lambda v: v[:-1]),
+        ("Python objects", "label.npy", lambda v: v.astype(object)),
+    ):
+        yield _case(
+            f"slimflow, pairs: {what}", _pairs, _read_pairs, _array(name, change), slow=True
+        )
+
+
 # Decoders of bytes --------------------------------------------------------------------------------
 
 
@@ -867,6 +913,7 @@ def cases() -> Iterator[Case]:
     }.items():
         yield Case(KIND, f"cifar10_binary, packed: {what}", _cifar_archive(change), bool)
     yield from _corpus_cases()
+    yield from _pair_cases()
     yield from _idx_cases()
     yield from _digits_cases()
     yield from _mosaic_cases()
