@@ -169,7 +169,7 @@ def test_every_data_set_explains_itself_offline(root, name, monkeypatch):
         catalogue.prepare(name)
     for made in catalogue.info(name).sources:
         for file in getattr(made, "files", ()):
-            assert f"{root / 'downloads' / file.name}  <- " in str(caught.value)
+            assert f"{root / 'downloads' / file.name} <- " in str(caught.value)
             assert file.sha256 is None or file.sha256 in str(caught.value)
 
 
@@ -189,8 +189,14 @@ def test_a_damaged_copy_says_how_to_mend_it(root, monkeypatch):
     (folder / "encoder.json").write_text("[")
     with pytest.raises(ReproError) as caught:
         catalogue.load("gpt2-bpe")
-    assert str(folder) in str(caught.value)
-    assert "delete it and run `repro data gpt2-bpe`" in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{folder} is damaged or edited")
+    assert (
+        "cannot be prepared again: data set gpt2-bpe is missing" in message
+        and "run `repro data gpt2-bpe`" in message
+    )
+    assert "\n" not in message
+    assert not catalogue.verify("gpt2-bpe")
 
 
 # --- the command line and the cache ---------------------------------------------------------------
