@@ -154,11 +154,14 @@ def _knots(x: Array, Y: Array) -> Array:
     zone = np.flatnonzero((rising > edge) & (rising < 1 - edge))
     part = slice(max(zone[0] - 1, 0), zone[-1] + 2)
     x, rising = x[part], rising[part]
-    if len(places := np.unique(x)) <= KNOTS:
-        return places
-    # half of them even among the points, half of them even in Y
-    along = np.linspace(0, 1, len(x)) + (rising - rising[0]) / (rising[-1] - rising[0])
-    return np.unique(x[np.searchsorted(along, np.linspace(0, 2, KNOTS)).clip(max=len(x) - 1)])
+    places = np.unique(x)
+    if len(places) > KNOTS:
+        # half of them even among the points, half of them even in Y
+        along = np.linspace(0, 1, len(x)) + (rising - rising[0]) / (rising[-1] - rising[0])
+        places = np.unique(x[np.searchsorted(along, np.linspace(0, 2, KNOTS)).clip(max=len(x) - 1)])
+    # two that all but coincide would only worsen the condition
+    cells = np.floor((places - places[0]) / np.ptp(places) * 5 * KNOTS)
+    return places[np.unique(cells, return_index=True)[1]]
 
 
 def fit(
@@ -263,11 +266,13 @@ class _Problem:
             u = self.X @ c
             step = self.step(u, choice) - c
             before, part = self.loss(c, choice), 1.0
-            noise = max(np.sqrt(before / np.pi / len(u)), ROUNDING)
-            if np.max(np.abs(_Y(u + self.X @ step) - _Y(u))) < SETTLED * noise:
+            enough = max(SETTLED * np.sqrt(before / np.pi / len(u)), ROUNDING)
+            if np.max(np.abs(_Y(u + self.X @ step) - _Y(u))) < enough:
                 return c + step
-            while self.loss(c + part * step, choice) > before and part > 1e-3:
+            while self.loss(c + part * step, choice) >= before:
                 part /= 2
+                if part < 1e-6:  # downhill, but by less than rounding
+                    return c
             c = c + part * step
         raise ValueError("the fit does not settle: the points are too few or too noisy")
 
