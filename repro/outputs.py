@@ -91,12 +91,14 @@ class Folder:
         try:
             if len(os.fsencode(self.list.name)) > LONGEST:
                 raise ReproError(f"the name {documents.one_line(self.list.name, 60)} is too long")
+            if "\0" in str(self.path):
+                raise ValueError("a NUL in its name")
             there = self.path.absolute()
             while not os.path.lexists(there):
                 there = there.parent
             with tempfile.TemporaryFile(dir=there):
                 return
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             folder = documents.one_line(self.path, 200)
             raise ReproError(f"{folder}: cannot be written ({why}); {self.remedy}") from error

@@ -13,13 +13,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from methods.diffusion_couple.method import MolarVolume, excess_volume, table_volume
+from methods.diffusion_couple.method import (
+    MolarVolume,
+    excess_volume,
+    ideal_volume,
+    table_volume,
+)
 from repro.errors import ReproError
 from repro.places import short
 from repro.suite.cards.base import Strict
 from repro.suite.cards.loading import read
 
 CM3 = 1e-6
+MOST_EXCESS = 0.3  # of the ideal volume; known solid solutions stay below 0.1
 LEAST_DIFFERENCE = 1e-6  # between the end compositions; far below what is measured
 
 
@@ -139,14 +145,20 @@ class Config(Measured):
 
     @model_validator(mode="after")
     def _possible_volume(self) -> Config:
-        mean = (self.V_A + self.V_B) / 2
-        if self.V_m.w is not None and abs(self.V_m.w) > 1.2 * mean:
-            raise ValueError(
-                f"V_m.w = {self.V_m.w:g} bends V_m by {25 * abs(self.V_m.w) / mean:.0f} % at "
-                "N = 1/2; it is the excess parameter in cm3/mol, usually within 1"
-            )
-        N = np.linspace(*sorted((self.N_left, self.N_right)), 201)
+        low, high = sorted((self.N_left, self.N_right))
+        N = np.linspace(low, high, 201)
         V = self.volume()
+        ideal = ideal_volume(self.V_A * CM3, self.V_B * CM3)
+        if self.V_m.table is not None:
+            ideal = V.ideal_between(low, high)
+        bend = V(N) / ideal(N) - 1
+        worst = int(np.argmax(np.abs(bend)))
+        if abs(bend[worst]) > MOST_EXCESS:
+            raise ValueError(
+                f"V_m lies {100 * bend[worst]:+.0f} % off the ideal line at N = {N[worst]:.3g} (at "
+                f"most {100 * MOST_EXCESS:.0f} %); w is in cm3/mol, usually within 1, and the "
+                "volumes of a table are those of a mole of atoms"
+            )
         parts = {"V_m": V(N), "V_A": V.partial("A", N), "V_B": V.partial("B", N)}
         for name, volume in parts.items():
             if np.any(volume <= 0):

@@ -67,7 +67,7 @@ def read_points(path: Path) -> Points:
     separator, names, rows = _cells(path, lines)
     wanted = [_column(path, names, name) for name in COLUMNS]
     rows = _without_units(path, rows, wanted, names)
-    values = _numbers(path, rows, wanted)
+    values, decimal = _numbers(path, rows, wanted)
     where = [number for number, _ in rows]
     if not FEWEST <= len(values) <= MOST:
         remedy = "measure more" if len(values) < FEWEST else "average neighbours first"
@@ -78,6 +78,8 @@ def read_points(path: Path) -> Points:
     notes = []
     if separator != ",":
         notes.append(f"The columns were read as separated by {SEPARATORS[separator]}")
+    if decimal == ",":
+        notes.append("Commas were read as decimal signs")
     order = _order(path, values[:, 0], where)
     if order is not None:
         notes.append("The rows were put in the order of x_um")
@@ -219,8 +221,8 @@ def _is_number(cell: str) -> bool:
     return NUMBER.fullmatch(cell) is not None
 
 
-def _numbers(path: Path, rows: list[Row], wanted: list[int]) -> Array:
-    """The numbers of the wanted columns, (n, 2).
+def _numbers(path: Path, rows: list[Row], wanted: list[int]) -> tuple[Array, str]:
+    """The numbers of the wanted columns, (n, 2), and the decimal sign of the file.
 
     Raises:
         ReproError: a cell is no number, or its commas can be read in two ways.
@@ -238,7 +240,7 @@ def _numbers(path: Path, rows: list[Row], wanted: list[int]) -> Array:
             what = f"`{one_line(cell, 40)}` is no number" if cell else "nothing"
             raise _error(path, number, f"{what} under {name}; remove or mend that row")
         out[k] = float(plain)
-    return out.reshape(-1, len(COLUMNS))
+    return out.reshape(-1, len(COLUMNS)), decimal
 
 
 def _tidy(cell: str) -> str:

@@ -35,7 +35,7 @@ LAMBDAS = np.logspace(-12, 1, 66)  # times the number of points, for x in units 
 FLAT = 3.0  # beyond |u| = 3 a point weighs less than 1e-7
 ROUNDING = 1e-7  # least noise of Y: points without noise still leave the spline some freedom
 STEPS = 100
-SETTLED = 1e-3  # change of Y in a last step, over the noise of a point
+SETTLED = 1e-5  # of what one point adds to the loss, that a last step may still save
 SWING = 0.2
 """Least bending that is thought possible: the slope of u, and D with its inverse square, changes
 over the diffusion zone by this share (one standard deviation). Else noisy points that fit one
@@ -166,7 +166,7 @@ def _knots(x: Array, Y: Array) -> Array:
 
 def fit(
     x: Array, N: Array, N_minus: float, N_plus: float, rng: np.random.Generator, *,
-    draws: int = 400, progress: Callable[[str], None] = str,
+    draws: int = 400, progress: Callable[[str], object] = str,
 ) -> Posterior:  # fmt: skip
     """Fit points x (n,), not falling, N (n,), and draw from the posterior of the curve.
 
@@ -261,19 +261,17 @@ class _Problem:
         return float(np.pi * off @ off + len(off) * bent)
 
     def settled(self, c: Array, choice: int) -> Array:
-        """Gauss-Newton steps from c until Y(Xc) stays, (m,)."""
+        """Gauss-Newton steps from c until the loss stays, (m,)."""
         for _ in range(STEPS):
-            u = self.X @ c
-            step = self.step(u, choice) - c
+            step = self.step(self.X @ c, choice) - c
             before, part = self.loss(c, choice), 1.0
-            enough = max(SETTLED * np.sqrt(before / np.pi / len(u)), ROUNDING)
-            if np.max(np.abs(_Y(u + self.X @ step) - _Y(u))) < enough:
-                return c + step
-            while self.loss(c + part * step, choice) >= before:
+            while (after := self.loss(c + part * step, choice)) >= before:
                 part /= 2
                 if part < 1e-6:  # downhill, but by less than rounding
                     return c
             c = c + part * step
+            if before - after < SETTLED * (before / len(self.Y) + np.pi * ROUNDING**2):
+                return c
         raise ValueError("the fit does not settle: the points are too few or too noisy")
 
     def chosen(self, c: Array) -> tuple[Array, int]:

@@ -130,7 +130,9 @@ def _bounds(main: Array, draws: Array) -> tuple[Array, Array]:
     return np.minimum(low, main), np.maximum(high, main)
 
 
-def analyse(x: Array, N: Array, config: Config, progress: Callable[[str], None] = str) -> Analysis:
+def analyse(
+    x: Array, N: Array, config: Config, progress: Callable[[str], object] = str
+) -> Analysis:
     """Estimate everything that a profile and its configuration allow.
 
     Args:
@@ -346,33 +348,7 @@ def report(found: Analysis, source: str) -> str:
     if found.odd:
         lines += ["## To be checked first", "", *(f"- {odd}" for odd in found.odd), ""]
     if found.table is not None:
-        picked = found.table.iloc[5:86:10]
-        rows = [
-            [f"{row.N:.3f}"]
-            + [
-                str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]))
-                for name in RELATIONS
-            ]
-            for _, row in picked.iterrows()
-        ]
-        lines += ["## Interdiffusion coefficient, m²/s", ""]
-        header = ["N_B", *NAMES.values()]
-        lines += [tabulate(rows, header, tablefmt="github", disable_numparse=True), ""]
-        lines += ["## How far the relations are apart", ""]
-        width = (found.table.D_wagner_high - found.table.D_wagner_low) / found.table.D_wagner / 2
-        rows = [
-            [NAMES[n], f"{100 * d:.3g} %", f"{100 * high:.3g} %", "not available"]
-            for n, (d, high) in found.differences.items()
-        ]
-        header = ["relation", "largest difference to Wagner", "95 % bound", "paper"]
-        lines += [tabulate(rows, header, tablefmt="github"), ""]
-        lines += [
-            f"For comparison, the 95 % interval of Wagner's coefficient is ± "
-            f"{100 * width.mean():.2g} % on average. Wagner's relation is exact for every molar "
-            "volume; the others assume conserved volume, and their intervals hold no error of "
-            f"that. {COVERS}",
-            "",
-        ]
+        lines += _report_diffusivities(found, found.table)
     if found.planes:
         rows = [
             [name, str(e) if name.startswith("N_B") else _in_um(e)]
@@ -399,6 +375,34 @@ def report(found: Analysis, source: str) -> str:
     if found.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in found.notes), ""]
     return "\n".join(lines)
+
+
+def _report_diffusivities(found: Analysis, table: pd.DataFrame) -> list[str]:
+    picked = table.iloc[5:86:10]
+    rows = [
+        [f"{row.N:.3f}"]
+        + [str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])) for name in RELATIONS]
+        for _, row in picked.iterrows()
+    ]
+    lines = ["## Interdiffusion coefficient, m²/s", ""]
+    header = ["N_B", *NAMES.values()]
+    lines += [tabulate(rows, header, tablefmt="github", disable_numparse=True), ""]
+    lines += ["## How far the relations are apart", ""]
+    width = (table.D_wagner_high - table.D_wagner_low) / table.D_wagner / 2
+    rows = [
+        [NAMES[n], f"{100 * d:.3g} %", f"{100 * high:.3g} %", "not available"]
+        for n, (d, high) in found.differences.items()
+    ]
+    header = ["relation", "largest difference to Wagner", "95 % bound", "paper"]
+    lines += [tabulate(rows, header, tablefmt="github"), ""]
+    lines += [
+        f"For comparison, the 95 % interval of Wagner's coefficient is ± "
+        f"{100 * width.mean():.2g} % on average. Wagner's relation is exact for every molar "
+        "volume; the others assume conserved volume, and their intervals hold no error of "
+        f"that. {COVERS}",
+        "",
+    ]
+    return lines
 
 
 def _ratio(B: Estimate, A: Estimate) -> str:
@@ -467,8 +471,9 @@ def profile_cli(profile: Path, config: Path | None, out: Path) -> None:
     Raises:
         ReproError: a mistake in either file, or `out` cannot be written, in one line.
     """
+    points = read_points(profile)
     config = config or profile.with_suffix(".yaml")
-    points, settings = read_points(profile), read_config(config)
+    settings = read_config(config)
     name = profile.stem
     table = f"{name}_layers.csv" if settings.layers else f"{name}.csv"
     folder = Folder(out, name, "name another folder with --out")
