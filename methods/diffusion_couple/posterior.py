@@ -31,8 +31,9 @@ from methods.diffusion_couple.smoothing import ProbitSpline
 
 Array = NDArray[np.float64]
 KNOTS = 80
-LAMBDAS = np.logspace(-12, 1, 66)  # times the number of points, for x in units of its span
-FLAT = 3.0  # beyond |u| = 3 a point weighs less than 1e-7
+LAMBDAS = np.logspace(-12, 2, 71)  # times the number of points, for x in widths of the zone
+WIDTH = 2 * erfinv(0.9)  # of the zone, Y from 0.05 to 0.95, in u
+FLAT = 4.0  # beyond |u| = 4 a point weighs less than 1e-13
 ROUNDING = 1e-7  # least noise of Y: points without noise still leave the spline some freedom
 STEPS = 100
 SETTLED = 1e-5  # of what one point adds to the loss, that a last step may still save
@@ -141,10 +142,11 @@ def _Y(u: Array) -> Array:
 def scatter(Y: Array) -> float:
     """Noise of neighbouring points (n,), from what each lies off the line through its neighbours.
 
-    The median, so that neither a steep profile nor a few outliers count.
+    The median, so that neither a steep profile nor a few outliers count; without what is level to
+    the last digit, as an end that was cut off at 0 or 1.
     """
-    off = Y[1:-1] - (Y[2:] + Y[:-2]) / 2
-    return float(np.median(np.abs(off)) / (0.6745 * np.sqrt(1.5)))
+    off = np.abs(Y[1:-1] - (Y[2:] + Y[:-2]) / 2)
+    return float(np.median(np.r_[0.0, off[off > 0]]) / (0.6745 * np.sqrt(1.5)))
 
 
 def _knots(x: Array, Y: Array) -> Array:
@@ -177,27 +179,29 @@ def fit(
         ValueError: fewer than five points lie between the end compositions (Y in 0.02 to 0.98), or
             they do not rise from left to right, or are too noisy to say how.
     """
-    start, span = x[0], np.ptp(x)
-    scaled, Y = (x - start) / span, (N - N_minus) / (N_plus - N_minus)
+    Y = (N - N_minus) / (N_plus - N_minus)
     middle = (Y > 0.02) & (Y < 0.98)
     if len(np.unique(x[middle])) < 5:
         raise ValueError(
             f"{middle.sum()} points lie between the end compositions (Y from 0.02 to 0.98); "
             "a fit needs five at different positions"
         )
-    line = np.polyfit(scaled[middle], erfinv(2 * Y[middle] - 1), 1)
-    if line[0] <= 0:
+    start, span = x[middle][0], np.ptp(x[middle])
+    slope, offset = np.polyfit((x[middle] - start) / span, erfinv(2 * Y[middle] - 1), 1)
+    if slope <= 0:
         raise ValueError("the points do not rise from the left to the right end")
+    zone = span * WIDTH / slope
+    scaled = (x - start) / zone
     basis = Basis.on(_knots(scaled, Y))
     X, at_knots = basis(scaled), basis(basis.knots)
-    knots = start + span * basis.knots
+    knots = start + zone * basis.knots
 
     def curve(c: Array) -> ProbitSpline:
         return ProbitSpline(knots, (at_knots @ c.T).T, np.nan, N_minus, N_plus)
 
     progress(f"fitting {len(x)} points")
     problem = _Problem(basis, X, Y)
-    c, choice = problem.chosen(problem.step(np.polyval(line, scaled), len(LAMBDAS) - 1))
+    c, choice = problem.chosen(problem.step(WIDTH * scaled + offset, len(LAMBDAS) - 1))
     while not curve(c).rising():
         choice += 3  # four times the smoothing
         if choice >= len(LAMBDAS):
@@ -205,7 +209,7 @@ def fit(
         c = problem.settled(c, choice)
     progress(f"drawing {draws} curves that fit them as well")
     near = problem.near(c)
-    prior = _prior(len(x), max(scatter(Y), ROUNDING), line[0])
+    prior = _prior(len(x), max(scatter(Y), ROUNDING))
     found = _draw(near, prior, len(x), lambda c: curve(c).rising(), rng, draws)
     noise = np.sqrt(near.loss[choice] / np.pi / (len(x) - 2))
     scale = abs(N_plus - N_minus)
@@ -213,14 +217,13 @@ def fit(
     return Posterior(curve(c), curve(found), float(noise * scale), misfit)
 
 
-def _prior(n: int, noise: float, slope: float) -> Array:
+def _prior(n: int, noise: float) -> Array:
     """Logarithm of the prior of `LAMBDAS`: flat, up to that of the least bending.
 
-    u'' is white noise of the density pi noise^2 / (n lambda); over the zone, Y from 0.05 to 0.95 or
-    u from -1.16 to 1.16, u' of about `slope` changes by the root of density times width.
+    u'' is white noise of the density pi noise^2 / (n lambda), so that u' changes by its root over
+    the zone, whose width is 1 and where u' is about `WIDTH`.
     """
-    width = 2 * erfinv(0.9) / slope
-    most = np.pi * noise**2 * width / (SWING * slope) ** 2 / n
+    most = np.pi * noise**2 / (SWING * WIDTH) ** 2 / n
     return np.where(np.max([LAMBDAS[0], most]) >= LAMBDAS, 0.0, -np.inf)
 
 
