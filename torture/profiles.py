@@ -6,8 +6,10 @@ possible, if a line names the odd quantity.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +72,19 @@ def _analysed(path: Path):
 
 def _result(csv: Any, settings: Any = SETTINGS):
     def run(folder: Path):
+        import numpy as np
+
         made = csv() if callable(csv) else csv
         found, said = _analysed(_write(folder, made, settings))
         if found.table is None:
-            return None, said
-        return found.table, said
+            return {"whole": True, "said": said}
+        inner = found.table.D_wagner.to_numpy()[5:86]
+        return {
+            "mean": inner.mean() / D,
+            "middle": inner[40] / D,
+            "whole": bool(np.isfinite(found.table.to_numpy()).all()),
+            "said": said,
+        }
 
     return run
 
@@ -82,14 +92,10 @@ def _result(csv: Any, settings: Any = SETTINGS):
 def _is_near(share: float = 0.03) -> Callable[[Any], bool]:
     """Wagner's D is that of the couple for Y from 0.1 to 0.9, on average and at the middle."""
 
-    def right(result: Any) -> bool:
-        import numpy as np
-
-        table, _ = result
-        if table is None or not np.isfinite(table.to_numpy()).all():
+    def right(found: dict[str, Any]) -> bool:
+        if not found["whole"] or "mean" not in found:
             return False
-        inner = table.D_wagner.to_numpy()[5:86] / D
-        return abs(inner.mean() - 1) < share and abs(inner[40] - 1) < 2 * share
+        return abs(found["mean"] - 1) < share and abs(found["middle"] - 1) < 2 * share
 
     return right
 
@@ -97,12 +103,8 @@ def _is_near(share: float = 0.03) -> Callable[[Any], bool]:
 def _says(*words: str) -> Callable[[Any], bool]:
     """A line names the odd quantity, and no number is missing."""
 
-    def right(result: Any) -> bool:
-        import numpy as np
-
-        table, said = result
-        whole = table is None or bool(np.isfinite(table.to_numpy()).all())
-        return whole and any(all(word in line for word in words) for line in said)
+    def right(found: dict[str, Any]) -> bool:
+        return found["whole"] and any(all(w in line for w in words) for line in found["said"])
 
     return right
 
@@ -539,16 +541,21 @@ def _covered(folder: Path) -> float:
 # Folders ------------------------------------------------------------------------------------
 
 
-def _report(folder: Path, out: Path, **planted: str) -> str:
-    """Run the profile with files of the person's in the way; theirs must be as they were."""
+def _run_quietly(path: Path, out: Path) -> None:
     from methods.diffusion_couple import profile
 
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        profile.profile_cli(path, None, out)
+
+
+def _report(folder: Path, out: Path, **planted: str) -> str:
+    """Run the profile with files of the person's in the way; theirs must be as they were."""
     path = _write(folder, _points()())
     for name, text in planted.items():
         (out / name.replace("_dot_", ".")).write_text(text, encoding="utf-8")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     try:
-        profile.profile_cli(path, None, out)
+        _run_quietly(path, out)
     finally:
         for p, content in before.items():
             if not p.is_file() or p.read_bytes() != content:
@@ -609,14 +616,12 @@ def _linked(folder: Path) -> str:
 
 
 def _edited(folder: Path) -> str:
-    from methods.diffusion_couple import profile
-
     path, out = _write(folder, _points()()), folder / "out"
-    profile.profile_cli(path, None, out)
+    _run_quietly(path, out)
     mine = (out / "couple.md").read_text(encoding="utf-8") + "\nWhat I think of it.\n"
     (out / "couple.md").write_text(mine, encoding="utf-8")
     try:
-        profile.profile_cli(path, None, out)
+        _run_quietly(path, out)
     finally:
         if (out / "couple.md").read_text(encoding="utf-8") != mine:
             raise Lost("couple.md was replaced")
@@ -624,17 +629,14 @@ def _edited(folder: Path) -> str:
 
 
 def _again(folder: Path) -> int:
-    from methods.diffusion_couple import profile
-
     path, out = _write(folder, _points()()), folder / "out"
-    profile.profile_cli(path, None, out)
-    profile.profile_cli(path, None, out)
+    _run_quietly(path, out)
+    _run_quietly(path, out)
     return len(list(out.iterdir()))
 
 
 def _killed(folder: Path) -> int:
     """The second of the files was not written any more."""
-    from methods.diffusion_couple import profile
     from repro import store
 
     path, out = _write(folder, _points()()), folder / "out"
@@ -647,20 +649,18 @@ def _killed(folder: Path) -> int:
 
     store.atomic = dies
     try:
-        profile.profile_cli(path, None, out)
+        _run_quietly(path, out)
     except KeyboardInterrupt:
         store.atomic = atomic
-    profile.profile_cli(path, None, out)
+    _run_quietly(path, out)
     return len(list(out.iterdir()))
 
 
 def _other_kind(folder: Path) -> list[str]:
-    from methods.diffusion_couple import profile
-
     layer = {"name": "Cu3Sn", "N": 0.5, "V_m": 8.6, "thickness_um": 7.0}
     path, out = _write(folder, _points()(), {**SETTINGS, "layers": [layer]}), folder / "out"
-    profile.profile_cli(path, None, out)
-    profile.profile_cli(_write(folder, _points()()), None, out)
+    _run_quietly(path, out)
+    _run_quietly(_write(folder, _points()()), out)
     return [p.name for p in out.iterdir()]
 
 

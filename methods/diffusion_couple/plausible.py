@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 from scipy.optimize import isotonic_regression
 
 from methods.diffusion_couple.config import Config
@@ -30,6 +31,7 @@ NOISE = (0.03, 0.1)  # of the range of compositions: told, refused
 MISSING = 0.4  # of the range between the end of the profile and its end composition
 FEW = 8  # points in the diffusion zone
 FALL = 0.05  # root mean square of what falls, of the range
+WILD = 0.1  # of the range, off the neighbours
 OUTLIER = 6.0  # standard deviations
 
 
@@ -65,7 +67,13 @@ def check_points(x: Array, N: Array, config: Config) -> list[str]:
     Raises:
         ReproError: they cannot be a profile of this couple.
     """
-    _check_fractions(x, N)
+    spread = scatter(N)
+    if len(N) >= 20 and spread > NOISE[1] * np.ptp(N):
+        raise ReproError(
+            f"neighbouring points scatter by {spread:.2g} where N_B runs from {N.min():.3g} to "
+            f"{N.max():.3g}; measure longer, or average neighbours"
+        )
+    _check_fractions(x, N, max(BEYOND, 5 * spread))
     odd = _check_span(np.ptp(x) / UM)
     if config.x_K_um is not None and not x[0] <= config.x_K_um * UM <= x[-1]:
         raise ReproError(
@@ -88,10 +96,10 @@ def check_points(x: Array, N: Array, config: Config) -> list[str]:
     return odd
 
 
-def _check_fractions(x: Array, N: Array) -> None:
-    if N.max() <= 1 + BEYOND and N.min() >= -BEYOND:
+def _check_fractions(x: Array, N: Array, beyond: float) -> None:
+    if N.max() <= 1 + beyond and N.min() >= -beyond:
         return
-    worst = N.max() if N.max() > 1 + BEYOND else N.min()
+    worst = N.max() if N.max() > 1 + beyond else N.min()
     if N.max() > 110 and np.ptp(x) <= 2 * UM:
         hint = "are the columns swapped?"
     elif N.max() > 1.5:
@@ -128,6 +136,7 @@ def check_shape(x: Array, N: Array, config: Config) -> list[str]:
         keys, sign = ("N_right", "N_left"), -1
     low, high = sorted((config.N_left, config.N_right))
     Y = (N - low) / (high - low)
+    _check_outliers(sign * x, N, Y)
     rising = isotonic_regression(Y).x
     off = np.abs(Y - rising)
     if np.sqrt(np.mean(off**2)) > max(FALL, 3 * scatter(Y)):
@@ -140,6 +149,17 @@ def check_shape(x: Array, N: Array, config: Config) -> list[str]:
     zone = float(np.ptp(x[np.searchsorted(rising, inner).clip(max=len(x) - 1)]))
     odd = _check_end(keys[0], low, high - low, x, Y, zone)
     return odd + _check_end(keys[1], high, low - high, -x[::-1], 1 - Y[::-1], zone)
+
+
+def _check_outliers(x: Array, N: Array, Y: Array) -> None:
+    # where points only rise, each is the median of itself and two neighbours on either side
+    off = np.abs(Y - median_filter(Y, 5, mode="nearest"))
+    worst = int(np.argmax(off))
+    if off[worst] > max(WILD, 20 * scatter(Y)):
+        raise ReproError(
+            f"the point at x_um = {x[worst] / UM:.4g} with N_B = {N[worst]:.4g} lies "
+            f"{100 * off[worst]:.0f} % of the range off its neighbours; mend or remove it"
+        )
 
 
 def _check_end(key: str, end: float, span: float, x: Array, off: Array, zone: float) -> list[str]:
