@@ -139,20 +139,24 @@ def _Y(u: Array) -> Array:
     return np.asarray((1 + erf(u)) / 2)
 
 
-def scatter(Y: Array) -> float:
+def scatter(Y: Array, *, level: bool = True) -> float:
     """Noise of neighbouring points (n,), from what each lies off the line through its neighbours.
 
-    The median, so that neither a steep profile nor a few outliers count; without what is level to
-    the last digit, as an end that was cut off at 0 or 1.
+    The median, so that neither a steep profile nor a few outliers count.
+
+    Args:
+        level: with points that are level to the last digit, as an end that was cut off at 0 or 1.
     """
     off = np.abs(Y[1:-1] - (Y[2:] + Y[:-2]) / 2)
-    return float(np.median(np.r_[0.0, off[off > 0]]) / (0.6745 * np.sqrt(1.5)))
+    if not level:
+        off = np.r_[0.0, off[off > 0]]
+    return float(np.median(off) / (0.6745 * np.sqrt(1.5)))
 
 
 def _knots(x: Array, Y: Array) -> Array:
     """Knots at points (n,) of the diffusion zone: beyond it the points say nothing of u."""
     rising = isotonic_regression(Y).x
-    edge = np.clip(scatter(Y) / 3, 1e-4, 0.02)
+    edge = np.clip(scatter(Y, level=False) / 3, 1e-4, 0.02)
     zone = np.flatnonzero((rising > edge) & (rising < 1 - edge))
     part = slice(max(zone[0] - 1, 0), zone[-1] + 2)
     x, rising = x[part], rising[part]
@@ -209,7 +213,7 @@ def fit(
         c = problem.settled(c, choice)
     progress(f"drawing {draws} curves that fit them as well")
     near = problem.near(c)
-    prior = _prior(len(x), max(scatter(Y), ROUNDING))
+    prior = _prior(len(x), max(scatter(Y, level=False), ROUNDING))
     found = _draw(near, prior, len(x), lambda c: curve(c).rising(), rng, draws)
     noise = np.sqrt(near.loss[choice] / np.pi / (len(x) - 2))
     scale = abs(N_plus - N_minus)
