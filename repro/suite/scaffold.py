@@ -22,13 +22,15 @@ def create(slug: str, root: Path) -> list[Path]:
     """Make ``methods/<slug>/`` and its test.
 
     Raises:
-        ReproError: not a slug, or the folder exists.
+        ReproError: not a slug, or one of the two folders exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
         raise ReproError(f"`{slug}` is not a slug; use lower-case letters, digits and dashes")
     module = slug.replace("-", "_")
     if (root / "methods" / module).exists():
         raise ReproError(f"methods/{module} exists already; `repro show {slug}` shows it")
+    if (root / "tests" / "methods" / module).exists():
+        raise ReproError(f"tests/methods/{module} exists already; move it, or take another slug")
     made = []
     for template in sorted(TEMPLATES.glob("*.template")):
         text = _filled(template.read_text(encoding="utf-8"), slug)
