@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repro import documents
 from repro.errors import ReproError
 
 if TYPE_CHECKING:
@@ -141,20 +142,21 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON.
+def read_json(path: Path, kind: type = object) -> Any:
+    """Read JSON that the suite wrote.
+
+    Args:
+        kind: what it has to be, as `dict` or `list`.
 
     Raises:
-        ReproError: missing or not JSON.
+        ReproError: missing, not JSON, or of another kind.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ReproError(f"{path}: cannot be read ({error.strerror}); run its job first") from error
-    except ValueError as error:
-        raise ReproError(
-            f"{path}: is not whole JSON ({error}); delete it and run the same command again"
-        ) from error
+        return documents.read_json(path, kind)
+    except ReproError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        remedy = "run its job first" if missing else "delete it and run the same command again"
+        raise ReproError(f"{error}; {remedy}") from error
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
