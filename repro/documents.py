@@ -45,8 +45,10 @@ _WORDS = {
 
 
 def one_line(text: object, most: int = 300) -> str:
-    """A text as it may stand in a message: on one line, of at most so many letters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    """A text as it may stand in a message: one line of at most so many letters that are seen."""
+    line = " ".join(str(text).split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 

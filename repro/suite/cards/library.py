@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
 from repro.suite.cards.checks import Checks
-from repro.suite.cards.consistency import cross_check
+from repro.suite.cards.consistency import cross_check, cross_check_zoo
 from repro.suite.cards.experiment import Experiment, Zoo
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
@@ -19,7 +20,7 @@ from repro.suite.words import ZOO
 
 def slugs(root: Path | None = None) -> list[str]:
     """Every method in scope, found by folder."""
-    folders = ((root or ROOT) / "methods").glob("*/paper.yaml")
+    folders = ((root or ROOT) / "methods").glob("[!.]*/paper.yaml")
     return sorted(path.parent.name.replace("_", "-") for path in folders)
 
 
@@ -34,12 +35,13 @@ def load(slug: str, root: Path | None = None) -> Method:
 
 @functools.cache
 def _load(slug: str, root: Path) -> Method:
-    folder = root / "methods" / slug.replace("-", "_")
-    if not (folder / "paper.yaml").is_file():
-        known = slugs(root)
+    known = slugs(root)
+    if slug.replace("_", "-") not in known:
         raise ReproError(
-            f"no method `{slug}`{nearest(slug, known)}; `repro list` shows the {len(known)} known"
+            f"no method `{one_line(slug, 60)}`{nearest(slug, known)}; `repro list` shows the "
+            f"{len(known)} known"
         )
+    folder = root / "methods" / slug.replace("-", "_")
     paper = read(folder / "paper.yaml", Paper)
     if paper.kind == "survey" and not (folder / "experiment.yaml").is_file():
         experiment = Experiment(paper=paper.slug, arms={}, measurements={}, scales={})
@@ -72,7 +74,9 @@ def _zoo(root: Path) -> Zoo:
     path = root / "repro" / "zoo" / "zoo.yaml"
     if not path.is_file():
         return Zoo(models={})
-    return read(path, Zoo)
+    card = read(path, Zoo)
+    cross_check_zoo(card)
+    return card
 
 
 def forget() -> None:

@@ -22,12 +22,13 @@ from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.places import ROOT
-from repro.suite.cards.base import Strict
+from repro.suite.cards.base import Params, Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
 from repro.suite.report import figures, inputs, style, tables
 from repro.suite.report.formatting import Summary, summarise, with_interval
 from repro.suite.report.results import NotKept
+from repro.suite.words import Scale
 
 FOLDER = "comparisons"
 
@@ -44,7 +45,7 @@ class Row(Strict):
     label: str
     method: str
     arm: str
-    at: dict[str, Any] = {}
+    at: Params = {}
     models: list[str] = []
     pictures: str = ""
 
@@ -59,7 +60,7 @@ class Comparison(Strict):
     title: str
     caption: str
     along: str | None = None
-    scales: list[str] | None = None
+    scales: list[Scale] | None = None
     measurements: Annotated[list[str], Field(min_length=1)]
     figure: list[str] = []
     rows: Annotated[list[Row], Field(min_length=1)]
