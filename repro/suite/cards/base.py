@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from repro.documents import quoted
 
-LONGEST = 80
+LONGEST = 60
 """Most letters of a name: it becomes that of a file, with an ending."""
 Value = float | int | str | None
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=LONGEST)]

@@ -85,7 +85,9 @@ def cross_check_zoo(zoo: Zoo) -> None:
         _check_uses(file, where, model, catalogue.names(), models)
         _check_model(file, where, name, model, models)
     for name, preset in zoo.scales.items():
-        _check_overrides(file, f"scales.{name}.models", preset.models, zoo.models, "model")
+        where = f"scales.{name}"
+        _check_overrides(file, f"{where}.models", preset.models, zoo.models, "model")
+        _check_replaced(file, f"{where}.replace", preset.replace, catalogue.names(), models)
 
 
 def _check_paper(file: _File, method: Method) -> None:
