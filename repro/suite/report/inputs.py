@@ -224,7 +224,7 @@ class Committed:
         return verdict.judge(method, self.scale, runs)
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
-        return read_json(self.folder / method.slug / "findings.json")
+        return read_json(self.folder / method.slug / "findings.json", list)
 
     def drawings(self, name: str) -> Path:
         return self.folder / name / "figures"
