@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+# Imported before the cases are forked, not in each.
+from repro.errors import ReproError
+from repro.suite import scaffold
+from repro.suite.cards import library
+from repro.suite.report import comparisons
 from torture.case import Case
 
 CARDS: dict[str, Any] = {
@@ -140,8 +146,6 @@ def write(folder: Path, cards: dict[str, Any], slug: str = "toy") -> Path:
 
 
 def load(root: Path) -> Any:
-    from repro.suite.cards import library
-
     return library.load("toy", root)
 
 
@@ -421,7 +425,7 @@ TOGETHER: dict[str, Callable[[dict, dict, dict], Any]] = {
     "weights from elsewhere": lambda p, e, c: e["models"]["once"].update(
         shipped="../../../etc/passwd"
     ),
-    "weights by an absolute path": lambda p, e, c: e["models"]["once"].update(shipped="/etc/passwd"),
+    "weights from the root": lambda p, e, c: e["models"]["once"].update(shipped="/etc/passwd"),
     "a repository of script": lambda p, e, c: p["repository"].update(url="javascript:alert(1)"),
     "a repository in a file": lambda p, e, c: p["repository"].update(url="file:///etc/passwd"),
     "a repository with markup": lambda p, e, c: p["repository"].update(
@@ -458,9 +462,7 @@ TOGETHER: dict[str, Callable[[dict, dict, dict], Any]] = {
     "a check of one value's minimum": _expect("min(error[exact]) < 1"),
     "a check with a coordinate twice": _expect("loss[ours, steps=4, steps=8, part=1] < 1"),
     "a check with digits of another script": _expect("loss[ours, steps=4, part=1] < \u0661"),
-    "a check with a coordinate in another script": _expect(
-        "loss[ours, steps=\uff14, part=1] < 1"
-    ),
+    "a check with a coordinate in another script": _expect("loss[ours, steps=\uff14, part=1] < 1"),
     "a check with underscores": _expect("loss[ours, steps=0_4, part=1] < 1"),
     "a check of 2,000 terms": _expect(" + ".join(["error[exact]"] * 2000) + " < 1"),
     "a check of 2,000 brackets": _expect("(" * 2000 + "error[exact]" + ")" * 2000 + " < 1"),
@@ -469,8 +471,6 @@ TOGETHER: dict[str, Callable[[dict, dict, dict], Any]] = {
 
 def _zoo(models: dict[str, Any], scales: dict[str, Any] | None = None) -> Callable[[Path], Any]:
     def run(folder: Path) -> Any:
-        from repro.suite.cards import library
-
         path = folder / "repro" / "zoo" / "zoo.yaml"
         path.parent.mkdir(parents=True)
         path.write_text(dump({"models": models, "scales": scales or {}}), encoding="utf-8")
@@ -510,8 +510,6 @@ COMPARISON: dict[str, Any] = {
 
 def _comparison(change: Callable[[dict], Any], name: str = "c.yaml") -> Callable[[Path], Any]:
     def run(folder: Path) -> Any:
-        from repro.suite.report import comparisons
-
         card = copy.deepcopy(COMPARISON)
         change(card)
         root = write(folder, CARDS)
@@ -533,7 +531,6 @@ COMPARISONS: dict[str, Callable[[dict], Any]] = {
     "an unknown arm": lambda c: c["rows"][0].update(arm="our"),
     "an unknown model": lambda c: c["rows"][0].update(models=["nets"]),
     "a figure of nothing": lambda c: c.update(figure=["losses"]),
-    "an unknown measurement": lambda c: c.update(measurements=["losses"]),
     "a number for a label": lambda c: c["rows"][0].update(label=5),
 }
 
@@ -543,8 +540,6 @@ COMPARISONS: dict[str, Callable[[dict], Any]] = {
 
 def _new(slug: str, before: Callable[[Path], Any] = lambda root: None) -> Callable[[Path], Any]:
     def run(folder: Path) -> Any:
-        from repro.suite import scaffold
-
         (folder / "methods").mkdir()
         before(folder)
         scaffold.create(slug, folder)
@@ -557,12 +552,6 @@ def _killed(after: int) -> Callable[[Path], Any]:
     """A call that dies before its n-th rename, then the same again."""
 
     def run(folder: Path) -> Any:
-        import os
-
-        from repro.errors import ReproError
-        from repro.suite import scaffold
-        from repro.suite.cards import library
-
         (folder / "methods").mkdir()
         rename, left = os.replace, iter(range(after))
 
@@ -636,7 +625,10 @@ def cases() -> Iterator[Case]:
     for what, change in TOGETHER.items():
         yield Case("cards without meaning", what, _edited(change), limit_s=20)
     yield Case(
-        "cards without meaning", "3^16 ways between models", _edited(_wide), lambda s: s == "toy",
+        "cards without meaning",
+        "3^16 ways between models",
+        _edited(_wide),
+        lambda s: s == "toy",
         limit_s=20,
     )
     for what, (models, scales) in ZOOS.items():

@@ -102,7 +102,13 @@ class Measurements:
                 if seed in by_seed:
                     twice = Reference(name, arm, at)
                     raise ReproError(f"`{twice}` is recorded twice at seed {seed}")
-                by_seed[seed] = float(_field(item, "value", int | float))
+                value = _field(item, "value", int | float)
+                if isinstance(value, int) and abs(value) > expression.LARGEST:
+                    raise ReproError(
+                        f"`{Reference(name, arm, at)}` is {quoted(value)} at seed {seed}, beyond "
+                        f"{expression.LARGEST:g}"
+                    )
+                by_seed[seed] = float(value)
 
     def seeds(self, reference: Reference) -> dict[int, float]:
         """Seed → value.

@@ -95,7 +95,8 @@ def _check_paper(file: _File, method: Method) -> None:
     if method.folder.name != paper.slug.replace("-", "_"):
         file.fail("slug", f"`{paper.slug}` is not that of the folder {method.folder.name}")
     for key in ("short", "title", "authors"):
-        if not getattr(paper, key):
+        value = getattr(paper, key)
+        if not value or (isinstance(value, list) and "" in value):
             file.fail(key, "is empty")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from repro.documents import one_line
@@ -72,7 +73,7 @@ def zoo(root: Path | None = None) -> Zoo:
 @functools.cache
 def _zoo(root: Path) -> Zoo:
     path = root / "repro" / "zoo" / "zoo.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Zoo(models={})
     card = read(path, Zoo)
     cross_check_zoo(card)

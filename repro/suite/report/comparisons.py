@@ -9,7 +9,8 @@ there, is left out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,10 @@ from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
-from repro.errors import ReproError
-from repro.places import ROOT
+from repro.documents import one_line
+from repro.errors import ReproError, nearest
+from repro.places import ROOT, short
+from repro.suite.cards import library
 from repro.suite.cards.base import Params, Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
@@ -72,8 +75,38 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     Raises:
         ReproError: a mistake in a card.
     """
-    paths = sorted(((root or ROOT) / FOLDER).glob("*.yaml"))
-    return {path.stem: read(path, Comparison) for path in paths}
+    paths = sorted(((root or ROOT) / FOLDER).glob("[!.]*.yaml"))
+    return {path.stem: _read(path, root) for path in paths}
+
+
+def _read(path: Path, root: Path | None) -> Comparison:
+    """A card whose methods, arms and models are there.
+
+    Its measurements are looked for where an arm has run (`found`).
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem):
+        raise ReproError(
+            f"{one_line(short(path))}: is not a name for a comparison; use lower-case letters, "
+            "digits and dashes"
+        )
+    card = read(path, Comparison)
+    for number, row in enumerate(card.rows):
+        where, slugs = f"rows.{number}", library.slugs(root)
+        _known(path, f"{where}.method", row.method, slugs)
+        experiment = library.load(row.method, root).experiment
+        _known(path, f"{where}.arm", row.arm, experiment.arms)
+        for name in row.models:
+            _known(path, f"{where}.models", name, experiment.models)
+    for name in card.figure:
+        _known(path, "figure", name, card.measurements)
+    return card
+
+
+def _known(path: Path, where: str, name: str, valid: Collection[str]) -> None:
+    if name not in valid:
+        raise ReproError(
+            f"{short(path)}: {where}: unknown `{one_line(name)}`{nearest(name, valid)}"
+        )
 
 
 def ran(
