@@ -45,8 +45,10 @@ _WORDS = {
 
 
 def one_line(text: object, most: int = 300) -> str:
-    """A text as it may stand in a message: on one line, of at most so many letters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    """A text as it may stand in a message: one line of at most so many letters that are seen."""
+    line = " ".join(str(text).split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
@@ -202,18 +204,16 @@ def _is_encodable(content: Any) -> bool:
 
 
 def _is_deep(content: Any) -> bool:
-    level = [content]
-    for _ in range(DEEPEST + 1):
-        level = [inner for value in level for inner in _children(value)]
+    level = [content] if isinstance(content, dict | list) else []
+    for _ in range(DEEPEST):
+        level = [i for value in level for i in _children(value) if isinstance(i, dict | list)]
         if not level:
             return False
     return True
 
 
 def _children(value: Any) -> Collection[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    return value.values() if isinstance(value, dict) else value
 
 
 # YAML ---------------------------------------------------------------------------------------

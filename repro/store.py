@@ -244,7 +244,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json_text(content))
 
 
-def read_json(path: Path, kind: type = object) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
     """Read JSON that the suite wrote.
 
     Args:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from pathlib import Path
 
+from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
+from repro.suite.cards.base import LONGEST
 from repro.suite.cards.checks import Checks
-from repro.suite.cards.consistency import cross_check
+from repro.suite.cards.consistency import cross_check, cross_check_zoo
 from repro.suite.cards.experiment import Experiment, Zoo
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
@@ -20,7 +23,6 @@ from repro.suite.words import ZOO
 FOLDER = re.compile(r"[a-z0-9][a-z0-9_.]*")
 RESERVED = (ZOO, "comparisons")
 """Names that mean something else where results and models lie."""
-LONGEST = 80
 
 
 def slugs(root: Path | None = None) -> list[str]:
@@ -73,11 +75,10 @@ def load(slug: str, root: Path | None = None) -> Method:
 @functools.cache
 def _load(slug: str, root: Path) -> Method:
     known = slugs(root)
-    if slug not in known:
-        shown = " ".join(slug.split())
-        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    if slug.replace("_", "-") not in known:
         raise ReproError(
-            f"no method `{shown}`{nearest(shown, known)}; `repro list` shows the {len(known)} known"
+            f"no method `{one_line(slug, LONGEST)}`{nearest(slug, known)}; `repro list` shows the "
+            f"{len(known)} known"
         )
     folder = root / "methods" / slug.replace("-", "_")
     paper = read(folder / "paper.yaml", Paper)
@@ -111,9 +112,11 @@ def zoo(root: Path | None = None) -> Zoo:
 @functools.cache
 def _zoo(root: Path) -> Zoo:
     path = root / "repro" / "zoo" / "zoo.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Zoo(models={})
-    return read(path, Zoo)
+    card = read(path, Zoo)
+    cross_check_zoo(card)
+    return card
 
 
 def forget() -> None:

@@ -41,10 +41,9 @@ def _explain(path: Path, schema: type[Strict], error: ValidationError) -> str:
     elif first["type"] == "missing":
         message = "is missing"
     else:
-        found = repr(first.get("input"))
-        message = f"{first['msg']}, found {found[:60]}"
+        message = f"{first['msg']}, found {documents.quoted(first.get('input'))}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{short(path)}: {where}: {message}{more}"
+    return f"{short(path)}: {documents.one_line(where)}: {documents.one_line(message)}{more}"
 
 
 def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from repro.suite.cards.base import Name, Strict, Url, Value, unique_ids
+from repro.suite.cards.base import Name, Slug, Strict, Url, Value, unique_ids
 from repro.suite.words import Evidence, Tier
 
 
 class Repository(Strict):
     url: Url
-    commit: str | None = None
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,64}$")] | None = None
 
 
 class Licence(Strict):
@@ -44,7 +44,7 @@ class ReferenceTable(Strict):
     where: str
     evidence: Evidence
     unit: str = ""
-    columns: list[str]
+    columns: Annotated[list[str], Field(min_length=1)]
     rows: list[list[Value]]
     note: str = ""
 
@@ -73,12 +73,12 @@ def _tex(text: str) -> str:
 class Paper(Strict):
     """Bibliography, licence and claims of one publication: facts only, never our results."""
 
-    slug: Name
+    slug: Slug
     short: str
     title: str
     authors: list[str]
     venue: str
-    year: int
+    year: Annotated[int, Field(ge=1900, le=2100)]
     arxiv: str | None = None
     doi: str | None = None
     kind: Literal["method", "survey"] = "method"

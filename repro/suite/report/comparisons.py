@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +21,11 @@ from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
-from repro.errors import ReproError
+from repro.documents import one_line
+from repro.errors import ReproError, nearest
 from repro.places import ROOT, short
 from repro.suite.cards import library
-from repro.suite.cards.base import NAME, Strict
+from repro.suite.cards.base import LONGEST, Params, Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
 from repro.suite.report import figures, inputs, style, tables
@@ -47,7 +48,7 @@ class Row(Strict):
     label: str
     method: str
     arm: str
-    at: dict[str, Any] = {}
+    at: Params = {}
     models: list[str] = []
     pictures: str = ""
 
@@ -74,17 +75,38 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     Raises:
         ReproError: a mistake in a card.
     """
-    found = {}
-    for path in sorted(((root or ROOT) / FOLDER).glob("*.yaml")):
-        if path.name.startswith("."):
-            continue
-        if not re.fullmatch(NAME, path.stem) or len(path.stem) > library.LONGEST:
-            raise ReproError(
-                f"{short(path)}: is no name of a comparison; use lower-case letters, digits and "
-                f"dashes, at most {library.LONGEST}"
-            )
-        found[path.stem] = read(path, Comparison)
-    return found
+    paths = sorted(((root or ROOT) / FOLDER).glob("[!.]*.yaml"))
+    return {path.stem: _read(path, root) for path in paths}
+
+
+def _read(path: Path, root: Path | None) -> Comparison:
+    """A card whose methods, arms and models are there.
+
+    Its measurements are looked for where an arm has run (`found`).
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem) or len(path.stem) > LONGEST:
+        raise ReproError(
+            f"{one_line(short(path))}: is not a name for a comparison; use lower-case letters, "
+            "digits and dashes"
+        )
+    card = read(path, Comparison)
+    for number, row in enumerate(card.rows):
+        where, slugs = f"rows.{number}", library.slugs(root)
+        _known(path, f"{where}.method", row.method, slugs)
+        experiment = library.load(row.method, root).experiment
+        _known(path, f"{where}.arm", row.arm, experiment.arms)
+        for name in row.models:
+            _known(path, f"{where}.models", name, experiment.models)
+    for name in card.figure:
+        _known(path, "figure", name, card.measurements)
+    return card
+
+
+def _known(path: Path, where: str, name: str, valid: Collection[str]) -> None:
+    if name not in valid:
+        raise ReproError(
+            f"{short(path)}: {where}: unknown `{one_line(name)}`{nearest(name, valid)}"
+        )
 
 
 def ran(

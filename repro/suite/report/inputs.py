@@ -253,8 +253,8 @@ class Committed:
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
         path = self.folder / method.slug / "findings.json"
-        found = read_json(path)
-        if not isinstance(found, list) or not all(_is_finding(one) for one in found):
+        found = read_json(path, list)
+        if not all(_is_finding(one) for one in found):
             raise ReproError(f"{short(path)}: is not a list of findings; publish the method again")
         return found
 
