@@ -35,5 +35,5 @@ def short(path: Path) -> str:
     """A path as a person names it: relative to the tree where it lies inside."""
     try:
         return str(path.resolve().relative_to(ROOT))
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):  # elsewhere, or links that go in a circle
         return str(path)

@@ -19,7 +19,7 @@ ANY = "ANY"
 
 FILES = [
     path
-    for folder in ("repro", "methods", "tools", "benchmarks", "torture", "workflow", "docs", ".")
+    for folder in ("repro", "methods", "tools", "benchmarks", "workflow", "docs", ".")
     for pattern in ("*.py", "*.md", "*.smk", "*.yaml", "*.template", "Snakefile", "Makefile")
     for path in sorted(
         (ROOT / folder).glob(pattern) if folder == "." else (ROOT / folder).rglob(pattern)

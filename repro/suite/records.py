@@ -29,6 +29,9 @@ from repro.suite.cards.experiment import Experiment
 Record = dict[str, Any]
 Row = dict[str, str]
 
+MEASURED = ("runs.csv", "records.csv", "models.csv")
+"""The tables that nothing else gives: all of them, or a folder is damaged."""
+
 RUNS = ("method", "arm", "seed", "measurement", "at", "value", "unit", "timing")
 _MADE = ("fingerprint", "commit", "device", "threads", "started", "wall_s", "peak_memory_mb")
 RECORDS = ("method", "arm", "seed", *_MADE, "params", "versions", "arrays", "measured_sha256")
@@ -114,9 +117,9 @@ def evidence(records: Iterable[Record]) -> str:
 
 
 def committed(scale: Path) -> list[str]:
-    """The folders with runs under ``results/<scale>``; which are methods, the cards say."""
-    found = (path.parent.name for path in scale.glob("*/runs.csv"))
-    return sorted(name for name in found if not name.startswith("."))
+    """The folders with results under ``results/<scale>``; which are methods, the cards say."""
+    tables = (path for name in MEASURED for path in scale.glob(f"*/{name}"))
+    return sorted({p.parent.name for p in tables if not p.parent.name.startswith(".")})
 
 
 _FORMULA = re.compile(r"[=@\t\n]|[+-](?![\d.∞])|[+-].*[(|!\"']", re.DOTALL)

@@ -256,7 +256,9 @@ def test_text_is_no_markup(monkeypatch, capsys):
 
     report = inputs.load_all(inputs.Committed("small", ROOT / "results" / "small"))[0]
     verdicts = {"c": {"id": BRACKETED, "verdict": "reproduced", "tier": "[b]", "reason": BRACKETED}}
-    cli.out.print(cli._claims("small", [dataclasses.replace(report, claims=verdicts)]))
+    monkeypatch.setenv("COLUMNS", "400")
+    table = cli._claims("small", [dataclasses.replace(report, claims=verdicts)])
+    display.Output().print(table)
     assert capsys.readouterr().out.count(BRACKETED) == 2
 
 
