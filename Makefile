@@ -59,7 +59,7 @@ check: env ## the committed results are whole, follow from their runs and belong
 	$(RUN) -m repro check
 
 torture: env ## damage, malformed input and kills against the suite itself; keeps torture/table.md (about half an hour)
-	OMP_NUM_THREADS=1 $(RUN) -m torture
+	OMP_NUM_THREADS=1 $(RUN) -m torture --jobs $(CORES)
 
 kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical
 	KILLS=20 $(RUN) -m pytest -q -s tests/test_workflow.py -k killed
