@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, workflow.basedir)
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/alone.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/runs.smk"

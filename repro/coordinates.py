@@ -10,10 +10,15 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from repro.errors import nearest
+from repro.errors import ReproError, nearest
+
+MOST_POINTS = 100_000
+"""Most points of a grid that a reference with wildcards may run through."""
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 Grid = Mapping[str, Collection[str]]
 """Coordinate → the canonical texts of its values. No coordinates: the one point that has none."""
@@ -35,11 +40,13 @@ def from_key(key: str) -> dict[str, object]:
 
 @functools.cache
 def _parts(key: str) -> tuple[tuple[str, object], ...]:
-    parts = []
+    parts: list[tuple[str, object]] = []
     for part in key.split(",") if key else ():
         name, equals, text = part.partition("=")
         if not name or not equals:
-            raise ValueError(f"`{key}` is not of the form name=value,name=value")
+            raise ValueError(f"`{key[:80]}` is not of the form name=value,name=value")
+        if any(name == earlier for earlier, _ in parts):
+            raise ValueError(f"`{key[:80]}` has the coordinate {name} twice")
         parts.append((name, _value(text)))
     return tuple(parts)
 
@@ -63,10 +70,9 @@ def canonical(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     text = str(value)
-    try:
-        number = float(text)
-    except ValueError:
+    if not _NUMBER.fullmatch(text):  # float() also takes 1_000, other scripts' digits and blanks
         return text
+    number = float(text)
     return canonical(number) if math.isfinite(number) else text
 
 
@@ -76,7 +82,11 @@ def holds(grid: Grid, point: Mapping[str, str]) -> bool:
 
 
 def matching(grid: Grid, at: Mapping[str, str]) -> list[str]:
-    """Keys of the points of a grid that match one whose values may hold `*` for any text."""
+    """Keys of the points of a grid that match one whose values may hold `*` for any text.
+
+    Raises:
+        ReproError: there are more than `MOST_POINTS` to look at.
+    """
     if at.keys() != grid.keys():
         return []
     keys = sorted(at)
@@ -86,6 +96,8 @@ def matching(grid: Grid, at: Mapping[str, str]) -> list[str]:
         else [at[key]] * (at[key] in grid[key])
         for key in keys
     ]
+    if math.prod(map(len, values)) > MOST_POINTS:
+        raise ReproError(f"`{at_key(at)}` means more than {MOST_POINTS} points of a grid")
     return [
         ",".join(f"{key}={value}" for key, value in zip(keys, point, strict=True))
         for point in itertools.product(*values)

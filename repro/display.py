@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 import warnings
@@ -10,8 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+
 LOG_EVERY_S = 30.0
 DRAW_EVERY_S = 0.1
+WIDTH_OF_PIPE, LEAST_WIDTH, MOST_WIDTH = 150, 40, 1000
 
 
 def length(iterable: Iterable, total: int | None = None) -> int | None:
@@ -53,16 +57,35 @@ class Meter:
             self.bar.stop()
 
 
+class Output(Console):
+    """Standard output, on which text is text: brackets are no markup, `:x:` is no emoji.
+
+    A terminal gives the width, else ``COLUMNS``; a pipe has room for the names of a table.
+    """
+
+    def __init__(self) -> None:
+        width, height = shutil.get_terminal_size((WIDTH_OF_PIPE, 50))
+        super().__init__(
+            width=min(max(width, LEAST_WIDTH), MOST_WIDTH),
+            height=height,
+            markup=False,
+            emoji=False,
+            highlight=False,
+        )
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _bar(title: str, done: int, total: int | None) -> Any:
     from rich import progress
-    from rich.console import Console
 
     bar = progress.Progress(
-        "{task.description}",
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
-        "{task.fields[text]}",
+        progress.TextColumn("{task.fields[text]}", markup=False),
         console=Console(stderr=True),
     )
     bar.add_task(title, total=total, completed=done, text="")

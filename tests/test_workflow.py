@@ -123,6 +123,43 @@ def test_same_artefacts_with_and_without_snakemake(tmp_path):
 
 
 @pytest.mark.dag
+@pytest.mark.timeout(1000)
+def test_two_runs_at_once(tmp_path):
+    """Two of the DAG and one of `repro run`, in one work folder: a clear refusal, right tables."""
+    first = subprocess.Popen(
+        command(FAST),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (tmp_path / "work" / "smoke" / "locks").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    slug = FAST.split("/")[1]
+    beside = subprocess.Popen(
+        [sys.executable, "-m", "repro", "run", slug, "--scale", "smoke"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    second = snakemake(tmp_path, FAST)
+    said = [line for line in second.stderr.splitlines() if line.startswith("error: ")]
+    if first.poll() is None:
+        assert second.returncode == 1 and "another run of the DAG is at work" in said[0]
+    assert len(said) == second.returncode
+    _, of_beside = beside.communicate()
+    assert beside.returncode == 0, of_beside
+    assert first.wait() == 0
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert snakemake(whole, FAST).returncode == 0
+    assert tables(tmp_path) == tables(whole) != {}
+
+
+@pytest.mark.dag
 @pytest.mark.timeout(3000)
 def test_killed_at_random_instants(tmp_path):
     """SIGKILL to the process group, then the same command again: bit-identical tables.

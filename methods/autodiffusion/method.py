@@ -36,6 +36,7 @@ from repro.diffusion.samplers import in_inference_mode
 from repro.diffusion.schedules import expand
 from repro.errors import ReproError
 from repro.nets.unet import AttentionBlock, Level, ResidualBlock, UNet
+from repro.numbers import finite
 
 Skips = frozenset[int]
 NONE: Skips = frozenset()
@@ -364,10 +365,11 @@ def search(
     while state.epoch < s.E + s.extra_epoch:
         made = children(s, state, rng(state.epoch))
         candidates = [child for _, child in made]
-        fitness = list(evaluate(candidates, len(state.records)))
+        fitness = [float(value) for value in evaluate(candidates, len(state.records))]
+        finite(np.array(fitness), "fitnesses, which rank the candidates,")
         first = len(state.records)
         records = [
-            Record(child, float(value), state.epoch, origin)
+            Record(child, value, state.epoch, origin)
             for (origin, child), value in zip(made, fitness, strict=True)
         ]
         state = replace(state, records=[*state.records, *records])

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, stratified_steps
 from repro.nets.unet import Downsample, ResidualBlock, TimeEmbedding
+from repro.numbers import argmax
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
 from repro.training.settings import Optimiser
@@ -138,7 +139,7 @@ def accuracy(job: Job) -> None:
         noisy = q_sample(x0, times, abar, noise)
         told = torch.cat(
             [
-                network(part.to(job.device), s.to(job.device)).argmax(1)
+                argmax(network(part.to(job.device), s.to(job.device)), 1, "logits")
                 for part, s in zip(noisy.split(256), times.split(256), strict=True)
             ]
         )

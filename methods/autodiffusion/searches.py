@@ -38,14 +38,14 @@ def resumed(job: Job, name: str, problem: Any, s: ad.Settings, kind: str = "evol
 
     problem: has `evaluate` and counts `network_evaluations` (and perhaps `blocks_run`), which a
         resumed search counts on.
-    Raises ReproError where the state on disk is of another search.
+    Raises ReproError where the state on disk is of another search, or was changed.
     """
     if kind not in KINDS:
         raise ReproError(f"no search `{kind}`{nearest(kind, KINDS)}; known: {', '.join(KINDS)}")
     path = Path(job.scratch) / f"{name}.search.json"
     state, settings = None, repr((kind, s))
     if path.exists():
-        content = store.read_json(path)
+        content = store.read_sealed(path)
         if content.get("settings") != settings:
             raise ReproError(f"{path}: is of a search with other settings; delete it")
         state = ad.State.of_json(content["state"])
@@ -60,7 +60,7 @@ def resumed(job: Job, name: str, problem: Any, s: ad.Settings, kind: str = "evol
             if hasattr(problem, counter)
         }
         content = {"settings": settings, "state": state.as_json(), "counts": counts}
-        store.write_json(path, content)
+        store.write_sealed(path, content, durable=False)
         job.log.info("%s: epoch %d, best %.4g", name, state.epoch, state.best[-1])
 
     def rng(epoch: int):

@@ -43,10 +43,11 @@ def draw_profile(
     ax.axhline(ends[1], color=style.MUTED, linewidth=0.8, linestyle=":")
     for side, end in ((left, ends[0]), (~left, ends[1])):
         ax.fill_between(x[side] * UM, N[side], end, color=style.PALETTE[5], alpha=0.25, linewidth=0)
-    ax.plot(x * UM, N, color=style.PALETTE[0], label="smooth fit")
+    crowded = points.shape[1] > 200  # so many would hide the fit
+    ax.plot(x * UM, N, color=style.PALETTE[0], label="smooth fit", zorder=3 if crowded else 2)
     ax.plot(
-        points[0] * UM, points[1], "o", color=style.INK, markersize=3, markerfacecolor="white",
-        markeredgewidth=0.8, label="points",
+        points[0] * UM, points[1], "o", color=style.INK, markersize=1.5 if crowded else 3,
+        markerfacecolor="white", markeredgewidth=0.3 if crowded else 0.8, label="points",
     )  # fmt: skip
     ax.axvline(x_M * UM, color=style.PALETTE[2], linestyle="--", label="Matano plane")
     if x_K is not None and np.isfinite(x_K):

@@ -1,7 +1,8 @@
-"""A user's own diffusion couple: a measured profile in, diffusivities with intervals out.
+"""A person's own diffusion couple: a measured profile in, diffusivities with intervals out.
 
-The profile is a CSV with the columns `x_um` (micrometres) and `N_B` (mole fraction of B); lines
-that begin with # are comments. What the CSV cannot say stands in a YAML beside it::
+The profile is a CSV with the columns `x_um` (micrometres) and `N_B` (mole fraction of B), as an
+instrument or a spreadsheet writes it (`methods.diffusion_couple.points`). What the CSV cannot say
+stands in a YAML beside it::
 
     t_s: 360000            # annealing time, s
     T_C: 1000              # temperature, C
@@ -14,23 +15,27 @@ that begin with # are comments. What the CSV cannot say stands in a YAML beside 
     x_K_um: 1800           # optional: Kirkendall plane; it gives D_A and D_B
     layers:                # optional, from left to right: line compounds
       - {name: Cu3Sn, N: 0.25, V_m: 8.59, thickness_um: 7.2, sd_um: 0.1, x_left_um: 120}
+
+What cannot be (metres under `x_um`, hours under `t_s`, end compositions that the profile does not
+have) is refused or printed first (`methods.diffusion_couple.plausible`).
 """
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field, model_validator
 from tabulate import tabulate
 
-from methods.diffusion_couple import smoothing
+from methods.diffusion_couple import plausible, posterior
+from methods.diffusion_couple.config import CM3, Config, LayerCard, read_config
 from methods.diffusion_couple.method import (
     Component,
     Intrinsic,
@@ -38,165 +43,45 @@ from methods.diffusion_couple.method import (
     Profile,
     constant_volume,
     den_broeder,
-    excess_volume,
     ideal_volume,
     integrated,
     integrated_concentration,
     integrated_in_profile,
     intrinsic_concentration,
     matano_plane,
-    table_volume,
     van_loo,
     wagner,
 )
+from methods.diffusion_couple.points import UM, read_points
 from repro.errors import ReproError
-from repro.suite.cards.base import Strict
-from repro.suite.cards.loading import read
+from repro.outputs import Folder
 
 Array = NDArray[np.float64]
-CM3, UM = 1e-6, 1e-6
 Y_GRID = np.linspace(0.05, 0.95, 91)
-RESAMPLES, SEED = 200, 0
-FEWEST, MOST = 8, 2000
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Volume = Annotated[float, Field(ge=1, le=200, description="cm3 per mole of atoms")]
-
-
-class VolumeCard(Strict):
-    """V_m(N): an excess parameter w (cm3/mol) over the ideal line, or a table of [N, cm3/mol]."""
-
-    w: float | None = None
-    table: list[tuple[Fraction, Volume]] | None = None
-    interpolation: Literal["linear", "pchip"] = "linear"
-
-    @model_validator(mode="after")
-    def _one(self):
-        if (self.w is None) == (self.table is None):
-            raise ValueError("expected either `w` (excess, cm3/mol) or `table` ([N, cm3/mol] rows)")
-        if self.table is not None:
-            N = [row[0] for row in self.table]
-            if len(N) < 2 or any(b <= a for a, b in zip(N, N[1:], strict=False)):
-                raise ValueError("`table` needs two or more rows with N rising")
-        return self
-
-
-class LayerCard(Strict):
-    """A line compound: composition, molar volume (cm3 per mole of atoms), thickness."""
-
-    name: str
-    N: Fraction
-    V_m: Volume
-    thickness_um: float = Field(gt=0)
-    sd_um: float | None = Field(None, gt=0)
-    x_left_um: float | None = None
-
-
-class Config(Strict):
-    """What the CSV of a profile cannot say; units are in the names, volumes in cm3/mol."""
-
-    t_s: float = Field(gt=0)
-    T_C: float = Field(gt=-273.15)
-    N_left: Fraction
-    N_right: Fraction
-    V_A: Volume
-    V_B: Volume
-    V_m: VolumeCard = VolumeCard(w=0.0)
-    x_K_um: float | None = None
-    layers: list[LayerCard] = []
-
-    @model_validator(mode="after")
-    def _sensible(self):
-        if self.N_left == self.N_right:
-            raise ValueError("N_left equals N_right; a couple needs two compositions")
-        compositions = [self.N_left, *(layer.N for layer in self.layers), self.N_right]
-        steps = np.diff(compositions) * np.sign(self.N_right - self.N_left)
-        if np.any(steps <= 0):
-            raise ValueError(
-                "the compositions of `layers` must run from N_left to N_right, left to right"
-            )
-        placed = [layer.x_left_um is not None for layer in self.layers]
-        if any(placed) and not all(placed):
-            raise ValueError("give `x_left_um` for all layers or for none")
-        return self
-
-    def volume(self) -> MolarVolume:
-        """V_m(N) in m^3/mol."""
-        if self.V_m.table is not None:
-            N, V = np.array(self.V_m.table).T
-            return table_volume(N, V * CM3, self.V_m.interpolation)
-        return excess_volume(self.V_A * CM3, self.V_B * CM3, (self.V_m.w or 0.0) * CM3)
-
-
-def read_config(path: Path) -> Config:
-    """Read the YAML of a profile.
-
-    Raises:
-        ReproError: one line with the file, the key and what was expected.
-    """
-    if not path.is_file():
-        raise ReproError(
-            f"{path} is missing; write it beside the profile with t_s, T_C, N_left, N_right, V_A, "
-            "V_B (and V_m, x_K_um, layers if known), or name it with --config"
-        )
-    return read(path, Config)
-
-
-def read_points(path: Path) -> tuple[Array, Array]:
-    """Read x (m) and N from the CSV of a profile, shapes (n,).
-
-    Raises:
-        ReproError: no such file or column, a value that is no number, positions that do not rise,
-            too few or too many points, or values that are no mole fractions.
-    """
-    if not path.is_file():
-        raise ReproError(f"{path} is missing; give a CSV with the columns x_um and N_B")
-    try:
-        table = pd.read_csv(path, comment="#", skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ReproError(
-            f"{path} is not a CSV: {str(error).strip()}; expected a header `x_um,N_B` and numbers"
-        ) from error
-    for column in ("x_um", "N_B"):
-        if column not in table.columns:
-            raise ReproError(
-                f"{path} has no column `{column}` (it has {', '.join(map(str, table.columns))}); "
-                "the header must name x_um and N_B"
-            )
-    values = table[["x_um", "N_B"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise ReproError(
-            f"{path}: point {bad[0] + 1} has no number in x_um or N_B; remove or mend that row"
-        )
-    x, N = values.T
-    if not FEWEST <= len(x) <= MOST:
-        remedy = "measure more" if len(x) < FEWEST else "average neighbours first"
-        raise ReproError(f"{path} has {len(x)} points, expected {FEWEST} to {MOST}; {remedy}")
-    if np.all(np.diff(x) < 0):
-        x, N = x[::-1], N[::-1]
-    stuck = np.flatnonzero(np.diff(x) <= 0)
-    if len(stuck):
-        raise ReproError(
-            f"{path}: x_um does not rise from point {stuck[0] + 1} to {stuck[0] + 2} "
-            f"({x[stuck[0]]:g}, {x[stuck[0] + 1]:g}); sort the rows, average repeated positions"
-        )
-    if N.max() > 1.05 or N.min() < -0.05:
-        worst = N.max() if N.max() > 1.05 else N.min()
-        hint = "divide at.% by 100" if worst > 1.5 else "subtract the background"
-        raise ReproError(f"{path}: N_B reaches {worst:g}, which is no mole fraction; {hint}")
-    return x * UM, N
+DRAWS, SEED = 400, 0
+ENOUGH = 50  # points for intervals that hold the truth as often as they say
+COVERS = (
+    "On simulated couples of 55 to 1001 points with noise of 0.1 to 2 % of the range, the 95 % "
+    "intervals of Wagner's coefficient held the truth at 95 to 100 % of the compositions from "
+    "Y = 0.1 to 0.9; with 30 points over a sharp minimum of D, at 88 to 96 %."
+)
 
 
 @dataclass
 class Estimate:
-    """A number with its 95 % interval; `low` and `high` are None where no interval was made."""
+    """A number with its 95 % interval; `low` and `high` are None where no interval was made.
+
+    why_not: why there is no number.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    why_not: str = ""
 
     def __str__(self) -> str:
+        if self.why_not:
+            return f"none: {self.why_not}"
         if self.low is None or self.high is None:
             return f"{self.value:.4g}"
         return f"{self.value:.4g} ({self.low:.4g} to {self.high:.4g})"
@@ -215,7 +100,9 @@ class Analysis:
     planes: dict[str, Estimate] = field(default_factory=dict)
     intrinsic: dict[str, tuple[Estimate, Estimate]] = field(default_factory=dict)
     layers: pd.DataFrame | None = None
+    noise: float | None = None
     notes: list[str] = field(default_factory=list)
+    odd: list[str] = field(default_factory=list)
 
 
 RELATIONS: dict[str, Callable[[Profile, MolarVolume, float], Array]] = {
@@ -232,45 +119,65 @@ NAMES = {
 }
 
 
-def _interval(main: float | Array, resamples: Array) -> Estimate:
-    low, high = np.nanpercentile(resamples, [2.5, 97.5])
+def _interval(main: float | Array, draws: Array) -> Estimate:
+    """The estimate with the interval of the draws (r,), which is widened to hold it."""
+    low, high = _bounds(np.asarray(main), draws)
     return Estimate(float(main), float(low), float(high))
 
 
-def analyse(x: Array, N: Array, config: Config) -> Analysis:
+def _bounds(main: Array, draws: Array) -> tuple[Array, Array]:
+    """The 95 % interval of draws (r, ...), widened to hold the estimate (...)."""
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    return np.minimum(low, main), np.maximum(high, main)
+
+
+def analyse(
+    x: Array, N: Array, config: Config, progress: Callable[[str], object] = str
+) -> Analysis:
     """Estimate everything that a profile and its configuration allow.
 
     Args:
-        x, N: (n,) points, x (m) rising.
+        x, N: (n,) points, x (m) not falling.
+        progress: takes a line on what is being done.
 
     Raises:
-        ReproError: the points contradict the configuration or cannot be fitted.
+        ReproError: the points contradict the configuration, cannot be a profile, or cannot be
+            fitted.
     """
     found = Analysis(config, x, N)
+    found.odd += plausible.check_time(config) + plausible.check_points(x, N, config)
     mirrored = config.N_left > config.N_right
-    ends = (config.N_left, config.N_right)
-    _check_ends(found, ends)
+    sign = -1.0 if mirrored else 1.0
     if mirrored:
         # every relation is written for a composition that rises with x
         found.notes.append("N_B falls with x: the profile was mirrored for the analysis.")
-        x, N, ends = -x[::-1], N[::-1], ends[::-1]
-    sign = -1.0 if mirrored else 1.0
+        x, N = -x[::-1], N[::-1]
+    low, high = sorted((config.N_left, config.N_right))
+    found.odd += plausible.check_shape(x, N, config)
     if config.layers:
-        _layers(found, x, N, ends, mirrored)
+        _layers(found, x, N, (low, high), mirrored)
         found.notes.append(
             "The profile crosses line compounds, where N_B jumps and D(N) has no meaning: the "
             "integrated coefficients are given instead."
         )
         return found
     try:
-        spline = smoothing.fit(x, N, *ends)
-        resampled = smoothing.bootstrap(spline, N, np.random.default_rng(SEED), resamples=RESAMPLES)
+        fit = posterior.fit(
+            x, N, low, high, np.random.default_rng(SEED), draws=DRAWS, progress=progress
+        )
     except ValueError as error:
         raise ReproError(
             f"the profile cannot be fitted: {error}; check N_left, N_right and the points"
         ) from error
-    grid = spline.grid()
-    profile, many = spline.profile(grid), resampled.profile(grid)
+    found.odd += plausible.check_fit(sign * x, N, fit, high - low)
+    found.noise = fit.noise
+    if len(x) < ENOUGH:
+        found.notes.append(
+            f"Fewer than {ENOUGH} points: the intervals may hold the truth less often than 95 % "
+            "(88 % in the worst of the simulated couples with 30 points)."
+        )
+    grid = fit.curve.grid()
+    profile, many = fit.curve.profile(grid), fit.draws.profile(grid)
     found.fit = (sign * grid[:: int(sign)], profile.N[:: int(sign)])
     V, t = config.volume(), config.t_s
     _diffusivities(found, profile, many, V, t)
@@ -280,52 +187,44 @@ def analyse(x: Array, N: Array, config: Config) -> Analysis:
         ("Matano plane of C_A", V, "A"),
     )
     for name, volume, component in planes:
-        plane = _interval(
+        found.planes[name] = _interval(
             sign * float(matano_plane(profile, volume, component)),
             sign * matano_plane(many, volume, component),
         )
-        found.planes[name] = plane
     if config.x_K_um is not None:
         _kirkendall(found, profile, many, V, sign * config.x_K_um * UM)
     return found
 
 
-def _check_ends(found: Analysis, ends: tuple[float, float]) -> None:
-    edge = max(2, len(found.N) // 20)
-    first, last = found.N[:edge].mean(), found.N[-edge:].mean()
-    if (last - first) * (ends[1] - ends[0]) <= 0:
-        raise ReproError(
-            f"N_B runs from {first:.3g} to {last:.3g} but the configuration says from {ends[0]:g} "
-            f"to {ends[1]:g}; swap N_left and N_right"
-        )
-    for side, value, end in (("left", first, ends[0]), ("right", last, ends[1])):
-        missing = abs(value - end) / abs(ends[1] - ends[0])
-        if missing > 0.02:
-            found.notes.append(
-                f"The {side} end of the profile lies {100 * missing:.0f} % of the range away from "
-                f"N_{side} = {end:g}: the fit continues it, and coefficients near that end rest on "
-                "that continuation."
-            )
-
-
 def _diffusivities(
     found: Analysis, profile: Profile, many: Profile, V: MolarVolume, t: float
 ) -> None:
+    """Fill in `table` and `differences`.
+
+    Raises:
+        ReproError: a coefficient is no number, or none that a solid has.
+    """
     N_grid = profile.N_minus + Y_GRID * (profile.N_plus - profile.N_minus)
     table = {"N": N_grid}
     curves = {}
     for name, relation in RELATIONS.items():
         main = np.interp(Y_GRID, profile.Y, relation(profile, V, t))
         D = relation(many, V, t)
-        resamples = np.stack([np.interp(Y_GRID, Y, d) for Y, d in zip(many.Y, D, strict=True)])
-        low, high = np.percentile(resamples, [2.5, 97.5], axis=0)
-        curves[name] = (main, resamples)
+        draws = np.stack([np.interp(Y_GRID, Y, d) for Y, d in zip(many.Y, D, strict=True)])
+        if not (np.isfinite(main).all() and np.isfinite(draws).all()):
+            raise ReproError(
+                f"{NAMES[name]}'s relation gives no number at some compositions, where the fit is "
+                "flat or the concentration stands still; check V_m and the points"
+            )
+        low, high = _bounds(main, draws)
+        curves[name] = (main, draws)
         table |= {name: main, f"{name}_low": low, f"{name}_high": high}
+    found.odd += plausible.check_diffusivities(table["D_wagner"])
     found.table = pd.DataFrame(table)
-    main, resamples = curves["D_wagner"]
+    main, draws = curves["D_wagner"]
     for name, (other, others) in curves.items():
         if name != "D_wagner":
-            paired = np.max(np.abs(others / resamples - 1), axis=1)
+            paired = np.max(np.abs(others / draws - 1), axis=1)
             found.differences[name] = (
                 float(np.max(np.abs(other / main - 1))),
                 float(np.percentile(paired, 97.5)),
@@ -345,15 +244,25 @@ def _kirkendall(
     try:
         for name, relation in relations.items():
             one, all_ = relation(profile, V, t, x_K), relation(many, V, t, where)
-            found.intrinsic[name] = (
-                _interval(one.D_A, all_.D_A),
-                _interval(one.D_B, all_.D_B),
-            )
+            found.intrinsic[name] = (_intrinsic(one.D_A, all_.D_A), _intrinsic(one.D_B, all_.D_B))
         found.planes["N_B at the Kirkendall plane"] = _interval(one.N, all_.N)
     except ValueError as error:
         raise ReproError(
             f"x_K_um = {found.config.x_K_um:g}: {error}; check its position"
         ) from error
+    if any(D.why_not for pair in found.intrinsic.values() for D in pair):
+        found.odd.append(
+            f"x_K_um = {found.config.x_K_um:g} would need a negative intrinsic coefficient: is it "
+            "the plane of the markers, and V_m right?"
+        )
+
+
+def _intrinsic(D: Array, draws: Array) -> Estimate:
+    if not np.isfinite(D) or D <= 0:
+        return Estimate(np.nan, why_not="not positive")
+    if not np.isfinite(draws).all():
+        return Estimate(float(D))
+    return _interval(D, draws)
 
 
 def _layers(found: Analysis, x: Array, N: Array, ends: tuple[float, float], mirrored: bool) -> None:
@@ -362,7 +271,13 @@ def _layers(found: Analysis, x: Array, N: Array, ends: tuple[float, float], mirr
     N_all = np.array([ends[0], *(layer.N for layer in layers), ends[1]])
     V_all = np.array([V(ends[0]), *(layer.V_m * CM3 for layer in layers), V(ends[1])], dtype=float)
     dx = np.array([layer.thickness_um for layer in layers]) * UM
+    if dx.sum() > np.ptp(x):
+        raise ReproError(
+            f"the layers are {dx.sum() / UM:g} um thick together, the profile only "
+            f"{np.ptp(x) / UM:g} um wide; check the units of thickness_um and x_um"
+        )
     D_N = integrated(N_all, V_all, dx, config.t_s)
+    found.odd += plausible.check_diffusivities(D_N)
     D_C = {c: integrated_concentration(N_all, V_all, dx, config.t_s, c) for c in ("B", "A")}
     rows = {
         "layer": [layer.name for layer in layers],
@@ -434,35 +349,12 @@ def report(found: Analysis, source: str) -> str:
         f"{c.N_right:g}. Intervals: 95 %.",
         "",
     ]
+    if found.noise is not None:
+        lines[2] += f" Scatter of the points: {found.noise:.2g} (one standard deviation)."
+    if found.odd:
+        lines += ["## To be checked first", "", *(f"- {odd}" for odd in found.odd), ""]
     if found.table is not None:
-        picked = found.table.iloc[5:86:10]
-        rows = [
-            [f"{row.N:.3f}"]
-            + [
-                str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]))
-                for name in RELATIONS
-            ]
-            for _, row in picked.iterrows()
-        ]
-        lines += ["## Interdiffusion coefficient, m²/s", ""]
-        header = ["N_B", *NAMES.values()]
-        lines += [tabulate(rows, header, tablefmt="github", disable_numparse=True), ""]
-        lines += ["## How far the relations are apart", ""]
-        width = (found.table.D_wagner_high - found.table.D_wagner_low) / found.table.D_wagner / 2
-        rows = [
-            [NAMES[n], f"{100 * d:.3g} %", f"{100 * high:.3g} %", "not available"]
-            for n, (d, high) in found.differences.items()
-        ]
-        header = ["relation", "largest difference to Wagner", "95 % bound", "paper"]
-        lines += [tabulate(rows, header, tablefmt="github"), ""]
-        lines += [
-            f"For comparison, the 95 % interval of Wagner's coefficient is ± "
-            f"{100 * width.mean():.2g} % on average. Wagner's relation is exact for every molar "
-            "volume; the others assume conserved volume. The intervals hold the scatter of the "
-            "points, not the bias of smoothing: where D bends sharply or points are few they are "
-            "too narrow (measured by the arm `bootstrap`).",
-            "",
-        ]
+        lines += _report_diffusivities(found, found.table)
     if found.planes:
         rows = [
             [name, str(e) if name.startswith("N_B") else _in_um(e)]
@@ -470,10 +362,7 @@ def report(found: Analysis, source: str) -> str:
         ]
         lines += ["## Planes", "", tabulate(rows, ["plane", "value"], tablefmt="github"), ""]
     if found.intrinsic:
-        rows = [
-            [name, str(A), str(B), f"{B.value / A.value:.4g}"]
-            for name, (A, B) in found.intrinsic.items()
-        ]
+        rows = [[name, str(A), str(B), _ratio(B, A)] for name, (A, B) in found.intrinsic.items()]
         header = ["relation", "D_A", "D_B", "D_B / D_A"]
         lines += ["## Intrinsic coefficients at the Kirkendall plane, m²/s", ""]
         lines += [tabulate(rows, header, tablefmt="github"), ""]
@@ -494,13 +383,46 @@ def report(found: Analysis, source: str) -> str:
     return "\n".join(lines)
 
 
+def _report_diffusivities(found: Analysis, table: pd.DataFrame) -> list[str]:
+    picked = table.iloc[5:86:10]
+    rows = [
+        [f"{row.N:.3f}"]
+        + [str(Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])) for name in RELATIONS]
+        for _, row in picked.iterrows()
+    ]
+    lines = ["## Interdiffusion coefficient, m²/s", ""]
+    header = ["N_B", *NAMES.values()]
+    lines += [tabulate(rows, header, tablefmt="github", disable_numparse=True), ""]
+    lines += ["## How far the relations are apart", ""]
+    width = (table.D_wagner_high - table.D_wagner_low) / table.D_wagner / 2
+    rows = [
+        [NAMES[n], f"{100 * d:.3g} %", f"{100 * high:.3g} %", "not available"]
+        for n, (d, high) in found.differences.items()
+    ]
+    header = ["relation", "largest difference to Wagner", "95 % bound", "paper"]
+    lines += [tabulate(rows, header, tablefmt="github"), ""]
+    lines += [
+        f"For comparison, the 95 % interval of Wagner's coefficient is ± "
+        f"{100 * width.mean():.2g} % on average. Wagner's relation is exact for every molar "
+        "volume; the others assume conserved volume, and their intervals hold no error of "
+        f"that. {COVERS}",
+        "",
+    ]
+    return lines
+
+
+def _ratio(B: Estimate, A: Estimate) -> str:
+    return "none" if A.why_not or B.why_not else f"{B.value / A.value:.4g}"
+
+
 def _in_um(e: Estimate) -> str:
     if e.low is None or e.high is None:
         return f"{e.value / UM:.2f} µm"
     return f"{e.value / UM:.2f} µm ({e.low / UM:.2f} to {e.high / UM:.2f})"
 
 
-def _plot(found: Analysis, path: Path) -> None:
+def _plot(found: Analysis) -> bytes:
+    """The figure as PNG."""
     from methods.diffusion_couple.figures import draw_diffusivities, draw_profile
     from repro.suite.report import style
 
@@ -534,7 +456,9 @@ def _plot(found: Analysis, path: Path) -> None:
                 interval=table[["D_wagner_low", "D_wagner_high"]].to_numpy().T,
             )
             right.legend(fontsize=7)
-        figure.savefig(path, format="png")
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def profile_cli(profile: Path, config: Path | None, out: Path) -> None:
@@ -542,7 +466,8 @@ def profile_cli(profile: Path, config: Path | None, out: Path) -> None:
 
     Writes into the folder `out`: `<name>.csv` (N and D in m^2/s by Wagner, den Broeder from C_B and
     from C_A, constant volume, each with `_low` and `_high` of its 95 % interval), or for couples
-    with line compounds `<name>_layers.csv`; `<name>.md`; `<name>.png`. Prints the Markdown.
+    with line compounds `<name>_layers.csv`; `<name>.md`; `<name>.png`; and `<name>.files.json`,
+    the list of these, without which no file there is replaced. Prints the Markdown.
 
     Args:
         profile: CSV with the columns x_um and N_B.
@@ -550,17 +475,33 @@ def profile_cli(profile: Path, config: Path | None, out: Path) -> None:
         out: folder, made if need be.
 
     Raises:
-        ReproError: a mistake in either file, in one line.
+        ReproError: a mistake in either file, or `out` cannot be written, in one line.
     """
-    settings = read_config(config or profile.with_suffix(".yaml"))
-    found = analyse(*read_points(profile), settings)
-    out.mkdir(parents=True, exist_ok=True)
-    if found.table is not None:
-        found.table.to_csv(out / f"{profile.stem}.csv", index=False, float_format="%.6g")
-    if found.layers is not None:
-        found.layers.to_csv(out / f"{profile.stem}_layers.csv", index=False, float_format="%.6g")
+    points = read_points(profile)
+    config = config or profile.with_suffix(".yaml")
+    settings = read_config(config)
+    name = profile.stem
+    table = f"{name}_layers.csv" if settings.layers else f"{name}.csv"
+    folder = Folder(out, name, "name another folder with --out")
+    folder.claim([table, f"{name}.md", f"{name}.png"], [profile, config])
+    found = analyse(points.x, points.N, settings, _progress)
+    found.notes += points.notes
+    for odd in found.odd:
+        print(f"warning: {odd}", file=sys.stderr)
+    data = found.layers if found.table is None else found.table
+    assert data is not None
     text = report(found, profile.name)
-    (out / f"{profile.stem}.md").write_text(text, encoding="utf-8")
-    _plot(found, out / f"{profile.stem}.png")
+    _progress("drawing the figure")
+    folder.write(
+        {
+            table: data.to_csv(index=False, float_format="%.6g").encode(),
+            f"{name}.md": text.encode(),
+            f"{name}.png": _plot(found),
+        }
+    )
     print(text)
     print(f"written to {out}")
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -42,6 +42,7 @@ from repro.diffusion.samplers import (
 )
 from repro.diffusion.schedules import descend
 from repro.inverse.base import LinearOperator
+from repro.numbers import at_least, finite
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """s(x, σ): x (B, 1, H, W) and σ (B,) to ∇ log p_σ(x), of the shape of x."""
@@ -168,8 +169,11 @@ def admm(
 ) -> Tensor:
     """K = ``n_admm`` ADMM iterations of M = ``n_cg`` CG steps; updates ``split`` in place.
 
-    With ρ = 0 only the data term is left: CG on ½‖y − A x‖², and ``split`` stays untouched.
+    With ρ = 0 only the data term is left: CG on ½‖y − A x‖², and ``split`` stays untouched. Raises
+    ReproError for a λ or ρ that is negative or NaN, which would switch the penalty off.
     """
+    at_least(lam, 0.0, "λ, the strength of the penalty,")
+    at_least(rho, 0.0, "ρ, the strength of the splitting,")
 
     def H(v: Tensor) -> Tensor:
         return A.normal(v) + rho * D.normal(v) if rho > 0 else A.normal(v)
@@ -307,10 +311,11 @@ def diffusion_mbir(
     The volume, (Z, 1, H, W), not clipped.
     """
     D = Differences((0,), periodic)
+    levels = list(descend(sigmas, 0.0))
     ATy = A.adjoint(y)
-    x = float(sigmas[-1]) * noise(shape)
+    x = levels[0][0] * noise(shape)
     split = Split.zeros(D, x)
-    for step, (sigma, sigma_next) in enumerate(descend(sigmas, 0.0)):
+    for step, (sigma, sigma_next) in enumerate(levels):
         x = predict_correct(score, x, sigma, sigma_next, snr, chunk, noise)
         if not share:
             split = Split.zeros(D, x)
@@ -346,8 +351,9 @@ def manifold_constrained_gradient(
     size ``step`` / ``norm`` with ``norm`` = ‖AᵀA‖; projection x + Aᵀ(y − A x) / AᵀA1; corrector.
     ``project=False`` leaves the gradient alone (DPS with a constant step).
     """
-    x = float(sigmas[-1]) * noise(shape)
-    for sigma, sigma_next in descend(sigmas, 0.0):
+    levels = list(descend(sigmas, 0.0))
+    x = levels[0][0] * noise(shape)
+    for sigma, sigma_next in levels:
         g2 = sigma**2 - sigma_next**2
         x0, s = torch.empty_like(x), torch.empty_like(x)
         pullbacks = []
@@ -393,7 +399,7 @@ def decomposed_diffusion(
     variance-exploding one by x_VE = x_VP / √ᾱ; one network call per level.
     """
     D = Differences((0,), periodic)
-    abar = 1.0 / (1.0 + sigmas.double() ** 2)
+    abar = 1.0 / (1.0 + finite(sigmas, "noise levels").double() ** 2)
     ATy = A.adjoint(y)
     x = noise(shape)
     split = Split.zeros(D, x)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from methods.lowbit_fp import method as lowbit
 from repro.metrics.fid import frechet_from_features
+from repro.numbers import to_bytes
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import AnyGrid, float_formats, scaled
 from repro.quant.layers import calibrate, quantise, quantised_layers
@@ -78,7 +79,7 @@ def full_precision(job: Job) -> None:
     protocol = Protocol(job)
     batch = protocol.p.batch
     job.measure("sample_variance", protocol.final.var())
-    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    job.save("pictures", to_bytes(protocol.final[:PICTURES]))
     again = protocol.sample(protocol.network, protocol.x_T[:batch])
     job.measure("trajectory_mse", (again - protocol.final[:batch]).square().mean())
     protocol.measure_frechet(protocol.final)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repro.diffusion.schedules import expand
+from repro.numbers import finite
 
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -54,7 +55,11 @@ def shuffled(classes: int, students: int, generator: Generator) -> Tensor:
 
 
 def sorted_by(values: Tensor, students: int) -> Tensor:
-    """Blocks of classes that are alike: consecutive in the order of values (C,); (C,) long."""
+    """Blocks of classes that are alike: consecutive in the order of values (C,); (C,) long.
+
+    Raises ReproError for NaN, which has no order.
+    """
+    finite(values, "values of classes")
     assign = torch.empty(len(values), dtype=torch.long)
     assign[values.argsort()] = consecutive(len(values), students)
     return assign
@@ -66,8 +71,10 @@ def balanced_clusters(
     """K-means on class embeddings (C, E) with parts of equal size; (C,) long.
 
     Each round assigns greedily, nearest pair of class and centre first, and closes a centre that is
-    full. The paper names K-means but neither the embeddings nor how sizes are made equal.
+    full. The paper names K-means but neither the embeddings nor how sizes are made equal. Raises
+    ReproError for NaN.
     """
+    finite(embeddings, "embeddings of classes")
     classes = len(embeddings)
     sizes = torch.bincount(consecutive(classes, students), minlength=students)
     centres = embeddings[torch.randperm(classes, generator=generator)[:students]]
@@ -92,8 +99,9 @@ def principal_quadrants(pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Our reading of the paper's four "quadrants", which leaves open which two coordinates are meant:
     the first two principal components, split at medians. The second split is made at the median
-    of each half, so that all four parts have the same size.
+    of each half, so that all four parts have the same size. Raises ReproError for NaN.
     """
+    finite(pooled, "embeddings of prompts")
     centred = pooled - pooled.mean(0)
     _, _, v = torch.linalg.svd(centred, full_matrices=False)
     directions = v[:2].T
@@ -105,7 +113,11 @@ def principal_quadrants(pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def route_prompt(pooled: Tensor, directions: Tensor, thresholds: Tensor) -> Tensor:
-    """The student of prompts whose pooled embeddings are (n, E); see `principal_quadrants`."""
+    """The student of prompts whose pooled embeddings are (n, E); see `principal_quadrants`.
+
+    Raises ReproError for NaN, which is above no threshold.
+    """
+    finite(pooled, "embeddings of prompts")
     first, second = (pooled @ directions).unbind(1)
     right = first > thresholds[0]
     return right.long() * 2 + (second > torch.where(right, thresholds[2], thresholds[1])).long()

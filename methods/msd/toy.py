@@ -19,6 +19,7 @@ from methods.msd.networks import MLPDenoisers
 from repro.diffusion.samplers import heun
 from repro.diffusion.schedules import karras_sigmas
 from repro.errors import ReproError
+from repro.numbers import finite
 from repro.training.fit import fit, fit_alternating, fit_and_save
 from repro.training.settings import Batch, Loss, Optimiser, Turn
 
@@ -61,8 +62,14 @@ class Mixture:
 def histogram(x: Tensor, c: Tensor, classes: int, bins: int = 40, limit: float = 1.5) -> Tensor:
     """Share of each class's points x (n, 2) in each cell of [-limit, limit]²: (C, bins²).
 
-    Points outside are in no cell.
+    Points outside are in no cell. Raises ReproError for NaN and infinity, which would be outside,
+    for labels that are no class, and for a class without points.
     """
+    if not len(c) or int(c.min()) < 0 or int(torch.bincount(c, minlength=classes).min()) < 1:
+        raise ReproError(f"every one of {classes} classes needs points; draw more, label from 0")
+    if len(x) != len(c) or int(c.max()) >= classes:
+        raise ReproError(f"{len(c)} labels up to {int(c.max())} do not fit {len(x)} points")
+    finite(x, "points")
     cell = ((x + limit) / (2 * limit) * bins).floor().long()
     inside = ((cell >= 0) & (cell < bins)).all(-1)
     index = (c * bins + cell[:, 0]) * bins + cell[:, 1]

@@ -22,6 +22,7 @@ from repro.diffusion.samplers import ddim, ddpm
 from repro.diffusion.schedules import timesteps_quad
 from repro.errors import ReproError
 from repro.metrics.cost import bops, interleaved, measure_interval
+from repro.numbers import to_bytes
 from repro.quant.calibration import CalibrationSet, uniform_grid
 from repro.quant.layers import calibrate, quantise, use
 from repro.quant.scores import SCORES
@@ -180,7 +181,7 @@ def full_precision(job: Job) -> None:
     protocol = Protocol(job)
     run = protocol.reference
     job.measure("sample_variance", protocol.final.var())
-    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    job.save("pictures", to_bytes(protocol.final[:PICTURES]))
     job.save("timesteps", run.t)
 
     layers = {n: m for n, m in protocol.network.named_modules() if isinstance(m, nn.Conv2d)}

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from methods.ptq4dm.networks import ImprovedUNet, unet
+from repro.errors import ReproError
+from repro.numbers import from_bytes, to_bytes
 from repro.official import files, reader
 
 LAYOUT = reader.Layout("the released unconditional Improved-DDPM checkpoint of this size")
@@ -48,10 +50,16 @@ def load_images(path: str | Path) -> Tensor:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         wrong = f"`arr_0` is {images.dtype} of shape {images.shape}"
         raise files.refusal(path, wrong, f"give {IMAGES}")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return from_bytes(torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
 def save_images(path: str | Path, x: Tensor) -> None:
-    """Write samples (N, 3, H, W) in [-1, 1] as the `.npz` that the ADM evaluator reads."""
-    images = ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1)
+    """Write samples (N, 3, H, W) in [-1, 1] as the `.npz` that the ADM evaluator reads.
+
+    What `load_images` then reads are the levels next to the samples. Raises ReproError: see
+    `repro.numbers.clipped`, and where the shape is another.
+    """
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ReproError(f"samples of shape {tuple(x.shape)} are no pictures; give (N, 3, H, W)")
+    images = to_bytes(x).permute(0, 2, 3, 1)
     np.savez(path, arr_0=images.contiguous().cpu().numpy())

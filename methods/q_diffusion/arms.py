@@ -24,6 +24,7 @@ from repro.metrics.cost import (
 )
 from repro.nets.ldm import CONFIGS, LatentUNet, example_inputs
 from repro.nets.unet import UNet
+from repro.numbers import to_bytes
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import activation_quantisers, quantise, quantised_layers, use
@@ -118,7 +119,7 @@ def full_precision(job: Job) -> None:
     """The network as it is: its samples, and how wide both parts of every shortcut are."""
     protocol = Protocol(job)
     job.measure("sample_variance", protocol.final.var())
-    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    job.save("pictures", to_bytes(protocol.final[:PICTURES]))
     protocol.measure_frechet(protocol.final)
     found = qd.shortcut_ranges(
         protocol.network, protocol.states(), rounded.splits(protocol.network), job.params.batch

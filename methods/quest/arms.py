@@ -20,6 +20,7 @@ from methods.quest import exact as identities
 from methods.quest import method as qu
 from repro.metrics.cost import interleaved, model_size_bytes, peak_memory
 from repro.nets.ldm import CONFIGS, LatentUNet, select
+from repro.numbers import to_bytes
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
 from repro.quant.layers import quantised_layers
@@ -119,7 +120,7 @@ def ladder(job: Job) -> None:
     protocol, p = Protocol(job), job.params
     bits, grids = p.bits, p.grids
     job.measure("sample_variance", protocol.final.var())
-    job.save("pictures", protocol.as_uint8(protocol.final[:PICTURES]))
+    job.save("pictures", to_bytes(protocol.final[:PICTURES]))
     protocol.judge(protocol.quantised(bits, grids, nearest=True), "nearest", config="nearest")
     start = protocol.quantised(bits, grids)
     protocol.judge(start, "adaround", config="adaround")

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.quant import rounded
-from repro.quant.affine import SMALLEST_STEP, Grid, grid_from_range
+from repro.quant.affine import SMALLEST_STEP, Grid
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import (
     ActivationQuantiser,
@@ -120,24 +120,6 @@ def _integer(grid: object) -> Grid:
     return grid
 
 
-def range_rule(x: Tensor, bits: int, *, channel_wise: bool = False) -> Grid:
-    """`percentile_grid`, widened to hold 0 where it does not.
-
-    A channel of the time embedding is constant at a given step: its range has no width, and a
-    learned δ would move its window by z δ with z in the millions. Widened, the value lies at an end
-    of the grid, so that it is still met exactly.
-    """
-    grid = percentile_grid(x, bits, channel_wise=channel_wise)
-    inside = (grid.zero_point >= grid.lo) & (grid.zero_point <= grid.hi)
-    wide = grid_from_range(*grid.span, bits)
-    return Grid(
-        torch.where(inside, grid.delta, wide.delta),
-        torch.where(inside, grid.zero_point, wide.zero_point),
-        grid.lo,
-        grid.hi,
-    )
-
-
 class Ranges:
     """Observer: a range for each entry of the clock, or a single one.
 
@@ -151,7 +133,7 @@ class Ranges:
     def update(self, x: Tensor) -> None:
         entry = self.clock.entry if self.tables else 0
         if entry not in self.seen:
-            self.seen[entry] = Sampled(range_rule, KEPT, self.dim)
+            self.seen[entry] = Sampled(percentile_grid, KEPT, self.dim)
         self.seen[entry].update(x)
 
     def grid(self, bits: int) -> Grid | GridTable:

@@ -31,7 +31,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from repro.diffusion.absorbing import Noise, log_odds, mask_exactly, mask_independently
+from repro.diffusion.absorbing import (
+    Noise,
+    check_probabilities,
+    log_odds,
+    mask_exactly,
+    mask_independently,
+)
+from repro.errors import ReproError
+from repro.numbers import argmax
 
 Conditionals = Callable[[Tensor], Tensor]
 Scores = Callable[[Tensor, Tensor], Tensor]
@@ -195,16 +203,25 @@ def categorical(p: Tensor, *, generator: torch.Generator, dtype: torch.dtype) ->
     uniform number is a multiple of 2^-24, so that an $E_j$ below 6e-8 never occurs and rare tokens
     lose against the mask: the entropy of samples falls as steps are added. The paper's Table 3
     draws in float64, its Table 4 in float32.
+
+    An entry below 0, as SEDD's learned scores leave for the mask, counts as 0. Raises ReproError
+    where a row of p holds NaN or infinity or nothing above 0.
     """
     u = torch.rand(p.shape, generator=generator, dtype=dtype, device=generator.device)
-    return (p.to(dtype) / -torch.log(u).to(p.device)).argmax(dim=-1)
+    return argmax(p.to(dtype) / -torch.log(u).to(p.device), -1, "probabilities", above=0.0)
 
 
 def truncate(log_c: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Set to -inf all but the top_k largest entries, or the fewest that hold a mass of top_p.
 
-    log_c: (..., N), the real tokens alone: the mask must not compete.
+    log_c: (..., N), the real tokens alone: the mask must not compete. Raises ReproError unless
+    top_k >= 1 and 0 < top_p <= 1.
     """
+    if not (top_k is None or top_k >= 1) or not (top_p is None or 0 < top_p <= 1):
+        raise ReproError(
+            f"top_k = {top_k} and top_p = {top_p} leave no tokens to draw; give 1 or more, and a "
+            "mass in (0, 1]"
+        )
     if top_k is not None:
         least = log_c.topk(min(top_k, log_c.shape[-1]), dim=-1).values[..., -1:]
         log_c = log_c.masked_fill(log_c < least, -math.inf)
@@ -276,8 +293,9 @@ def tau_leaping(
     x: (B, d), masked where a token is to be generated; a prompt is a token that is not masked.
     psi: from repro.diffusion.absorbing.step_probabilities, Tweedie or Euler. cache=False evaluates
     the network on all sequences in all steps. dtype: precision of the categorical draw. top_k and
-    top_p imply two_stage.
+    top_p imply two_stage. Raises ReproError where psi is no probability.
     """
+    check_probabilities(psi, "psi, the chances to unmask,")
     c, changed = None, torch.ones(len(x), dtype=torch.bool, device=x.device)
     calls = changes = torch.zeros_like(changed, dtype=torch.long)
     two_stage = two_stage or top_k is not None or top_p is not None

@@ -17,6 +17,7 @@ from methods.slimflow.training import autocast, load_flow, teacher_network, teac
 from repro.diffusion import flow
 from repro.metrics.cost import count_macs, count_parameters, interleaved
 from repro.nets.unet import UNet
+from repro.numbers import to_bytes
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def released(job: Job) -> None:
         count = min(p.batch, p.samples - start)
         z = torch.randn(count, 3, 32, 32, generator=job.rng("evaluation", start)).to(job.device)
         x = flow.euler(v, z, 1, eps=slim.EPS)
-        pixels = ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8)
-        parts.append(pixels.permute(0, 2, 3, 1).cpu())
+        parts.append(to_bytes(x, down=True).permute(0, 2, 3, 1).cpu())
     real = job.data("cifar10").train.images
     fake = torch.cat(parts)
     job.measure("fid", clean_fid(real, fake, device=str(job.device)))

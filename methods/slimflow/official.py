@@ -27,6 +27,8 @@ LAYOUT = reader.Layout(
     group="model",
     averages=("ema", "shadow_params"),
 )
+NOISE, IMAGE = 8.0, 4.0
+"""Magnitudes that no standard normal and no image in [−1, 1], even unclipped, exceeds."""
 PAIRS = "a file of a pair set, which holds z0.npy, z1.npy and, with classes, label.npy"
 
 
@@ -68,6 +70,11 @@ def load_pairs(folder: Path | str) -> Pairs:
             f"{folder}: z0.npy has shape {z.shape} and z1.npy {x.shape}; "
             "give both files of one pair set"
         )
+    _check_values(folder / "z0.npy", z, -NOISE, NOISE)
+    _check_values(folder / "z1.npy", x, -IMAGE, IMAGE)
+    if x.min() >= 0 and x.any():
+        wrong = f"holds images from {x.min():.3g} to {x.max():.3g}, not in [-1, 1]"
+        raise files.refusal(folder / "z1.npy", wrong, "scale them to 2 x - 1")
     label = None
     if (folder / "label.npy").exists():
         label = _array(folder / "label.npy", 2)
@@ -76,6 +83,10 @@ def load_pairs(folder: Path | str) -> Pairs:
                 f"{folder}: label.npy has {len(label)} rows for {len(z)} pairs; "
                 "give the files of one pair set"
             )
+        if not (np.isin(label, (0, 1)).all() and (label.sum(axis=1) == 1).all()):
+            raise files.refusal(
+                folder / "label.npy", "has rows that are not one-hot", f"give {PAIRS}"
+            )
     return Pairs(
         torch.from_numpy(z),
         torch.from_numpy(x),
@@ -83,12 +94,20 @@ def load_pairs(folder: Path | str) -> Pairs:
     )
 
 
+def _check_values(path: Path, array: np.ndarray, low: float, high: float) -> None:
+    if array.size == 0 or array.min() < low or array.max() > high:
+        span = f"{array.min():.3g} to {array.max():.3g}" if array.size else "none"
+        wrong = f"holds values out of range ({span}, not {low:g} to {high:g})"
+        raise files.refusal(path, wrong, f"give {PAIRS}")
+
+
 def _array(path: Path, dimensions: int) -> np.ndarray:
     array = files.read_array(path, PAIRS)
     if array.ndim != dimensions or array.dtype.kind != "f":
         wrong = f"has shape {array.shape} of {array.dtype}, expected {dimensions} axes of floats"
         raise files.refusal(path, wrong, f"give {PAIRS}")
-    array = array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise files.refusal(path, "holds NaN or infinity", "make the pair set again")
     return array

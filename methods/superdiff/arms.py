@@ -21,6 +21,7 @@ from methods.superdiff import method as sd
 from methods.superdiff.networks import ScheduleMatched
 from repro.errors import ReproError
 from repro.nets.unet import UNet
+from repro.numbers import argmax
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
 
@@ -120,7 +121,7 @@ def measure(job: Job, judge: Judge, x: Tensor, name: str, **at: object) -> None:
     found = judge.probabilities(x).cpu()
     labels = torch.from_numpy(np.array(job.data(job.params.dataset).test.labels))
     expected = torch.bincount(labels, minlength=10).double() / len(labels) * len(x)
-    counts = torch.bincount(found.argmax(1), minlength=10).double()
+    counts = torch.bincount(argmax(found, 1, "class probabilities"), minlength=10).double()
     job.measure("chi_square", ((counts - expected).square() / expected).sum(), **at)
     job.measure("share_b", counts[5:].sum() / len(x), **at)
     job.measure("confidence", found.max(1).values.double().mean(), **at)

@@ -12,6 +12,7 @@ import gzip
 import io
 import lzma
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,9 +20,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
+from repro.data.foreign import check_file, reason
 from repro.errors import ReproError
 
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    IndexError,
+    RuntimeError,  # an encrypted zip; a compression that zipfile lacks
+    MemoryError,
+)
+"""What the libraries raise on archives that are damaged."""
 
 LIMIT = 2 << 30
 """Most bytes that one call reads from an archive, against decompression bombs."""
@@ -45,14 +60,17 @@ def gunzip(data: bytes, name: str) -> bytes:
     """Decompress gzip data; other data comes back as it is.
 
     Raises:
-        ReproError: the data is cut short or damaged.
+        ReproError: the data is cut short or damaged, or unpacks to more than `LIMIT` bytes.
     """
     if not data.startswith(b"\x1f\x8b"):
         return data
     try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ReproError(f"{name} is damaged ({error}); fetch it again") from error
+        with gzip.open(io.BytesIO(data)) as stream:
+            unpacked = stream.read(LIMIT + 1)
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise ReproError(f"{name} is damaged ({reason(error)}); fetch it again") from error
+    _check_size(len(unpacked), name)
+    return unpacked
 
 
 def read_members(path: Path, patterns: Iterable[str]) -> dict[str, bytes]:
@@ -69,6 +87,7 @@ def read_members(path: Path, patterns: Iterable[str]) -> dict[str, bytes]:
         ReproError: the archive is damaged or unsafe, or a pattern matches nothing.
     """
     patterns = list(patterns)
+    check_file(path)
     try:
         with open(path, "rb") as stream:
             if path.suffix in (".whl", ".zip"):
@@ -78,7 +97,9 @@ def read_members(path: Path, patterns: Iterable[str]) -> dict[str, bytes]:
             else:
                 found = _read_tar(stream, patterns, path.name)
     except DAMAGE as error:
-        raise ReproError(f"{path} is damaged ({error}); delete it and fetch it again") from error
+        raise ReproError(
+            f"{path} is damaged ({reason(error)}); delete it and fetch it again"
+        ) from error
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in found):
             raise ReproError(f"{path} has no member {pattern}; fetch the version that is named")
@@ -91,7 +112,16 @@ def _wanted(name: str, patterns: list[str]) -> bool:
 
 def _check_size(total: int, archive: str) -> None:
     if total > LIMIT:
-        raise ReproError(f"{archive} unpacks to more than {LIMIT} bytes; delete it")
+        raise ReproError(
+            f"{archive} unpacks to more than {LIMIT} bytes; delete it and fetch it again"
+        )
+
+
+def _keep(found: dict[str, bytes], name: str, data: bytes, archive: str) -> None:
+    if found.setdefault(name, data) != data:
+        raise ReproError(
+            f"{archive} holds two different files {name}; delete it and fetch it again"
+        )
 
 
 def _read_zip(stream: IO[bytes], patterns: list[str], archive: str) -> dict[str, bytes]:
@@ -106,7 +136,7 @@ def _read_zip(stream: IO[bytes], patterns: list[str], archive: str) -> dict[str,
                 raise ReproError(f"{archive} holds a link at {name}; a file is expected there")
             total += item.file_size
             _check_size(total, archive)
-            found[name] = bundle.read(item)
+            _keep(found, name, bundle.read(item), archive)
     return found
 
 
@@ -116,14 +146,18 @@ def _read_tar(stream: IO[bytes], patterns: list[str], archive: str) -> dict[str,
     with tarfile.open(fileobj=stream, mode="r:*") as bundle:
         for item in bundle:
             name = safe_name(item.name, archive)
+            total += item.size  # of all members: what is not wanted is unpacked on the way
+            _check_size(total, archive)
             if item.isdir() or not _wanted(name, patterns):
                 continue
             reader = bundle.extractfile(item) if item.isreg() else None
             if reader is None:
                 raise ReproError(f"{archive} holds a link at {name}; a file is expected there")
-            total += item.size
+            _keep(found, name, reader.read(), archive)
+        rest = bundle.fileobj
+        while rest is not None and (data := rest.read(1 << 20)):  # to the checksum at the end
+            total += len(data)
             _check_size(total, archive)
-            found[name] = reader.read()
     return found
 
 

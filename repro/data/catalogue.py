@@ -6,12 +6,15 @@
 
 A data set is one module of `repro.data.sets`, found by its file: ``fashion_mnist.py`` holds
 ``fashion-mnist``. Nothing here names one, and only those that are asked for are imported.
+A cached copy is held against the checksum when a process first reads it; one that is damaged is
+prepared again.
 Environment: ``REPRO_DATA`` names the cache folder, ``REPRO_OFFLINE=1`` forbids the network.
 Nothing here imports torch; nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import logging
@@ -22,10 +25,14 @@ from typing import Any
 
 from repro.data import cache, sets
 from repro.data.dataset import Dataset
+from repro.data.foreign import reason
 from repro.data.sources import obtain_content
 from repro.errors import ReproError
 
 log = logging.getLogger("repro.data")
+
+_known: dict[Path, tuple[object, str]] = {}
+"""Of the copies that this process has read in full: their files' stamp, and what is wrong."""
 
 
 def names() -> list[str]:
@@ -72,9 +79,10 @@ def is_cached(name: str) -> bool:
 
 
 def prepare(name: str) -> dict[str, object]:
-    """Fetch, verify, decode and cache a data set unless that is done already.
+    """Fetch, verify, decode and cache a data set unless its right content is there already.
 
-    Safe to call from several processes at once and to kill at any instant.
+    Safe to call from several processes at once and to kill at any instant. A copy that is damaged
+    is replaced.
 
     Returns:
         its manifest: name, content checksum, source used, licence, seconds taken.
@@ -83,24 +91,72 @@ def prepare(name: str) -> dict[str, object]:
         ReproError: no source gave the data; the message lists which file to put where.
     """
     dataset, folder = info(name), _folder(name)
-    if not cache.is_whole(folder):
+    if not _is_right(dataset, folder):
         with cache.lock(f"dataset-{name}"):
-            if not cache.is_whole(folder):
-                start = time.monotonic()
-                content, source = obtain_content(name, dataset.sources, dataset.checksum)
-                seconds = round(time.monotonic() - start, 2)
-                facts = {
-                    "name": name,
-                    "content_sha256": dataset.checksum,
-                    "source": source,
-                    "licence": dataset.licence,
-                    "citation": dataset.citation,
-                    "members": sorted(content),
-                    "seconds": seconds,
-                }
-                cache.publish(folder, content, facts)
-                log.info("prepared %s from %s in %.1f s", name, source, seconds)
-    return cache.manifest(folder)
+            if not _is_right(dataset, folder):  # another process may have been faster
+                _make(dataset, folder)
+    return _manifest(dataset, folder)
+
+
+def _is_right(dataset: Dataset, folder: Path) -> bool:
+    """Tell whether the cached copy has its content; all of it is read once a process."""
+    stamp = cache.stamp(folder)
+    if stamp is None:
+        _known.pop(folder, None)
+        return False
+    if folder not in _known or _known[folder][0] != stamp:
+        fault = cache.fault(folder, dataset.checksum)
+        _known[folder] = stamp, fault
+        if fault:
+            log.warning("%s: %s; it is prepared again", dataset.name, fault)
+    return not _known[folder][1]
+
+
+def _make(dataset: Dataset, folder: Path) -> None:
+    start = time.monotonic()
+    try:
+        content, source = obtain_content(dataset.name, dataset.sources, dataset.checksum)
+    except ReproError as error:
+        fault = _known.get(folder, (None, ""))[1]
+        if not fault or isinstance(error, cache.CacheError):
+            raise
+        raise ReproError(f"{fault}; it cannot be prepared again: {error}") from error
+    seconds = round(time.monotonic() - start, 2)
+    cache.publish(folder, content, _facts(dataset, source, sorted(content), seconds))
+    _known[folder] = cache.stamp(folder), ""
+    log.info("prepared %s from %s in %.1f s", dataset.name, source, seconds)
+
+
+def _facts(
+    dataset: Dataset, source: object, members: list[str], seconds: object
+) -> dict[str, object]:
+    return {
+        "name": dataset.name,
+        "content_sha256": dataset.checksum,
+        "source": source,
+        "licence": dataset.licence,
+        "citation": dataset.citation,
+        "members": members,
+        "seconds": seconds,
+    }
+
+
+def _manifest(dataset: Dataset, folder: Path) -> dict[str, object]:
+    """The manifest of a copy whose content is right; one that says anything else is rewritten."""
+    try:
+        stored = cache.manifest(folder)
+    except ReproError:
+        stored = {}
+    source, seconds = stored.get("source"), stored.get("seconds")
+    if source not in [known.title for known in dataset.sources]:
+        source = "a copy in the cache"
+    if not isinstance(seconds, int | float):
+        seconds = 0.0
+    facts = _facts(dataset, source, cache.members(folder), seconds)
+    if facts != stored:
+        with contextlib.suppress(cache.CacheError):  # a read-only cache keeps what it has
+            cache.rewrite_manifest(folder, facts)
+    return facts
 
 
 def load(name: str) -> Any:
@@ -110,7 +166,7 @@ def load(name: str) -> Any:
         what the data set's ``build`` returns, mostly a class of `repro.data.containers`.
 
     Raises:
-        ReproError: it cannot be obtained, or its cached copy is damaged.
+        ReproError: it cannot be obtained, or cannot be read.
     """
     prepare(name)
     folder = _folder(name)
@@ -118,10 +174,10 @@ def load(name: str) -> Any:
         return info(name).build(name, folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReproError(
-            f"{folder} is damaged ({error}); delete it and run `python -m repro.data get {name}`"
+            f"{folder} cannot be read ({reason(error)}); delete it and run `repro data {name}`"
         ) from error
 
 
 def verify(name: str) -> bool:
-    """Tell whether a cached data set still has the content that it must have (reads all of it)."""
-    return cache.content_sha256(cache.read_content(_folder(name))) == info(name).checksum
+    """Tell whether a data set is cached with the content that it must have; reads all of it."""
+    return not cache.fault(_folder(name), info(name).checksum)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from repro.data.foreign import check_file, reason
 from repro.data.layouts import Layout
 from repro.data.tokens import token_blocks
 from repro.errors import ReproError
@@ -78,41 +80,94 @@ class ZeroShotCorpus(Corpus):
 def lines(path: Path) -> Iterator[str]:
     """Yield the lines of a text file, gzipped or not, with their line break.
 
+    A byte-order mark is no text. Where an editor has ended every line in CR LF, a line ends in LF
+    again; a lone CR stays what it is, a character.
+
     Raises:
-        ReproError: it is not readable UTF-8.
+        ReproError: it is not readable UTF-8, holds a zero byte, or mixes both line ends.
     """
+    number, converted = 0, False
+    for number, line in enumerate(_decoded(path), 1):
+        if number == 1:
+            line = line.removeprefix("\ufeff")
+            converted = line.endswith("\r\n")
+        if "\x00" in line:
+            raise ReproError(
+                f"{path}:{number} holds a zero byte, which no text does; fetch it again"
+            )
+        if line.endswith("\r\n") != converted and line.endswith("\n"):
+            raise ReproError(
+                f"{path}:{number} ends in {'LF' if converted else 'CR LF'}, the lines before it do "
+                "not; fetch it again"
+            )
+        yield line[:-2] + "\n" if converted and line.endswith("\n") else line
+    if number == 0:
+        raise ReproError(f"{path} is empty; fetch it again")
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    """Lines as they are stored, cut at LF alone."""
+    head = check_file(path)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ReproError(f"{path} is not readable UTF-8 text but UTF-16; save it as UTF-8")
+    packed = path.name.lower().endswith(".gz")
+    if head.startswith(b"\x1f\x8b") and not packed:
+        raise ReproError(f"{path} is not readable UTF-8 text but packed with gzip; unpack it")
+    opener = gzip.open if packed else open
     try:
-        opened = (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else open(path, encoding="utf-8", newline="\n")
-        )
-        with opened as stream:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
             yield from stream
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ReproError(f"{path} is not readable UTF-8 text ({error}); fetch it again") from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ReproError(
+            f"{path} is not readable UTF-8 text ({reason(error)}); fetch it again"
+        ) from error
+
+
+def whole_lines(path: Path) -> Iterator[str]:
+    """`lines` of a file in which each is a row, so that the last one ends as all do.
+
+    Raises:
+        ReproError: as `lines`; or the file ends within a line.
+    """
+    line = ""
+    for number, line in enumerate(lines(path), 1):
+        if not line.endswith("\n"):
+            raise ReproError(f"{path}:{number} is cut short, without a line end; fetch it again")
+        yield line
 
 
 def json_texts(path: Path) -> Iterator[str]:
     """Yield the value of ``text`` of every JSON line.
 
     Raises:
-        ReproError: a line has none.
+        ReproError: a line has none; the text is null, no string, blank or no Unicode.
     """
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
         try:
-            yield str(json.loads(line)["text"])
-        except (ValueError, KeyError, TypeError) as error:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise ReproError(
                 f"{path}:{number} is not a JSON object with a key 'text'; fetch it again"
             ) from error
+        if not isinstance(text, str) or not text.strip():
+            held = (
+                "a blank text" if isinstance(text, str) else f"{json.dumps(text)[:40]} as its text"
+            )
+            raise ReproError(f"{path}:{number} holds {held}; fetch it again or remove the row")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ReproError(
+                f"{path}:{number} holds half a surrogate pair ({reason(error)}); fetch it again"
+            ) from error
+        yield text
 
 
 def wikitext_rows(folder: Path, split: str) -> Iterator[str]:
     """Yield WikiText's lines with their line break, blank lines as empty rows."""
-    for line in lines(folder / f"wiki.{split}.raw"):
+    for line in whole_lines(folder / f"wiki.{split}.raw"):
         yield line if line.strip() else ""
 
 

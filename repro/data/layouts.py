@@ -33,17 +33,27 @@ class Layout:
             folder: where the user keeps it; None for ``<cache>/official/<name>``.
 
         Raises:
-            ReproError: files are missing (the message names them all).
+            ReproError: files are missing (the message names them all); a folder or a hidden file
+                is none.
         """
         folder = cache.root() / "official" / self.name if folder is None else Path(folder)
-        missing = [
-            pattern.replace("|", " or ")
-            for pattern in self.files
-            if not any(any(folder.glob(either)) for either in pattern.split("|"))
-        ]
+        try:
+            missing = [
+                pattern.replace("|", " or ")
+                for pattern in self.files
+                if not any(_is_there(folder, either) for either in pattern.split("|"))
+            ]
+        except OSError as error:
+            raise ReproError(
+                f"{folder} cannot be read ({error.strerror or error}); make it a readable folder"
+            ) from error
         if missing:
             raise ReproError(
                 f"{self.title} is not at {folder}: {', '.join(missing)} missing; put the files "
                 f"there (from: {self.obtain})"
             )
         return folder
+
+
+def _is_there(folder: Path, pattern: str) -> bool:
+    return any(p.is_file() and not p.name.startswith(".") for p in folder.glob(pattern))

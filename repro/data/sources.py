@@ -29,6 +29,7 @@ from typing import Protocol
 
 from repro.data import cache
 from repro.data.archives import read_members
+from repro.data.foreign import check_file, read_bytes, reason
 from repro.errors import ReproError
 
 log = logging.getLogger("repro.data")
@@ -40,8 +41,11 @@ UNDECODABLE: tuple[type[Exception], ...] = (
     ArithmeticError,
     LookupError,
     ValueError,
+    TypeError,
+    RuntimeError,
     OSError,
     EOFError,
+    MemoryError,
     struct.error,
     zlib.error,
     lzma.LZMAError,
@@ -203,8 +207,9 @@ class Url:
         return self.address
 
     def fetch(self, folder: Path, filename: str, partial: Path) -> Path:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        have = partial.stat().st_size if partial.exists() else 0
+        with cache.explained(partial):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            have = partial.stat().st_size if partial.exists() else 0
         request = urllib.request.Request(self.address, headers={"User-Agent": "repro-data"})
         if have:
             request.add_header("Range", f"bytes={have}-")
@@ -219,13 +224,16 @@ class Url:
             if error.code == 416:  # the partial file is longer than the file: start anew next time
                 partial.unlink(missing_ok=True)
             raise Unavailable(f"{self.address} answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise Unavailable(f"{self.address} cannot be reached ({reason})") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in (*cache.FULL, *cache.REFUSED):
+                raise cache.explain(partial, error) from error  # of our file, not of the network
+            why = getattr(error, "reason", None) or reason(error)
+            raise Unavailable(f"{self.address} cannot be reached ({why})") from error
         if expected is not None and done < int(expected):
             raise Unavailable(f"{self.address} was cut short at {done} of {expected} bytes")
         target = folder / Path(filename).name
-        os.replace(partial, target)
+        with cache.explained(target):
+            os.replace(partial, target)
         return target
 
 
@@ -248,23 +256,27 @@ class File:
         """Compare a file with its checksum.
 
         Raises:
-            Unavailable: they differ.
+            Unavailable: they differ, or something else lies in its place.
         """
-        if self.sha256 is None:
-            return
-        found = cache.file_sha256(path)
+        try:
+            check_file(path)
+            if self.sha256 is None:
+                return
+            found = cache.file_sha256(path)
+        except (ReproError, OSError) as error:
+            raise Unavailable(reason(error).replace(str(path), self.name)) from error
         if found != self.sha256:
             raise Unavailable(
-                f"{path.name} has SHA-256 {found[:16]}… instead of {self.sha256[:16]}…"
+                f"{self.name} has SHA-256 {found[:16]}… instead of {self.sha256[:16]}…"
             )
 
     def is_there(self) -> bool:
         """Tell whether the right file lies in the ``downloads`` folder."""
         try:
             self.check(self.path())
-        except (Unavailable, OSError):
+        except Unavailable:
             return False
-        return self.path().is_file()
+        return True
 
     def obtain(self, network: bool) -> Path:
         """Return the verified file, from the ``downloads`` folder or (if allowed) by its client.
@@ -273,27 +285,42 @@ class File:
             Unavailable: it is not there, or not the file that is meant.
         """
         path = self.path()
-        wrong = ""
-        if path.is_file():
+        if os.path.lexists(path):
             try:
                 self.check(path)
                 return path
             except Unavailable as error:
-                wrong = f"{error}; "
+                wrong = str(error)
+        else:
+            wrong = f"{self.name} is not in the downloads folder"
         if not network:
-            raise Unavailable(f"{wrong}{self.name} is not in the downloads folder")
+            raise Unavailable(wrong)
         with cache.lock(f"download-{self.name}"), cache.scratch() as work:
             with contextlib.suppress(Unavailable):  # another process may just have fetched it
-                if path.is_file():
-                    self.check(path)
-                    return path
+                self.check(path)
+                return path
             log.info("fetching %s (%.1f MB): %s", self.name, self.megabytes, self.client.describe())
-            partial = cache.root() / "downloads" / f"{self.name}.part"
+            fetched = self._fetch(work)
+            cache.of_umask(fetched, work)
+            with cache.explained(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fetched, path)
+        return path
+
+    def _fetch(self, work: Path) -> Path:
+        partial = cache.root() / "downloads" / f"{self.name}.part"
+        resumes = partial.exists()
+        fetched = self.client.fetch(work, self.name, partial)
+        try:
+            self.check(fetched)
+        except Unavailable:
+            if not resumes:
+                raise
+            with cache.explained(fetched):  # the part may have been of another file
+                fetched.unlink()
             fetched = self.client.fetch(work, self.name, partial)
             self.check(fetched)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fetched, path)
-        return path
+        return fetched
 
 
 def urls(folder: str, base: str, names: Mapping[str, float]) -> tuple[File, ...]:
@@ -317,7 +344,7 @@ Decoder = Callable[[Inputs], cache.Content]
 
 def as_bytes(value: bytes | Path) -> bytes:
     """Return what a file holds."""
-    return value if isinstance(value, bytes) else value.read_bytes()
+    return value if isinstance(value, bytes) else read_bytes(value)
 
 
 def as_path(value: bytes | Path) -> Path:
@@ -371,7 +398,8 @@ class Source:
         """Set aside downloads without a checksum of their own whose content proved wrong."""
         for file in self.files:
             if file.sha256 is None and file.path().is_file():
-                os.replace(file.path(), file.path().with_name(file.path().name + ".wrong"))
+                with cache.explained(file.path()):
+                    os.replace(file.path(), file.path().with_name(file.path().name + ".wrong"))
 
 
 @dataclass(frozen=True)
@@ -423,6 +451,7 @@ def obtain_content(
 
     Raises:
         ReproError: no source gave that content; the message lists which file to put where.
+        CacheError: the cache folder is at fault.
     """
     failures: dict[str, str] = {}
     for network in (False, True):
@@ -434,11 +463,13 @@ def obtain_content(
             try:
                 content = source.read(network)
             except Unavailable as error:
-                failures[source.title] = str(error)
+                failures[source.title] = reason(error)
                 continue
+            except cache.CacheError:
+                raise
             except UNDECODABLE as error:
                 source.forget_unverified()
-                failures[source.title] = f"it cannot be decoded ({error})"
+                failures[source.title] = f"it cannot be decoded ({reason(error)})"
                 continue
             found = cache.content_sha256(content)
             if found == expected:
@@ -451,13 +482,22 @@ def obtain_content(
 
 
 def _help(name: str, sources: tuple[Source | Installed, ...], failures: Mapping[str, str]) -> str:
-    reason = "not cached, and REPRO_OFFLINE is set" if cache.offline() else "no source gave it"
-    lines = [f"data set {name} is missing ({reason}); put the files of one source in place:"]
+    """One line: what each source said, and which files to put where."""
+    why = "not cached, and REPRO_OFFLINE is set" if cache.offline() else "no source gave it"
+    ways = []
     for source in sources:
-        lines.append(f"  {source.title}: {failures.get(source.title, 'not tried')}")
+        way = f"{source.title} ({failures.get(source.title, 'not tried')})"
         if isinstance(source, Source):
-            for file in source.files:
-                check = f"SHA-256 {file.sha256}" if file.sha256 else "its content is checked"
-                there = "there already" if file.is_there() else check
-                lines.append(f"    {file.path()}  <- {file.client.describe()} ({there})")
-    return "\n".join(lines)
+            way += f": {', '.join(map(_placed, source.files))}"
+        ways.append(way)
+    return (
+        f"data set {name} is missing ({why}); put the files of one source in place and run "
+        f"`repro data {name}`: {'; or '.join(ways)}"
+    )
+
+
+def _placed(file: File) -> str:
+    if file.is_there():
+        return f"{file.path()} (there already)"
+    check = f"SHA-256 {file.sha256}" if file.sha256 else "its content is checked"
+    return f"{file.path()} <- {file.client.describe()} ({check})"

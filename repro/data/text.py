@@ -18,7 +18,9 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from repro.data.containers import TEST, TRAIN, Document, Text
+from repro.data.containers import OOD, TEST, TRAIN, Document, Text
+from repro.data.foreign import read_bytes, reason
+from repro.errors import ReproError
 
 DOCUMENTS = "documents.jsonl"
 
@@ -63,11 +65,38 @@ def pack(documents: Iterable[Document]) -> dict[str, bytes]:
     return {DOCUMENTS: "".join(lines).encode("utf-8")}
 
 
-def unpack(data: bytes) -> list[Document]:
-    """Read documents back from their stored form."""
-    return [Document(**json.loads(line)) for line in data.decode("utf-8").split("\n") if line]
+def unpack(data: bytes, where: str = DOCUMENTS) -> list[Document]:
+    """Read documents back from their stored form.
+
+    Raises:
+        ReproError: a row is no document, with text and a split that there is.
+    """
+    documents = []
+    try:
+        rows = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{where} is not UTF-8 ({reason(error)}); delete it") from error
+    for number, row in enumerate(rows, 1):
+        if row:
+            documents.append(_document(row, f"{where}:{number}"))
+    if not documents:
+        raise ReproError(f"{where} holds no document; delete it and make it again")
+    return documents
+
+
+def _document(row: str, where: str) -> Document:
+    try:
+        document = Document(**json.loads(row))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ReproError(f"{where} is no document ({reason(error)}); make it again") from error
+    if any(not isinstance(value, str) for value in asdict(document).values()):
+        raise ReproError(f"{where} holds a value that is no text; make it again")
+    if document.split not in (TRAIN, TEST, OOD):
+        raise ReproError(f"{where} has the split {document.split!r:.40}; make it again")
+    return document
 
 
 def read_text(name: str, folder: Path) -> Text:
     """Return a corpus from the folder of its decoded content."""
-    return Text(name, tuple(unpack((folder / DOCUMENTS).read_bytes())))
+    path = folder / DOCUMENTS
+    return Text(name, tuple(unpack(read_bytes(path), str(path))))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from repro.data.foreign import reason
 from repro.errors import ReproError
 
 if TYPE_CHECKING:
@@ -61,9 +62,13 @@ def char_decode(codes: np.ndarray) -> str:
     """Return the text of character codes 0…30.
 
     Raises:
-        ReproError: a code is outside the alphabet.
+        ReproError: a code is outside the alphabet, or no integer.
     """
     codes = np.asarray(codes)
+    if codes.size and codes.dtype.kind not in "iu":
+        raise ReproError(f"character codes are integers; got {codes.dtype}, so round them first")
+    if codes.size == 0:
+        return ""
     if codes.size and (codes.min() < 0 or codes.max() >= len(CHAR_ALPHABET)):
         raise ReproError(f"character codes go from 0 to {len(CHAR_ALPHABET) - 1}; got others")
     alphabet = np.frombuffer(CHAR_ALPHABET.encode(), np.uint8)
@@ -74,10 +79,21 @@ def build_gpt2(encoder: dict[str, int], merges: list[tuple[str, str]]) -> Tokeni
     """Build GPT-2's tokeniser from its vocabulary and merges.
 
     ``tokenizer.encode("Hello world").ids == [15496, 995]``; the end-of-text token is `GPT2_EOS`.
+
+    Raises:
+        ReproError: two tokens share an id, an id is no index, or a merge gives no token.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE(vocab=encoder, merges=merges))
+    if len(set(encoder.values())) != len(encoder):
+        raise ReproError("the vocabulary gives one id to two tokens; fetch it again")
+    try:
+        model = models.BPE(vocab=encoder, merges=merges)
+    except Exception as error:  # the library raises bare ones
+        raise ReproError(
+            f"the vocabulary and its merges do not fit ({reason(error)}); fetch both again"
+        ) from error
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
@@ -104,13 +120,18 @@ def token_blocks(
 
     Raises:
         ReproError: ``length`` is not positive.
+        ValueError: ``rows_per_batch`` is not positive; a document is no text.
     """
     if length < 1:
         raise ReproError(f"blocks of {length} tokens are impossible; give a positive length")
+    if rows_per_batch is not None and rows_per_batch < 1:
+        raise ValueError(f"batches of {rows_per_batch} documents are impossible")
     blocks = [np.empty((0, length), np.int64)]
     rest = np.empty(0, np.int64)
     iterator: Iterator[str] = iter(documents)
     while batch := list(islice(iterator, rows_per_batch or 1000)):
+        if odd := [type(row).__name__ for row in batch if not isinstance(row, str)]:
+            raise ValueError(f"a document is a str, not {odd[0]}")
         encoded = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
         tokens = np.concatenate(
             [rest, *(np.asarray([*e.ids, eos], np.int64) for e in encoded)], dtype=np.int64

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import bz2
 import html
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from repro.data.archives import read_members
+from repro.data.archives import LIMIT, read_members
 from repro.data.containers import Document
+from repro.data.foreign import reason
 from repro.data.sources import CPYTHON_311, File, Pip
 from repro.data.text import every_tenth, tidy
 from repro.errors import ReproError
@@ -108,11 +110,21 @@ def plain_wikitext(text: str) -> str:
 
 
 def articles(data: bytes) -> list[Document]:
-    """Read the articles of a bzip2-compressed MediaWiki export; redirects are left out."""
+    """Read the articles of a bzip2-compressed MediaWiki export; redirects are left out.
+
+    Raises:
+        ReproError: it is damaged, or unpacks to more than `LIMIT` bytes.
+    """
     try:
-        tree = ElementTree.fromstring(bz2.decompress(data))
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise ReproError(f"the Wikipedia excerpt is damaged ({error}); fetch it again") from error
+        with bz2.open(io.BytesIO(data)) as stream:
+            xml = stream.read(LIMIT + 1)
+        if len(xml) > LIMIT:
+            raise ValueError(f"it unpacks to more than {LIMIT} bytes")
+        tree = ElementTree.fromstring(xml)
+    except (OSError, EOFError, ValueError, ElementTree.ParseError) as error:
+        raise ReproError(
+            f"the Wikipedia excerpt is damaged ({reason(error)}); fetch it again"
+        ) from error
     space = {"w": tree.tag.partition("}")[0].lstrip("{")}
     documents: list[Document] = []
     for page in tree.iterfind("w:page", space):

@@ -27,11 +27,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from repro.errors import ReproError
+
 __all__ = [
     "Cosine",
     "Geometric",
     "LogLinear",
     "Noise",
+    "check_probabilities",
     "expected_calls",
     "expected_nfe",
     "grid",
@@ -128,6 +131,15 @@ def log_odds(sbar: Tensor) -> Tensor:
     return -torch.log(torch.expm1(sbar))
 
 
+def check_probabilities(p: Tensor, what: str) -> None:
+    """Raises ReproError unless all of p, any shape, lie in [0, 1], within rounding.
+
+    A comparison with NaN draws nothing, and a clamp hides what is above 1.
+    """
+    if not bool(((p >= -1e-6) & (p <= 1 + 1e-6)).all()):
+        raise ReproError(f"{what} are no probabilities in [0, 1]; check the schedule and its times")
+
+
 # Drawing levels and masks
 
 
@@ -156,13 +168,22 @@ def uniforms(
 
 
 def mask_independently(x0: Tensor, lam: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Mask each position of x0 (B, d) with probability lam (B,). Returns bool (B, d)."""
+    """Mask each position of x0 (B, d) with probability lam (B,). Returns bool (B, d).
+
+    Raises ReproError where lam is no probability.
+    """
+    check_probabilities(lam, "probabilities of a mask")
     u = torch.rand(x0.shape, generator=generator, device=generator.device).to(x0.device)
     return u < lam[:, None]
 
 
 def mask_exactly(x0: Tensor, k: Tensor, *, generator: torch.Generator) -> Tensor:
-    """A uniformly random set of exactly k (B,) masked positions a row of x0 (B, d). Bool (B, d)."""
+    """A uniformly random set of exactly k (B,) masked positions a row of x0 (B, d). Bool (B, d).
+
+    Raises ReproError unless every k lies in 0 ... d.
+    """
+    if not bool(((k >= 0) & (k <= x0.shape[1])).all()):
+        raise ReproError(f"a row of {x0.shape[1]} tokens cannot have this many masks; give 0 to d")
     u = torch.rand(x0.shape, generator=generator, device=generator.device).to(x0.device)
     return u.argsort(dim=1).argsort(dim=1) < k[:, None]
 
@@ -171,7 +192,12 @@ def mask_exactly(x0: Tensor, k: Tensor, *, generator: torch.Generator) -> Tensor
 
 
 def grid(n: int, t_end: float = 1e-5) -> Tensor:
-    """The n + 1 times of n equal steps from 1 down to t_end, float64."""
+    """The n + 1 times of n equal steps from 1 down to t_end, float64.
+
+    Raises ReproError unless n >= 1 and 0 <= t_end < 1.
+    """
+    if n < 1 or not 0 <= t_end < 1:
+        raise ReproError(f"{n} steps down to t = {t_end:g} are no grid; give n >= 1, t in [0, 1)")
     return torch.linspace(1, t_end, n + 1, dtype=torch.float64)
 
 
@@ -221,8 +247,10 @@ def expected_nfe(reveal: Tensor, length: int) -> float:
 
     reveal: r (n,); length: the number l of positions that start masked. With r_k = 1/n (log-linear
     noise) this is $n (1 - (1 - 1/n)^l)$. A cache that serves a batch of B sequences only when none
-    of them changes needs expected_nfe(reveal, B * length).
+    of them changes needs expected_nfe(reveal, B * length). Raises ReproError where r_k is no
+    probability.
     """
+    check_probabilities(reveal, "chances to be unmasked in a step")
     return float(-torch.expm1(length * torch.log1p(-reveal.clamp(max=1.0))).sum())
 
 

@@ -29,6 +29,7 @@ from repro.diffusion.samplers import (
     Network,
     abar_at,
     axpby,
+    falls,
     in_inference_mode,
     predict_x0,
     walk,
@@ -165,7 +166,7 @@ def dpm_solver_pp_2m(
         Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
         (2022), algorithm 2.
     """
-    if bool((timesteps.diff() <= 0).any()):
+    if not bool((timesteps.diff() > 0).all()):
         raise ReproError("timesteps repeat or descend; give DPM-Solver++ a strictly ascending grid")
     abar = abar_at(timesteps, alphas_cumprod)
     alpha = torch.cat([abar.new_ones(1), abar.sqrt()])
@@ -208,7 +209,7 @@ def dpm_solver_pp_2m_times(
         Lu et al., DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models
         (2022), algorithm 2, and its released code (`multistep`, order 2).
     """
-    if times.ndim != 1 or len(times) < 2 or bool((times.diff() <= 0).any()):
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() > 0).all()):
         raise ReproError("DPM-Solver++ needs two or more strictly ascending times")
     if lower_order_last is None:
         lower_order_last = len(times) - 1 < 15
@@ -262,7 +263,7 @@ def alpha_at(times: Tensor, alphas_cumprod: Tensor) -> Tensor:
         alphas_cumprod: $\bar\alpha_t$ at times (i + 1) / T, shape (T,).
 
     Raises:
-        ReproError: if a time lies outside [1 / T, 1].
+        ReproError: if a time lies outside [1 / T, 1], or `alphas_cumprod` does not fall from 1.
 
     Source:
         Released code of DPM-Solver, `NoiseScheduleVP` for discrete schedules: $\log\alpha$ is
@@ -270,8 +271,10 @@ def alpha_at(times: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """
     T = len(alphas_cumprod)
     times = times.double().cpu()
-    if bool((times < 1 / T - 1e-12).any()) or bool((times > 1 + 1e-12).any()):
+    if not bool(((times >= 1 / T - 1e-12) & (times <= 1 + 1e-12)).all()):
         raise ReproError(f"times must lie in [{1 / T:g}, 1]")
+    if not bool(((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all()) or not falls(alphas_cumprod):
+        raise ReproError("alphas_cumprod has to fall in (0, 1]; this does not, are these betas?")
     log_alpha = alphas_cumprod.double().cpu().log() / 2
     grid = np.arange(1, T + 1) / T
     return torch.from_numpy(np.interp(times.numpy(), grid, log_alpha.numpy())).exp()
@@ -293,5 +296,12 @@ def times_of_steps(timesteps: Tensor, T: int = 1000) -> Tensor:
 
 
 def times_uniform(n: int, T: int = 1000) -> Tensor:
-    """Returns n + 1 times equally spaced from 1 / T to 1, float64, ascending (`time_uniform`)."""
+    """Returns n + 1 times equally spaced from 1 / T to 1, float64, ascending (`time_uniform`).
+
+    Raises ReproError unless n >= 1 and T >= 2.
+    """
+    if n < 1 or T < 2:
+        raise ReproError(
+            f"{n} steps on {T} time steps are no walk; ask for 1 or more, on 2 or more"
+        )
     return torch.linspace(1 / T, 1, n + 1, dtype=torch.float64)

@@ -50,6 +50,7 @@ __all__ = [
     "ddim",
     "ddim_scales",
     "ddpm",
+    "falls",
     "heun",
     "in_inference_mode",
     "langevin_corrector",
@@ -77,23 +78,35 @@ def in_inference_mode(sampler: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 
 def _ascending(grid: Tensor, name: str) -> Tensor:
-    if grid.ndim != 1 or len(grid) == 0 or bool((grid.diff() < 0).any()):
+    rises = grid.ndim == 1 and len(grid) > 0 and bool((grid.diff() >= 0).all())
+    if not rises or not bool(grid.isfinite().all()):
         raise ReproError(f"{name} must ascend with the noise, shape (n,); sort the grid first")
     return grid
+
+
+def falls(abar: Tensor) -> bool:
+    """Whether signal is lost from one entry to the next (n,); equal neighbours may be."""
+    return bool((abar.diff() <= 0).all())
 
 
 def abar_at(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     r"""Returns $\bar\alpha_t$ at ascending steps (n,), float64 of shape (n,) on the CPU.
 
     Raises:
-        ReproError: if `timesteps` descend, or a step has no noise or no signal.
+        ReproError: if `timesteps` descend, are no integers of 0 ... T - 1, or a step has no noise
+            or no signal, or `alphas_cumprod` does not fall with the step.
     """
-    abar = alphas_cumprod.double().cpu()[_ascending(timesteps, "timesteps").cpu()]
+    steps, T = _ascending(timesteps, "timesteps"), len(alphas_cumprod)
+    if steps.is_floating_point() or int(steps[0]) < 0 or int(steps[-1]) >= T:
+        raise ReproError(f"timesteps have to be integers of 0 ... {T - 1}, where alphas_cumprod is")
+    abar = alphas_cumprod.double().cpu()[steps.cpu()]
     if not bool(((abar > 0) & (abar < 1)).all()):
         raise ReproError(
             "a step without noise or without signal says nothing about the other; leave out the "
             "time steps where alphas_cumprod is 0 or 1"
         )
+    if not falls(abar):
+        raise ReproError("alphas_cumprod has to fall with the time step; are these betas?")
     return abar
 
 
@@ -144,6 +157,8 @@ def predict_x0(
     x_t: Tensor, eps: Tensor, alpha_t: float, sigma_t: float, clip: float | None
 ) -> Tensor:
     r"""$\hat x_0 = (x_t - \sigma_t \varepsilon) / \alpha_t$, held in $\pm$ `clip`, (B, ...)."""
+    if clip is not None and not clip > 0:
+        raise ReproError(f"a bound of {clip:g} holds no data; give a positive clip, or None")
     x0_hat = axpby(1 / alpha_t, x_t, -sigma_t / alpha_t, eps)
     return x0_hat if clip is None else x0_hat.clamp_(-clip, clip)
 
@@ -212,9 +227,15 @@ def ddpm(
 
 
 def ddim_scales(abar_t: float, abar_s: float, eta: float) -> tuple[float, float]:
-    r"""$\sigma$ and $\sqrt{1 - \bar\alpha_s - \sigma^2}$: what multiplies z and eps in `ddim`."""
+    r"""$\sigma$ and $\sqrt{1 - \bar\alpha_s - \sigma^2}$: what multiplies z and eps in `ddim`.
+
+    Raises ReproError where `eta` is negative or its noise exceeds that of the level.
+    """
     sigma = eta * sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
-    return sigma, sqrt(max(1 - abar_s - sigma * sigma, 0.0))
+    left = 1 - abar_s - sigma * sigma
+    if not eta >= 0 or left < -1e-9:
+        raise ReproError(f"eta = {eta:g} adds more noise than a step has; give 0 to 1")
+    return sigma, sqrt(max(left, 0.0))
 
 
 @in_inference_mode
@@ -254,7 +275,8 @@ def ddim(
         $x_0$, shape (B, ...).
 
     Raises:
-        ReproError: if `timesteps` descend, or noise is needed and `generator` is None.
+        ReproError: if `timesteps` descend, `eta` is not in [0, 1], or noise is needed and
+            `generator` is None.
 
     Source:
         Song et al., Denoising Diffusion Implicit Models (2021), eqs. 12 and 16.
@@ -327,6 +349,8 @@ def heun(
     def level(t: float) -> Tensor:
         return x.new_full((), t).expand(len(x))
 
+    if not (0 <= S_churn < inf and 0 < S_noise < inf):
+        raise ReproError(f"a churn of {S_churn:g} with noise {S_noise:g} is none; give 0 or more")
     for i, (t_cur, t_next) in enumerate(descend(_ascending(sigmas, "sigmas"), 0.0)):
         gamma = min(S_churn / len(sigmas), sqrt(2) - 1) if S_min <= t_cur <= S_max else 0.0
         t_hat = t_cur + gamma * t_cur

@@ -49,9 +49,14 @@ __all__ = [
 def linear_betas(T: int = 1000, start: float = 1e-4, end: float = 0.02) -> Tensor:
     r"""Returns $\beta_t$ equally spaced from `start` to `end`, float64 of shape (T,).
 
+    Raises:
+        ReproError: if T < 1, or an end is outside (0, 1).
+
     Source:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), section 4.
     """
+    if T < 1 or not 0 < start < 1 or not 0 < end < 1:
+        raise ReproError(f"{T} betas from {start} to {end} are no schedule; they lie in (0, 1)")
     return torch.linspace(start, end, T, dtype=torch.float64)
 
 
@@ -64,6 +69,8 @@ def cosine_betas(T: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Te
     Source:
         Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models (2021), eq. 17.
     """
+    if T < 1:
+        raise ReproError(f"{T} betas are no schedule; ask for 1 or more")
     u = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((u + s) / (1 + s) * math.pi / 2) ** 2
     return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
@@ -77,7 +84,12 @@ def alphas_cumprod(betas: Tensor) -> Tensor:
 
     Returns:
         float64 of shape (T,).
+
+    Raises:
+        ReproError: unless all $\beta_t$ lie in [0, 1].
     """
+    if betas.ndim != 1 or not bool(((betas >= 0) & (betas <= 1)).all()):
+        raise ReproError("betas are of shape (T,) and lie in [0, 1]; these do not")
     return torch.cumprod(1 - betas.double(), dim=0)
 
 
@@ -89,8 +101,13 @@ def vp_sigmas(alphas_cumprod: Tensor) -> Tensor:
 
     Returns:
         float64 of shape (T,).
+
+    Raises:
+        ReproError: unless all $\bar\alpha_t$ lie in (0, 1].
     """
     abar = alphas_cumprod.double()
+    if not bool(((abar > 0) & (abar <= 1)).all()):
+        raise ReproError("alphas_cumprod lie in (0, 1]; these do not, are they betas?")
     return ((1 - abar) / abar).sqrt()
 
 
@@ -115,9 +132,14 @@ def q_sample(x0: Tensor, t: Tensor, alphas_cumprod: Tensor, noise: Tensor) -> Te
     Returns:
         shape (B, ...), in the type of `x0`.
 
+    Raises:
+        ReproError: for negative steps, which would count from the end.
+
     Source:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), eq. 4.
     """
+    if t.is_floating_point() or bool((t < 0).any()):
+        raise ReproError("time steps are integers from 0; these are not")
     abar = alphas_cumprod.to(t.device)[t]
     return expand(abar.sqrt(), x0) * x0 + expand((1 - abar).sqrt(), x0) * noise
 
@@ -138,11 +160,20 @@ def stratified_steps(n: int, T: int, generator: torch.Generator) -> Tensor:
 
 
 def descend(levels: Tensor, clean: float) -> Iterator[tuple[float, float]]:
-    """Yields the pairs (level i, level i - 1) of levels (n,) for i = n - 1 ... 0.
+    """Returns the pairs (level i, level i - 1) of levels (n,) for i = n - 1 ... 0.
 
-    `clean` is the level of clean data, where the last step ends.
+    `clean` is the level of clean data, where the last step ends. Raises ReproError unless the
+    levels go away from it step by step; equal neighbours may be.
     """
-    return pairwise([*levels.flip(0).tolist(), clean])
+    walked = [*levels.flip(0).tolist(), clean] if levels.ndim == 1 else []
+    pairs = list(pairwise(walked))
+    ordered = all(a >= b for a, b in pairs) or all(a <= b for a, b in pairs)
+    if not pairs or not ordered or not all(map(math.isfinite, walked)):
+        raise ReproError(
+            f"noise levels have to ascend from {clean:g}, the level of clean data, shape (n,); "
+            "sort the grid first"
+        )
+    return iter(pairs)
 
 
 def geometric_sigmas(n: int, sigma_min: float, sigma_max: float) -> Tensor:
@@ -151,13 +182,25 @@ def geometric_sigmas(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     Returns:
         float64 of shape (n,).
 
+    Raises:
+        ReproError: unless n >= 1 and 0 < sigma_min <= sigma_max.
+
     Source:
         Song et al., Score-Based Generative Modeling through SDEs (2021), appendix C (VE SDE).
     """
+    _check_sigmas(n, sigma_min, sigma_max)
     log_sigma = torch.linspace(math.log(sigma_min), math.log(sigma_max), n, dtype=torch.float64)
     sigmas = log_sigma.exp()
     sigmas[0], sigmas[-1] = sigma_min, sigma_max
     return sigmas
+
+
+def _check_sigmas(n: int, sigma_min: float, sigma_max: float) -> None:
+    if n < 1 or not 0 < sigma_min <= sigma_max < math.inf:
+        raise ReproError(
+            f"{n} noise levels from {sigma_min:g} to {sigma_max:g} are no schedule; give 1 or more "
+            "levels and 0 < sigma_min <= sigma_max"
+        )
 
 
 def karras_sigmas(
@@ -171,10 +214,16 @@ def karras_sigmas(
     Returns:
         float64 of shape (n,).
 
+    Raises:
+        ReproError: unless n >= 1, 0 < sigma_min <= sigma_max and rho > 0.
+
     Source:
         Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models (2022),
         eq. 5.
     """
+    _check_sigmas(n, sigma_min, sigma_max)
+    if not 0 < rho < math.inf:
+        raise ReproError(f"rho = {rho:g} bends no schedule; give a positive number")
     ends = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigmas = torch.linspace(*ends, n, dtype=torch.float64) ** rho
     sigmas[0], sigmas[-1] = sigma_min, sigma_max

@@ -13,6 +13,7 @@ needs 0.82 ms forward and 0.76 ms back, ours 0.52 ms, with a real image and the 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -50,8 +51,16 @@ def uniform1d_mask(
 
     Raises
     ------
-    ReproError : the centre alone asks for more columns than the acceleration leaves.
+    ReproError : the centre alone asks for more columns than the acceleration leaves; no size, an
+        acceleration below 1, or a centre outside [0, 1].
     """
+    if width < 1 or (height is not None and height < 1):
+        raise ReproError(f"a mask of {height} x {width} has no columns; give positive sizes")
+    if not 1 <= acceleration < math.inf or not 0 <= center_fraction <= 1:
+        raise ReproError(
+            f"acceleration {acceleration} with a centre of {center_fraction} is no undersampling; "
+            "give 1 or more, and a fraction of the width"
+        )
     wanted = int(width / acceleration)
     centre = width * center_fraction
     drawn = int(wanted - centre)
@@ -76,13 +85,27 @@ class MaskedFourier(LinearOperator):
     norm : "ortho" (unitary) or "backward" (released script)
 
     ``forward`` maps real (Z, 1, H, W) to complex (Z, 1, H, W).
+
+    Raises
+    ------
+    ReproError : a mask of another shape or of other values; images or k-space of another shape.
     """
+
+    complex_data = True
 
     def __init__(self, mask: Tensor, *, norm: Literal["ortho", "backward"] = "ortho") -> None:
         super().__init__()
         if norm not in ("ortho", "backward"):
             raise ReproError(f"unknown FFT normalisation {norm!r}; use 'ortho' or 'backward'")
+        if mask.ndim != 2 or not mask.numel() or not mask.is_floating_point():
+            raise ReproError(
+                f"a mask of shape {tuple(mask.shape)} and type {mask.dtype} samples no k-space; "
+                "give floats of shape (height, width)"
+            )
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise ReproError("a mask holds zeros and ones alone; this one holds other values")
         self.mask, self.fft_norm = mask, norm
+        self.image_shape = self.data_shape = (mask.shape[0], mask.shape[1])
         self.scale = 1.0 if norm == "ortho" else 1.0 / mask.numel()
         # The real part of the round trip keeps the even part of the mask, (m[k] + m[-k]) / 2.
         unshifted = torch.fft.ifftshift(mask, dim=(-2, -1))
@@ -106,6 +129,7 @@ class MaskedFourier(LinearOperator):
 
     def normal(self, x: Tensor) -> Tensor:
         """Re IFFT(mask · FFT x) by real transforms, at half the work of the two steps."""
+        self.check_image(x)
         self.counts.forward += 1
         self.counts.adjoint += 1
         spectrum = torch.fft.rfft2(x) * self._even_half
@@ -113,4 +137,5 @@ class MaskedFourier(LinearOperator):
 
     def zero_filled(self, y: Tensor) -> Tensor:
         """Real part of the inverse FFT of the measured k-space, of shape (Z, 1, H, W)."""
+        self.check_data(y)
         return self._adjoint(y)

@@ -37,17 +37,54 @@ from repro.inverse.base import LinearOperator
 
 
 def sparse_view_angles(views: int) -> np.ndarray:
-    """``views`` angles equispaced on [0, π), in radians (the sparse-view task)."""
+    """``views`` angles equispaced on [0, π), in radians (the sparse-view task).
+
+    Raises ReproError for less than one view.
+    """
+    if views < 1:
+        raise ReproError(f"{views} views see nothing; ask for 1 or more")
     return np.arange(views) * math.pi / views
 
 
 def limited_angles(degrees: int, *, step: float = 1.0) -> np.ndarray:
-    """Angles 0, step, 2·step, … below ``degrees`` degrees, in radians (the limited-angle task)."""
+    """Angles 0, step, 2·step, … below ``degrees`` degrees, in radians (the limited-angle task).
+
+    Raises ReproError unless ``degrees`` is a whole number of 1 … 360 and ``step`` positive.
+    """
+    if not 1 <= degrees <= 360 or degrees != int(degrees) or not 0 < step < math.inf:
+        raise ReproError(
+            f"an arc of {degrees:g} degrees in steps of {step:g} is none; give a whole number of "
+            "1 to 360 degrees"
+        )
     return np.deg2rad(np.arange(0.0, degrees, step))
 
 
+def checked_angles(angles: Sequence[float] | np.ndarray) -> np.ndarray:
+    """View angles (V,) in radians, float64.
+
+    Raises ReproError for none, NaN, more than a turn (degrees, then), or a view that comes twice.
+    """
+    values = np.asarray(angles, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ReproError(f"angles of shape {values.shape} are no views; give finite radians (V,)")
+    if (largest := float(np.abs(values).max())) > 2 * math.pi + 1e-6:
+        raise ReproError(
+            f"an angle of {largest:g} is more than a turn of 2π radians; these look like degrees, "
+            "convert them with numpy.deg2rad"
+        )
+    turns = np.sort(np.mod(values, 2 * math.pi))
+    if len(values) > 1 and np.diff(turns, append=turns[0] + 2 * math.pi).min() < 1e-9:
+        raise ReproError("a view angle comes twice, which back-projection would count twice")
+    return values
+
+
 def padded_width(width: int) -> tuple[int, int]:
-    """(L, pad_before): the width after padding, and the zeros put before the image."""
+    """(L, pad_before): the width after padding, and the zeros put before the image.
+
+    Raises ReproError unless ``width`` is a positive whole number.
+    """
+    if width != int(width) or width < 1:
+        raise ReproError(f"a width of {width} pixels is none; give a positive whole number")
     pad = math.ceil(math.sqrt(2.0) * width - width)
     return width + pad, (width + pad) // 2 - width // 2
 
@@ -55,8 +92,10 @@ def padded_width(width: int) -> tuple[int, int]:
 def projection_matrix(width: int, angles: Sequence[float] | np.ndarray) -> scipy.sparse.csr_array:
     """The map of the module's docstring as a float64 matrix of shape (L · V, W²).
 
-    Row l · V + v is detector bin l of view v; column r · W + c is pixel (r, c).
+    Row l · V + v is detector bin l of view v; column r · W + c is pixel (r, c). Raises ReproError:
+    see `checked_angles` and `padded_width`.
     """
+    angles = checked_angles(angles)
     full, before = padded_width(width)
     base = np.linspace(-1.0, 1.0, full)
     across, down = np.meshgrid(base, base)
@@ -106,7 +145,13 @@ def ramp_filter(length: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     Returns
     -------
     Tensor of shape (size // 2 + 1,), the real half-spectrum of 2 · h.
+
+    Raises
+    ------
+    ReproError : no bins.
     """
+    if length < 1:
+        raise ReproError(f"{length} detector bins see nothing; give 1 or more")
     size = max(64, 2 ** math.ceil(math.log2(2 * length)))
     n = np.concatenate([np.arange(1, size // 2 + 1, 2), np.arange(size // 2 - 1, 0, -2)])
     impulse = np.zeros(size)
@@ -116,7 +161,15 @@ def ramp_filter(length: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def filter_sinogram(y: Tensor) -> Tensor:
-    """Ram-Lak filtered projections; y is (Z, 1, L, V), detector bins on axis 2."""
+    """Ram-Lak filtered projections; y is (Z, 1, L, V), detector bins on axis 2.
+
+    Raises ReproError for another shape or type.
+    """
+    if y.ndim != 4 or not y.is_floating_point():
+        raise ReproError(
+            f"a sinogram of shape {tuple(y.shape)} and type {y.dtype} cannot be filtered; give "
+            "floats of shape (slices, 1, bins, views)"
+        )
     length = y.shape[2]
     response = ramp_filter(length, dtype=y.dtype).to(y.device)
     size = 2 * (response.numel() - 1)
@@ -139,8 +192,11 @@ class ParallelBeam(LinearOperator):
 
     Raises
     ------
-    ReproError : an image of another width.
+    ReproError : angles that are none (see `checked_angles`); images or sinograms of another shape,
+        type or device.
     """
+
+    typed = True
 
     def __init__(
         self,
@@ -153,9 +209,10 @@ class ParallelBeam(LinearOperator):
     ) -> None:
         super().__init__()
         self.width = width
-        self.angles = np.asarray(angles, dtype=np.float64)
+        self.angles = checked_angles(angles)
         self.views = len(self.angles)
         self.length, _ = padded_width(width)
+        self.image_shape, self.data_shape = (width, width), (self.length, self.views)
         self.scale = math.pi / (2 * self.views) if scale is None else scale
         self._dtype, self._device = dtype, torch.device(device)
         matrix = projection_matrix(width, self.angles)
@@ -172,16 +229,12 @@ class ParallelBeam(LinearOperator):
         return self._device
 
     def _forward(self, x: Tensor) -> Tensor:
-        if x.shape[-2:] != (self.width, self.width):
-            raise ReproError(
-                f"the projector is for {self.width} x {self.width} slices and was given"
-                f" {tuple(x.shape[-2:])}; crop or pad the volume"
-            )
         y = self.matrix @ x.reshape(len(x), -1).T
         return y.T.reshape(len(x), 1, self.length, self.views)
 
     def transpose(self, y: Tensor) -> Tensor:
         """Aᵀ y without ``scale``: (Z, 1, L, V) to (Z, 1, W, W)."""
+        self.check_data(y)
         x = self.transposed @ y.reshape(len(y), -1).T
         return x.T.reshape(len(y), 1, self.width, self.width)
 
@@ -190,6 +243,7 @@ class ParallelBeam(LinearOperator):
 
     def fbp(self, y: Tensor) -> Tensor:
         """Filtered back-projection π/(2V) · Aᵀ (ramp ∗ y), of shape (Z, 1, W, W)."""
+        self.check_data(y)
         return math.pi / (2 * self.views) * self.transpose(filter_sinogram(y))
 
 
@@ -204,13 +258,14 @@ class CompatRadon(LinearOperator):
 
     Raises
     ------
-    ReproError : fewer than two views.
+    ReproError : fewer than two views, or angles that are none (see `checked_angles`); images or
+        sinograms of another shape.
     """
 
     def __init__(self, width: int, angles: Sequence[float] | np.ndarray) -> None:
         super().__init__()
         self.width = width
-        self.angles = np.asarray(angles, dtype=np.float64)
+        self.angles = checked_angles(angles)
         self.views = len(self.angles)
         if self.views < 2:
             raise ReproError(
@@ -218,6 +273,7 @@ class CompatRadon(LinearOperator):
                 " use ParallelBeam"
             )
         self.length, self.before = padded_width(width)
+        self.image_shape, self.data_shape = (width, width), (self.length, self.views)
         self.scale = math.pi / (2 * self.views)
 
     def _rotation_grid(self, angle: float, like: Tensor) -> Tensor:
@@ -253,4 +309,5 @@ class CompatRadon(LinearOperator):
 
     def fbp(self, y: Tensor) -> Tensor:
         """Back-projection of the Ram-Lak filtered projections, of shape (Z, 1, W, W)."""
+        self.check_data(y)
         return self._adjoint(filter_sinogram(y))

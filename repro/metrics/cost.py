@@ -168,11 +168,17 @@ def model_size_bytes(module: nn.Module, bits: int = 32, *, honest: bool = False)
     Source:
         Rule of the tables of Q-Diffusion (Li et al., 2023).
     """
+    _check_width(bits)
     everything = count_parameters(module)
     if not honest:
         return everything * bits / 8
     quantised = quantisable_weights(module)
     return quantised * bits / 8 + (everything - quantised) * 4
+
+
+def _check_width(bits: int) -> None:
+    if not 1 <= bits <= 64:
+        raise ReproError(f"a number of {bits} bits is not representable; choose 1 to 64 bits")
 
 
 def quantisable_weights(module: nn.Module) -> int:
@@ -198,6 +204,10 @@ def bops(macs: int, weight_bits: int, activation_bits: int) -> int:
     Source:
         Derived from the tables of Q-Diffusion (Li et al., 2023), which it meets within 0.25 %.
     """
+    _check_width(weight_bits)
+    _check_width(activation_bits)
+    if macs < 0:
+        raise ReproError(f"{macs} multiply-accumulates are no count; give 0 or more")
     w, a = (23 if bits == 32 else bits for bits in (weight_bits, activation_bits))
     return 2 * macs * w * a
 
@@ -221,6 +231,8 @@ class Latency:
         """
         ordered = sorted(float(v) for v in values)
         n = len(ordered)
+        if not all(math.isfinite(v) for v in ordered):
+            raise ReproError("a median of NaN or infinite repeats is undefined; check the clock")
         if n == 0:
             raise ReproError("a median of no repeats is undefined; measure at least once")
         k, tail = 0, 0.0
@@ -242,6 +254,8 @@ class Rounds(dict[str, Latency]):
 
     def ratio(self, name: str, reference: str) -> Latency:
         """Returns the median of time(name) / time(reference) over the rounds."""
+        if not all(self.seconds[reference]):
+            raise ReproError(f"`{reference}` took no time that the clock can tell; repeat it more")
         pairs = zip(self.seconds[name], self.seconds[reference], strict=True)
         return Latency.of([a / b for a, b in pairs])
 
@@ -280,6 +294,11 @@ def interleaved(
         clock: seconds; `time.process_time` instead of the default counts CPU time over all threads,
             which a busy machine disturbs less.
     """
+    if not functions or repeats < 1 or warmup < 0:
+        raise ReproError(
+            f"{len(functions)} functions, {repeats} repeats and a warm-up of {warmup} measure "
+            "nothing; give at least one function and one repeat"
+        )
     names = list(functions)
     for _ in range(warmup):
         for function in functions.values():

@@ -24,11 +24,14 @@ from typing import Any
 import numpy as np
 
 from repro.errors import ReproError
+from repro.metrics import arrays
 from repro.metrics.arrays import to_numpy
+from repro.numbers import finite
 
 __all__ = [
     "GaussianStatistics",
     "clean_fid",
+    "covariance_factor",
     "frechet_distance",
     "frechet_from_features",
     "gaussian_statistics",
@@ -37,6 +40,13 @@ __all__ = [
 ]
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
+
+ROUNDING = 1e-6
+"""How far a covariance may be from symmetric and from positive semi-definite, of its norm.
+
+The norm is Frobenius'. A sample covariance of fewer samples than dimensions has eigenvalues of
+about -1e-16 of it; a cast to float32 moves eigenvalues by up to 2^-24 of it, and sums in float32 by
+somewhat more."""
 
 
 class GaussianStatistics:
@@ -52,17 +62,20 @@ class GaussianStatistics:
         self._scatter: np.ndarray | None = None
 
     def update(self, features: Any) -> GaussianStatistics:
-        """Takes a batch of features (N, D); returns itself.
+        """Takes a batch of features (N, D), which changes nothing if N = 0; returns itself.
 
         Raises:
-            ReproError: if the shape is not (N, D) with the D of earlier batches.
+            ReproError: if the shape is not (N, D) with the D of earlier batches, or a value is not
+                finite.
         """
-        x = to_numpy(features, np.float64)
-        if x.ndim != 2 or (self._mean is not None and x.shape[1] != len(self._mean)):
+        x = arrays.features(features)
+        if self._mean is not None and x.shape[1] != len(self._mean):
             raise ReproError(
                 f"features of shape {x.shape} cannot be added; "
                 "give (N, D) with the same D in every batch"
             )
+        if not len(x):
+            return self
         n, mean = len(x), x.mean(axis=0)
         centred = x - mean
         scatter = centred.T @ centred
@@ -117,7 +130,8 @@ def frechet_distance(mu1: Any, cov1: Any, mu2: Any, cov2: Any) -> float:
         The distance in squared units of the features; never below 0.
 
     Raises:
-        ReproError: if shapes differ or a value is not finite.
+        ReproError: if shapes differ, a value is not finite, or a covariance is not symmetric or
+            not positive semi-definite (see `covariance_factor`).
 
     Source:
         Dowson and Landau, The Fréchet distance between multivariate normal distributions (1982);
@@ -132,7 +146,7 @@ def frechet_distance(mu1: Any, cov1: Any, mu2: Any, cov2: Any) -> float:
             "be compared; use the same features for both"
         )
     trace = float(np.trace(cov1) + np.trace(cov2))
-    return _distance(mu1, mu2, trace, _cholesky_factor(cov1), _cholesky_factor(cov2))
+    return _distance(mu1, mu2, trace, covariance_factor(cov1), covariance_factor(cov2))
 
 
 def frechet_from_features(a: Any, b: Any) -> float:
@@ -148,14 +162,14 @@ def frechet_from_features(a: Any, b: Any) -> float:
     Raises:
         ReproError: if shapes do not match, a value is not finite or a set has fewer than 2 rows.
     """
-    if max(len(a), len(b)) >= a.shape[-1]:
-        return frechet_distance(*gaussian_statistics(a), *gaussian_statistics(b))
-    a, b = (to_numpy(x, np.float64) for x in (a, b))
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+    a, b = (arrays.features(x) for x in (a, b))
+    if a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ReproError(
             f"features of shapes {a.shape} and {b.shape} cannot be compared; "
             "give (N, D) and (M, D) with at least 2 rows each"
         )
+    if max(len(a), len(b)) >= a.shape[1]:
+        return frechet_distance(*gaussian_statistics(a), *gaussian_statistics(b))
     mu1, mu2 = a.mean(axis=0), b.mean(axis=0)
     F1, F2 = ((x - mu).T / np.sqrt(len(x) - 1) for x, mu in ((a, mu1), (b, mu2)))
     return _distance(mu1, mu2, float((F1**2).sum() + (F2**2).sum()), F1, F2)
@@ -172,19 +186,42 @@ def _distance(
         raise ReproError("features are not finite; check the images and the feature network")
     K = F1.T @ F2
     K = K if K.shape[0] <= K.shape[1] else K.T
-    eigenvalues = eigvalsh(K @ K.T, check_finite=False) if K.size else np.zeros(1)
+    product = finite(K @ K.T, "products of covariances")
+    eigenvalues = eigvalsh(product, check_finite=False) if K.size else np.zeros(1)
+    # Of positive semi-definite covariances: what is negative here is rounding.
     return max(0.0, mean_part + trace - 2 * float(np.sqrt(eigenvalues.clip(min=0)).sum()))
 
 
-def _cholesky_factor(cov: np.ndarray) -> np.ndarray:
-    """Returns F of shape (D, rank) with F F^T = cov, by Cholesky with complete pivoting."""
+def covariance_factor(cov: np.ndarray, what: str = "a covariance") -> np.ndarray:
+    """Returns F of shape (D, rank) with F F^T = cov, by Cholesky with complete pivoting.
+
+    Arguments:
+        cov: shape (D, D), float64.
+        what: what the error calls it.
+
+    Raises:
+        ReproError: if it is not finite, not symmetric, or not positive semi-definite, within
+            `ROUNDING`.
+    """
+    from scipy.linalg import eigvalsh
     from scipy.linalg.lapack import dpstrf
 
+    remedy = "compute it from features"
+    with np.errstate(over="ignore"):
+        norm = float(np.linalg.norm(cov))
+    if not np.isfinite(norm):
+        raise ReproError(f"{what} is not finite; {remedy}")
+    if np.abs(cov - cov.T).max(initial=0.0) > ROUNDING * norm:
+        raise ReproError(f"{what} is not symmetric; {remedy}")
     scale = float(cov.diagonal().max(initial=0.0))
-    if not np.isfinite(cov).all():
-        raise ReproError("a covariance is not finite; check the images and the feature network")
     # Ten roundings of the largest entry: below that a pivot is noise.
     L, pivots, rank, _ = dpstrf(cov, lower=1, tol=10 * np.finfo(np.float64).eps * scale)
+    if rank < len(cov):  # a full rank shows that all eigenvalues are positive
+        lowest = float(eigvalsh(cov, subset_by_index=(0, 0))[0])
+        if lowest < -ROUNDING * norm:
+            raise ReproError(
+                f"{what} is not positive semi-definite (an eigenvalue is {lowest:.3g}); {remedy}"
+            )
     F = np.empty((len(cov), rank))
     F[pivots - 1] = np.tril(L)[:, :rank]
     return F
@@ -206,19 +243,19 @@ def precision_recall(real: Any, fake: Any, k: int = 3) -> tuple[float, float]:
         precision, recall, both in [0, 1].
 
     Raises:
-        ReproError: if a set has k points or fewer, or shapes do not match.
+        ReproError: if a set has k points or fewer, shapes do not match, or a value is not finite.
 
     Source:
         Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models
         (2019), eqs. 1-3.
     """
-    real, fake = (to_numpy(x, np.float64) for x in (real, fake))
-    if real.ndim != 2 or fake.ndim != 2 or real.shape[1] != fake.shape[1]:
+    real, fake = arrays.features(real, "real features"), arrays.features(fake, "fake features")
+    if real.shape[1] != fake.shape[1]:
         raise ReproError(
             f"features of shapes {real.shape} and {fake.shape} cannot be compared; "
             "give (N, D) and (M, D)"
         )
-    if not 1 <= k < min(len(real), len(fake)):
+    if k != int(k) or not 1 <= k < min(len(real), len(fake)):
         raise ReproError(f"k = {k} neighbours need more than k points; give more samples")
     centre = real.mean(axis=0)  # distances by differences of norms lose digits far from the origin
     real, fake = real - centre, fake - centre
@@ -226,6 +263,7 @@ def precision_recall(real: Any, fake: Any, k: int = 3) -> tuple[float, float]:
         np.concatenate([np.partition(d, k, axis=1)[:, k] for _, d in _squared_distances(x, x)])
         for x in (real, fake)
     )
+    finite(np.concatenate([radius_real, radius_fake]), "squared distances of features")
     inside, covered = np.zeros(len(fake), dtype=bool), np.zeros(len(real), dtype=bool)
     for rows, d in _squared_distances(fake, real):
         inside[rows] = (d <= radius_real).any(axis=1)
@@ -277,7 +315,7 @@ def inception_features(
     resize = make_resizer("PIL", False, "bicubic", (299, 299))
 
     def features(images: Any) -> np.ndarray:
-        resized = np.stack([resize(image) for image in to_numpy(images)])
+        resized = np.stack([resize(image) for image in _colour_bytes(images)])
         with torch.inference_mode():
             x = torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)
             return network(x).cpu().numpy()
@@ -298,19 +336,23 @@ def clean_fid(
     Raises:
         ReproError: if the weights file is missing, or images are not (N, H, W, 3) uint8.
     """
-    real, fake = to_numpy(real), to_numpy(fake)
-    for images in (real, fake):
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-            raise ReproError(
-                f"images of shape {images.shape} and type {images.dtype} cannot be scored; "
-                "give (N, H, W, 3) uint8"
-            )
+    real, fake = _colour_bytes(real), _colour_bytes(fake)
     features = inception_features(weights, device)
     statistics = [
         gaussian_statistics(features(x[i : i + batch]) for i in range(0, len(x), batch))
         for x in (real, fake)
     ]
     return frechet_distance(*statistics[0], *statistics[1])
+
+
+def _colour_bytes(images: Any) -> np.ndarray:
+    images = to_numpy(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+        raise ReproError(
+            f"images of shape {images.shape} and type {images.dtype} cannot be scored; "
+            "give (N, H, W, 3) uint8"
+        )
+    return images
 
 
 def _inception_path(weights: str | Path | None) -> Path:

@@ -11,15 +11,20 @@ say: guessing it from the data is how two papers come to disagree.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from repro.errors import ReproError
 from repro.metrics.arrays import to_numpy
+from repro.numbers import finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["lpips", "psnr", "ssim"]
 
@@ -31,10 +36,20 @@ _BACKBONES = {
 }
 
 
-def _pair(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    a, b = to_numpy(a, np.float64), to_numpy(b, np.float64)
-    if a.shape != b.shape:
-        raise ReproError(f"shapes {a.shape} and {b.shape} differ; compare arrays of one shape")
+def _pair(a: Any, b: Any, data_range: float) -> tuple[np.ndarray, np.ndarray]:
+    a, b = finite(to_numpy(a, np.float64), "images"), finite(to_numpy(b, np.float64), "images")
+    if a.shape != b.shape or not a.size:
+        raise ReproError(
+            f"shapes {a.shape} and {b.shape} differ or hold nothing; compare arrays of one shape"
+        )
+    if not 0 < data_range < math.inf:
+        raise ReproError(f"a data range of {data_range} is no width of an interval; give 255 or 1")
+    # One of them may leave the interval, as reconstructions do.
+    if (width := min(np.ptp(a), np.ptp(b))) > data_range * (1 + 1e-6):
+        raise ReproError(
+            f"both images span {width:g} or more, beyond the data range of {data_range:g}; give "
+            "the range of their values"
+        )
     return a, b
 
 
@@ -51,9 +66,11 @@ def psnr(a: Any, b: Any, data_range: float, *, per_image: bool = False) -> float
         dB; infinite where a equals b. A float, or shape (B,) with `per_image`.
 
     Raises:
-        ReproError: if shapes differ.
+        ReproError: if shapes differ, a value is not finite, or both span more than the data range.
     """
-    a, b = _pair(a, b)
+    a, b = _pair(a, b, data_range)
+    if per_image and a.ndim < 2:
+        raise ReproError(f"shape {a.shape} is no batch of images; leave `per_image` out")
     axes = tuple(range(1, a.ndim)) if per_image else None
     mse = np.mean((a - b) ** 2, axis=axes)
     with np.errstate(divide="ignore"):
@@ -74,7 +91,8 @@ def ssim(a: Any, b: Any, data_range: float, *, per_image: bool = False) -> float
         At most 1, which is reached where a equals b. A float, or shape (B,) with `per_image`.
 
     Raises:
-        ReproError: if shapes differ or planes are smaller than the window.
+        ReproError: if shapes differ, planes are smaller than the window, a value is not finite, or
+            both span more than the data range.
 
     Source:
         Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity
@@ -82,7 +100,7 @@ def ssim(a: Any, b: Any, data_range: float, *, per_image: bool = False) -> float
     """
     from skimage.metrics import structural_similarity
 
-    a, b = _pair(a, b)
+    a, b = _pair(a, b, data_range)
     if a.ndim < 2 + per_image or min(a.shape[-2:]) < 11:
         raise ReproError(f"SSIM of shape {a.shape} needs planes of 11 x 11 or more; enlarge them")
     planes = zip(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), strict=True)
@@ -100,6 +118,17 @@ def ssim(a: Any, b: Any, data_range: float, *, per_image: bool = False) -> float
     if per_image:
         return np.reshape(values, (len(a), -1)).mean(axis=1)
     return float(np.mean(values))
+
+
+def _check_colour(a: Tensor, b: Tensor) -> None:
+    """Raises ReproError unless both are (B, 3, H, W) in [-1, 1], within rounding."""
+    if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3 or not a.numel():
+        raise ReproError(
+            f"images of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared; give "
+            "(B, 3, H, W) twice"
+        )
+    if not max(float(a.abs().max()), float(b.abs().max())) <= 1 + 1e-3:
+        raise ReproError("LPIPS is of finite images in [-1, 1]; scale and clip them first")
 
 
 def lpips(
@@ -149,6 +178,7 @@ def lpips(
     def distance(a: Any, b: Any) -> np.ndarray:
         with torch.inference_mode():
             a, b = (torch.as_tensor(x, dtype=torch.float32, device=device) for x in (a, b))
+            _check_colour(a, b)
             return metric(a, b).flatten().cpu().numpy()
 
     return distance

@@ -19,6 +19,7 @@ import numpy as np
 
 from repro.errors import ReproError
 from repro.metrics.arrays import to_numpy
+from repro.numbers import at_least, finite
 
 __all__ = ["NGram", "generative_perplexity", "perplexity", "unigram_entropy"]
 
@@ -59,7 +60,12 @@ class NGram:
     """
 
     def __init__(self, order: int, alphabet: int) -> None:
-        if order < 1 or alphabet < 1 or alphabet**order >= 1 << 63:
+        if (
+            order != int(order)
+            or alphabet != int(alphabet)
+            or min(order, alphabet) < 1
+            or alphabet**order >= 1 << 63
+        ):
             raise ReproError(
                 f"{order}-grams of {alphabet} symbols do not fit 63 bits; lower the order"
             )
@@ -75,7 +81,7 @@ class NGram:
         Raises:
             ReproError: if a token is outside the alphabet or a text is shorter than the order.
         """
-        rows = self._check(np.atleast_2d(to_numpy(tokens)))
+        rows = self._checked(np.atleast_2d(to_numpy(tokens)))
         if rows.shape[1] < self.order or not rows.size:
             raise ReproError(
                 f"a text of {rows.shape[1]} tokens has no {self.order}-gram; give a longer one"
@@ -109,7 +115,7 @@ class NGram:
         """
         if not self._tables:
             raise ReproError("the n-gram model has no counts; call fit first")
-        rows = self._check(to_numpy(tokens))
+        rows = self._checked(to_numpy(tokens))
         p = np.full(rows.shape, 1.0 / self.alphabet)
         for k, (n_gram, n_history, n_types) in enumerate(self._tables, start=1):
             if rows.shape[1] < k:
@@ -133,22 +139,31 @@ class NGram:
             nats per token, float64 of shape (B,).
 
         Raises:
-            ReproError: if the model was not fitted or a token is outside the alphabet.
+            ReproError: if the model was not fitted, a token is outside the alphabet, or there is
+                none.
         """
+        tokens = to_numpy(tokens)
+        if not tokens.size:
+            raise ReproError(f"tokens of shape {tokens.shape} have no likelihood; give (B, L > 0)")
         return -np.log(self.probabilities(tokens)).mean(axis=1)
 
-    def _check(self, tokens: np.ndarray) -> np.ndarray:
-        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-            raise ReproError(
-                f"tokens of shape {tokens.shape} and type {tokens.dtype} are no sequences; "
-                "give integers of shape (B, L)"
-            )
+    def _checked(self, tokens: np.ndarray) -> np.ndarray:
+        _sequences(tokens)
         if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.alphabet:
             raise ReproError(
                 f"tokens reach from {tokens.min()} to {tokens.max()}; "
                 f"the alphabet is 0 to {self.alphabet - 1}"
             )
         return tokens.astype(np.int64, copy=False)
+
+
+def _sequences(tokens: np.ndarray) -> np.ndarray:
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+        raise ReproError(
+            f"tokens of shape {tokens.shape} and type {tokens.dtype} are no sequences; "
+            "give integers of shape (B, L)"
+        )
+    return tokens
 
 
 def _codes(rows: np.ndarray, k: int, K: int) -> np.ndarray:
@@ -184,12 +199,26 @@ def perplexity(nll_sum: Any, tokens: Any) -> float:
         tokens: the number of tokens that they cover, any shape; all are added up.
 
     Raises:
-        ReproError: if there are no tokens.
+        ReproError: if there are no tokens, or the likelihoods are not finite or above 1.
     """
-    total = float(to_numpy(tokens).sum())
+    total = float(finite(to_numpy(tokens), "numbers of tokens").sum())
     if total <= 0:
         raise ReproError("perplexity of no tokens is undefined; score at least one")
-    return float(np.exp(to_numpy(nll_sum, np.float64).sum() / total))
+    nats = finite(to_numpy(nll_sum, np.float64), "negative log-likelihoods")
+    at_least(float(nats.min(initial=0.0)), -1e-6, "a negative log-likelihood")
+    return float(_exp_of_nats(nats.sum() / total))
+
+
+def _exp_of_nats(mean: np.ndarray) -> np.ndarray:
+    """exp of mean nats per token, which no probability makes negative but for rounding."""
+    with np.errstate(over="ignore"):
+        value = np.exp(mean)
+    if not ((value >= 1 - 1e-6) & (value < np.inf)).all():
+        raise ReproError(
+            f"{np.min(mean):g} to {np.max(mean):g} nats per token are no negative "
+            "log-likelihoods; check the judge"
+        )
+    return value
 
 
 def generative_perplexity(judge: Judge, tokens: Any) -> float:
@@ -199,11 +228,17 @@ def generative_perplexity(judge: Judge, tokens: Any) -> float:
         judge: see `Judge`; an `NGram`, say.
         tokens: generated sequences, integers of shape (B, L).
 
+    Raises:
+        ReproError: if there are none, or what the judge says is no likelihood.
+
     Source:
         The evaluation of SEDD (Lou et al., 2024) and RADD (Ou et al., 2025), whose judge is GPT-2
         large.
     """
-    return float(np.exp(judge.nll(tokens)).mean())
+    nats = np.asarray(judge.nll(tokens))
+    if not nats.size:
+        raise ReproError("perplexity of no text is undefined; score at least one sequence")
+    return float(_exp_of_nats(nats).mean())
 
 
 def unigram_entropy(tokens: Any) -> np.ndarray:
@@ -216,10 +251,10 @@ def unigram_entropy(tokens: Any) -> np.ndarray:
         $-\sum_c f_c \log f_c$ in nats, float64 of shape (B,); between 0 and log L.
 
     Raises:
-        ReproError: if tokens have another shape.
+        ReproError: if tokens have another shape or type, or there are none.
     """
-    rows = to_numpy(tokens)
-    if rows.ndim != 2 or rows.shape[1] == 0:
+    rows = _sequences(to_numpy(tokens))
+    if not rows.size:
         raise ReproError(f"tokens of shape {rows.shape} are no sequences; give (B, L) with L > 0")
     # Runs of equal tokens in each sorted row: a run of length m adds m log m.
     B, L = rows.shape

@@ -18,7 +18,6 @@ be there, as in "the released checkpoint_185.pth".
 from __future__ import annotations
 
 import codecs
-import json
 import pickle
 import re
 import warnings
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro import documents
 from repro.errors import ReproError
 
 _HEAD = 1 << 12
@@ -118,8 +118,8 @@ def read_json(path: Path, what: str) -> Any:
     """
     check(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return documents.parse_json(documents.read_text(path))
+    except (ReproError, ValueError) as error:
         raise refusal(path, f"is not JSON ({error})", f"fetch {what} again") from error
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from repro.metrics.fid import covariance_factor
 from repro.official import files
 
 WHAT = "the statistics of features as an .npz with the arrays mu and sigma"
@@ -17,7 +18,8 @@ def load_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     Other arrays in the file, such as images, are not read. EDM's ``imagenet-64x64.npz`` and ADM's
     reference batches are such files; pickled statistics are refused.
 
-    Raises ReproError: missing, damaged, without both, of shapes that do not fit, or not finite.
+    Raises ReproError: missing, damaged, without both, of shapes that do not fit, not finite, or
+    with a `sigma` that is no covariance (see `repro.metrics.fid.covariance_factor`).
     """
     path = Path(path)
     arrays = files.read_arrays(path, WHAT, ("mu", "sigma"))
@@ -28,7 +30,9 @@ def load_statistics(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             raise files.refusal(path, wrong, f"give {WHAT}")
         if not np.isfinite(array).all():
             raise files.refusal(path, f"`{name}` holds NaN or infinity", f"fetch {WHAT} again")
-    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
+    if mu.ndim != 1 or not len(mu) or sigma.shape != (len(mu), len(mu)):
         wrong = f"`mu` has shape {mu.shape} and `sigma` {sigma.shape}, which do not fit"
         raise files.refusal(path, wrong, f"give {WHAT}")
-    return mu.astype(np.float64), sigma.astype(np.float64)
+    mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+    covariance_factor(sigma, f"`sigma` of {path}")
+    return mu, sigma

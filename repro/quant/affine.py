@@ -28,6 +28,12 @@ from repro.errors import ReproError
 
 SMALLEST_STEP = 1e-8
 
+
+def smallest_step(dtype: torch.dtype) -> float:
+    """`SMALLEST_STEP`, or the smallest number that float16 holds in all its digits."""
+    return max(SMALLEST_STEP, torch.finfo(dtype).tiny)
+
+
 Rounding = Callable[[Tensor], Tensor]
 """Maps x/δ to integers (a learned rounding may return soft ones while it is being optimised)."""
 
@@ -49,10 +55,14 @@ def nearest(u: Tensor) -> Tensor:
 
 def code_span(bits: int, signed: bool = False) -> tuple[int, int]:
     """Smallest and largest code of `bits` bits: (0, 2^n - 1), or (-2^(n-1), 2^(n-1) - 1) if
-    signed.
+    signed. Raises ReproError outside of 1 to 24 bits, and for 1 signed bit, which has no code
+    above 0.
     """
-    if not 1 <= bits <= 24:
-        raise ReproError(f"a quantiser of {bits} bits is not representable; choose 1 to 24 bits")
+    if bits != int(bits) or not 1 + signed <= bits <= 24:
+        raise ReproError(
+            f"a {'signed ' if signed else ''}quantiser of {bits} bits is not representable; choose "
+            f"{1 + signed} to 24 bits"
+        )
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
@@ -105,6 +115,38 @@ class Grid:
         return Grid(self.delta.to(device), self.zero_point.to(device), self.lo, self.hi)
 
 
+def usable(grid: Grid) -> Grid:
+    """`grid` itself. Raises ReproError unless its type holds its steps, zero-points and codes."""
+    dtype = grid.delta.dtype
+    if grid.hi - grid.lo > 2 / torch.finfo(dtype).eps:
+        raise ReproError(
+            f"{dtype} does not tell {grid.hi - grid.lo + 1} codes apart; quantise in float32"
+        )
+    good = (grid.delta > 0) & grid.delta.isfinite() & grid.zero_point.isfinite()
+    if not bool(good.all()):
+        raise ReproError(
+            f"a range is NaN, infinite or too wide for {dtype}; check the network, or calibrate in "
+            "float32"
+        )
+    return grid
+
+
+def holding_zero(grid: Grid, bits: int) -> Grid:
+    """`grid`, widened to hold 0 where the zero-point of its 2^n unsigned codes lies outside them.
+
+    A range [5, 6] at 8 bits has z = -1275: no hardware stores it, 0 is no point of the grid, and a
+    learned δ moves the window by z δ.
+    """
+    inside = (grid.zero_point >= grid.lo) & (grid.zero_point <= grid.hi)
+    wide = grid_from_range(*grid.span, bits)
+    return Grid(
+        torch.where(inside, grid.delta, wide.delta),
+        torch.where(inside, grid.zero_point, wide.zero_point),
+        grid.lo,
+        grid.hi,
+    )
+
+
 def grid_from_range(low: Tensor, high: Tensor, bits: int) -> Grid:
     """Grid of 2^n unsigned codes that spans [low, high], widened to hold 0 if it does not.
 
@@ -112,9 +154,11 @@ def grid_from_range(low: Tensor, high: Tensor, bits: int) -> Grid:
 
     `low`, `high`: equal shapes, float32; the arithmetic stays in that type on purpose, because
     low/δ is often a tie (7.5, 127.5) that the type's rounding decides. Source: PTQ4DM's released
-    quantiser.
+    quantiser. Raises ReproError for a range that is none, or that the type does not hold.
     """
     lo, hi = code_span(bits)
+    if low.shape != high.shape or not low.is_floating_point() or not bool((low <= high).all()):
+        raise ReproError("the ends of a range are NaN, swapped, or of different shapes")
     low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
-    delta = torch.clamp((high - low) / float(hi), min=SMALLEST_STEP)
-    return Grid(delta, torch.clamp(-torch.round(low / delta), lo, hi) + 0.0, lo, hi)
+    delta = torch.clamp((high - low) / float(hi), min=smallest_step(low.dtype))
+    return usable(Grid(delta, torch.clamp(-torch.round(low / delta), lo, hi) + 0.0, lo, hi))

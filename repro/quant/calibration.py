@@ -19,16 +19,25 @@ Eps = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Network inputs `x` (N, ...) with labels `t` (N,)."""
+    """Network inputs `x` (N, ...) with labels `t` (N,); ReproError where they do not pair up."""
 
     x: Tensor
     t: Tensor
+
+    def __post_init__(self) -> None:
+        if self.t.ndim != 1 or not self.x.ndim or len(self.x) != len(self.t):
+            raise ReproError(
+                f"inputs of shape {tuple(self.x.shape)} and labels of shape {tuple(self.t.shape)} "
+                "do not pair up; give one label an input"
+            )
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Consecutive batches of at most `size` samples."""
+        """Consecutive batches of at most `size` samples. Raises ReproError for a size below 1."""
+        if size < 1:
+            raise ReproError(f"batches of {size} samples are none; ask for 1 or more")
         for start in range(0, len(self.x), size):
             yield self.x[start : start + size], self.t[start : start + size]
 
@@ -50,7 +59,7 @@ def record(eps_model: Eps, sample: Callable[[Eps], Tensor]) -> Trajectory:
     """Run `sample(eps_model)` and keep every state fed to the network and every ε that it gave.
 
     `sample` takes an ε-model and returns final samples; the model must be called once a step with
-    one label for the batch.
+    one label for the batch. Raises ReproError where it is never called.
     """
     states, noises, labels = [], [], []
 
@@ -63,6 +72,8 @@ def record(eps_model: Eps, sample: Callable[[Eps], Tensor]) -> Trajectory:
         return eps
 
     final = sample(recording)
+    if not states:
+        raise ReproError("the sampler never called the network; give it at least one step")
     return Trajectory(torch.stack(states), torch.stack(noises), torch.stack(labels), final)
 
 

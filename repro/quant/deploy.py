@@ -55,6 +55,7 @@ from torch import Tensor, nn
 
 from repro import store
 from repro.errors import ReproError
+from repro.numbers import finite
 from repro.official import files
 from repro.quant.affine import Grid, code_span
 from repro.quant.layers import (
@@ -116,7 +117,7 @@ class _Weight(nn.Module):
 
     def __init__(self, codes: Tensor, grid: Grid):
         super().__init__()
-        self.register_buffer("codes", codes.to(torch.int8).clone())
+        self.register_buffer("codes", finite(codes, "codes of weights").to(torch.int8).clone())
         self.register_buffer("delta", grid.delta.detach().float().flatten().clone())
         self.register_buffer("zero_point", torch.zeros(len(codes), dtype=torch.int8))
 
@@ -209,6 +210,11 @@ def _activation_grid(name: str, quantiser: ActivationQuantiser) -> Grid:
         raise ReproError(
             f"the activations of {name} have {quantiser.bits} bits and the kernels 8; "
             "prepare and select 8 bits"
+        )
+    if not bool(((grid.zero_point >= grid.lo) & (grid.zero_point <= grid.hi)).all()):
+        raise ReproError(
+            f"the zero-point of the activations of {name} is none of their codes; widen their "
+            "range to hold 0"
         )
     if grid.delta.numel() != 1:
         raise ReproError(f"the activations of {name} need one grid for the whole tensor")

@@ -27,13 +27,15 @@ Diffusion Models", Chen et al., 2024 (arXiv 2408.06995) builds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.quant.affine import SMALLEST_STEP, Grid, Rounding, nearest
+from repro.numbers import finite
+from repro.quant.affine import Grid, Rounding, nearest, smallest_step
 from repro.quant.ranges import per_channel, rows
 
 _EXPONENT_BITS = {
@@ -62,7 +64,11 @@ def maxval_of_bias(exponent: int, mantissa: int, bias: float) -> float:
 
 
 def bias_of_maxval(exponent: int, mantissa: int, maxval: float) -> float:
-    """Real exponent bias, b = 2^E - 1 - log2(maxval) + log2(2 - 2^-M)."""
+    """Real exponent bias, b = 2^E - 1 - log2(maxval) + log2(2 - 2^-M). Raises ReproError unless
+    maxval is positive and finite.
+    """
+    if not 0 < maxval < math.inf:
+        raise ReproError(f"a largest value of {maxval:g} has no exponent bias; give a positive one")
     return 1 - mantissa - math.log2(maxval / dynamic_range(exponent, mantissa))
 
 
@@ -70,7 +76,10 @@ def float_values(exponent: int, mantissa: int, bias: float) -> Tensor:
     """The 2^(E+M) values of a format that are not negative, ascending from 0, float64.
 
     Enumerates the codes by the definition above. With its sign the format has 2^(E+M+1) - 1 values.
+    Raises ReproError on another format, and for a bias that leaves no finite values.
     """
+    if not 0 < maxval_of_bias(exponent, mantissa, bias) < math.inf:
+        raise ReproError(f"an exponent bias of {bias:g} leaves no values; give a smaller one")
     field, m = torch.meshgrid(
         torch.arange(2.0**exponent, dtype=torch.float64),
         torch.arange(2.0**mantissa, dtype=torch.float64) / 2**mantissa,
@@ -95,6 +104,22 @@ def float_formats(
     most, least = (5, 2) if bits == 8 else (bits - 2, 0 if without_mantissa else 1)
     pairs = [(bits - (not unsigned) - m, m) for m in range(most, least - 1, -1)]
     return [(e, m) for e, m in pairs if e <= 6]
+
+
+def smallest_maxval(formats: Sequence[tuple[int, int]], dtype: torch.dtype) -> float:
+    """Least max|x| for which `dtype` holds the steps of all (E, M) in all their digits.
+
+    Raises ReproError where it does not hold the dynamic range of one of them: E4M3 spans 245,760,
+    float16 ends at 65,504.
+    """
+    info = torch.finfo(dtype)
+    for exponent, mantissa in formats:
+        if dynamic_range(exponent, mantissa) > info.max:
+            raise ReproError(
+                f"E{exponent}M{mantissa} spans {dynamic_range(exponent, mantissa):g} steps, more "
+                f"than {dtype} holds; quantise in float32"
+            )
+    return info.tiny * max(dynamic_range(*pair) for pair in formats)
 
 
 @dataclass(frozen=True)
@@ -136,8 +161,11 @@ class FloatGrid:
     def _range(self) -> float:
         return dynamic_range(self.exponent, self.mantissa)
 
-    @property
-    def _ends(self) -> tuple[float, float]:
+    def _ends(self, dtype: torch.dtype) -> tuple[float, float]:
+        if dtype not in _EXPONENT_BITS or self._range > torch.finfo(dtype).max:
+            raise ReproError(
+                f"E{self.exponent}M{self.mantissa} cannot be simulated in {dtype}; use float32"
+            )
         return 0.0 if self.unsigned else -self._range, self._range
 
     def _power(self, u: Tensor) -> Tensor:
@@ -148,7 +176,8 @@ class FloatGrid:
         return binade.clamp_(least, most).mul_(1 / least)
 
     def _units(self, x: Tensor) -> Tensor:
-        return torch.clamp(x / self.delta, *self._ends)
+        u = x / self.delta
+        return torch.clamp(u, *self._ends(u.dtype))
 
     def step(self, x: Tensor) -> Tensor:
         """s of every value, the distance of the grid points around it, of the shape of `x`;
@@ -164,12 +193,12 @@ class FloatGrid:
         power = self._power(u)
         rounded = rounding(u / power) * power
         if rounding is not nearest:  # rounding up from maxval would leave the range
-            rounded = torch.clamp(rounded, *self._ends)
+            rounded = torch.clamp(rounded, *self._ends(u.dtype))
         return rounded * self.delta
 
     def apply_(self, x: Tensor) -> Tensor:
         """x̂ without gradients, overwriting `x`."""
-        u = x.div_(self.delta).clamp_(*self._ends)
+        u = x.div_(self.delta).clamp_(*self._ends(x.dtype))
         power = self._power(u)
         return u.div_(power).round_().mul_(power).mul_(self.delta)
 
@@ -186,11 +215,13 @@ def float_grid(
 ) -> FloatGrid:
     """Grid with maxval = max|x|, of the whole tensor or of each slice of dimension 0.
 
-    Raises ReproError on empty or non-finite tensors.
+    Raises ReproError on empty or non-finite tensors, and where the type of `x` does not hold the
+    format (see `smallest_maxval`).
     """
     reach = rows(x, channel_wise).abs().amax(-1)
-    smallest = SMALLEST_STEP * dynamic_range(exponent, mantissa)
-    maxval = torch.where(reach > 0, reach, torch.full_like(reach, smallest))
+    held = reach.clamp(min=smallest_maxval([(exponent, mantissa)], x.dtype))
+    smallest = smallest_step(x.dtype) * dynamic_range(exponent, mantissa)
+    maxval = torch.where(reach > 0, held, torch.full_like(reach, smallest))
     return FloatGrid(exponent, mantissa, per_channel(maxval, x, channel_wise), unsigned)
 
 
@@ -208,7 +239,10 @@ def scaled(grid: AnyGrid, x: Tensor) -> Tensor:
 
 
 def zero_share(x: Tensor, grid: AnyGrid) -> float:
-    """Share of the values of `x` that the grid maps to 0."""
+    """Share of the values of `x` that the grid maps to 0. Raises ReproError for NaN or none."""
+    if not x.numel():
+        raise ReproError("a share of no values is undefined; give a tensor that holds some")
+    finite(x, "values to quantise")
     with torch.no_grad():
         return float((grid(x) == 0).double().mean())
 

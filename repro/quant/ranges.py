@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.quant.affine import SMALLEST_STEP, Grid, code_span
+from repro.numbers import argmin, finite
+from repro.quant.affine import Grid, code_span, holding_zero, smallest_step, usable
 from repro.quant.scores import L24, Score
 
 HISTOGRAM_ABOVE = 1 << 13
@@ -22,17 +23,19 @@ _BLOCK = 1 << 16
 
 def rows(x: Tensor, channel_wise: bool) -> Tensor:
     """`x` as (C, M): one row per slice of dimension 0, or one row in all. Raises ReproError on
-    empty or non-finite tensors.
+    empty or non-finite tensors, and where they hold no floats.
     """
+    if not x.is_floating_point():
+        raise ReproError(f"cannot calibrate a quantiser on {x.dtype}; give floats")
+    if x.numel() == 0:
+        raise ReproError(
+            "cannot calibrate a quantiser on an empty tensor; give it at least one sample"
+        )
     flat = (
         x.detach().reshape(x.shape[0], -1)
         if channel_wise and x.ndim > 0
         else x.detach().reshape(1, -1)
     )
-    if flat.numel() == 0:
-        raise ReproError(
-            "cannot calibrate a quantiser on an empty tensor; give it at least one sample"
-        )
     if not torch.isfinite(flat.sum()) and not torch.isfinite(flat).all():
         raise ReproError(
             "cannot calibrate a quantiser on NaN or infinite values; check the network"
@@ -43,6 +46,14 @@ def rows(x: Tensor, channel_wise: bool) -> Tensor:
 def per_channel(values: Tensor, x: Tensor, channel_wise: bool) -> Tensor:
     """(C,) values shaped to broadcast against `x`: (C, 1, ..., 1), or a scalar per tensor."""
     return values.reshape(-1, *[1] * (x.ndim - 1)) if channel_wise else values.reshape(())
+
+
+def check_above_zero(high: Tensor) -> None:
+    """Raises ReproError where a range [0, max] holds nothing, its largest value below 0."""
+    if bool((high < 0).any()):
+        raise ReproError(
+            "a tensor of negative values has nothing in [0, max]; calibrate without always_zero"
+        )
 
 
 def minmax_grid(
@@ -85,15 +96,19 @@ def _grid_from_extremes(
         delta = torch.maximum(below.abs(), above) / hi
     else:
         delta = ((high - low) if faithful else (above - below)) / hi
-    delta = delta.clamp(min=SMALLEST_STEP)
+    if always_zero and not symmetric:
+        check_above_zero(high)
+    delta = delta.clamp(min=smallest_step(x.dtype))
     zero_point = (
         torch.zeros_like(delta) if symmetric or always_zero else torch.round(-below / delta)
     )
-    return Grid(
-        per_channel(delta.to(x.dtype), x, channel_wise),
-        per_channel(zero_point.to(x.dtype), x, channel_wise),
-        lo,
-        hi,
+    return usable(
+        Grid(
+            per_channel(delta.to(x.dtype), x, channel_wise),
+            per_channel(zero_point.to(x.dtype), x, channel_wise),
+            lo,
+            hi,
+        )
     )
 
 
@@ -112,6 +127,8 @@ class RunningRange:
         always_zero: bool = False,
         faithful: bool = False,
     ):
+        if not 0 < rate <= 1:
+            raise ReproError(f"a running range of rate {rate:g} does not run; choose (0, 1]")
         self.rate = rate
         self.low: Tensor | None = None
         self.high: Tensor | None = None
@@ -150,16 +167,20 @@ def shrink_grid(
     symmetric: bool = False,
     always_zero: bool = False,
     channel_wise: bool = False,
+    faithful: bool = False,
     score: Score = L24,
     steps: int = 80,
 ) -> Grid:
     """Best of `steps` shrunken ranges (1 - i/100)·[min, max]; Q-Diffusion's `mse` scale with its
     |.|^2.4 score.
 
-    `always_zero`: the range is [0, max], z = 0. Raises ReproError for `symmetric`, which the
-    released code combines into a quantiser that searches unsigned codes and saturates;
-    `minmax_grid` is the symmetric rule.
+    A range that does not hold 0 is widened in the end (`holding_zero`). `faithful`: it is left, as
+    in the released code, with a zero-point outside of the codes. `always_zero`: the range is
+    [0, max], z = 0. Raises ReproError for `symmetric`, which the released code combines into a
+    quantiser that searches unsigned codes and saturates; `minmax_grid` is the symmetric rule.
     """
+    if not 1 <= steps <= 100:
+        raise ReproError(f"{steps} ranges shrunken by a hundredth each are not there; 1 to 100 are")
     if symmetric:
         raise ReproError(
             "the shrink search has asymmetric codes; use minmax_grid for a symmetric grid"
@@ -169,10 +190,13 @@ def shrink_grid(
     shrink = torch.tensor([1.0 - 0.01 * i for i in range(steps)], dtype=torch.float64)
     factor = shrink.to(flat)[:, None]
     high, low = flat.amax(-1) * factor, flat.amin(-1) * factor
-    delta = ((high if always_zero else high - low) / hi).clamp(min=SMALLEST_STEP)
+    if always_zero:
+        check_above_zero(high)
+    delta = ((high if always_zero else high - low) / hi).clamp(min=smallest_step(flat.dtype))
     zero_point = torch.zeros_like(delta) if always_zero else torch.round(-low / delta)
     best = best_candidate(flat, Grid(delta, zero_point, lo, hi), score)
-    return pick(Grid(delta, zero_point, lo, hi), best, x, channel_wise)
+    grid = pick(Grid(delta, zero_point, lo, hi), best, x, channel_wise)
+    return grid if faithful else holding_zero(grid, bits)
 
 
 def pick(candidates: Grid, index: Tensor, x: Tensor, channel_wise: bool) -> Grid:
@@ -181,11 +205,13 @@ def pick(candidates: Grid, index: Tensor, x: Tensor, channel_wise: bool) -> Grid
     """
     delta = candidates.delta.gather(0, index[None])[0]
     zero_point = candidates.zero_point.gather(0, index[None])[0]
-    return Grid(
-        per_channel(delta, x, channel_wise),
-        per_channel(zero_point, x, channel_wise),
-        candidates.lo,
-        candidates.hi,
+    return usable(
+        Grid(
+            per_channel(delta, x, channel_wise),
+            per_channel(zero_point, x, channel_wise),
+            candidates.lo,
+            candidates.hi,
+        )
     )
 
 
@@ -193,8 +219,11 @@ def histogram(
     x: Tensor, bins: int, low: Tensor | None = None, high: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Equal bins of each row of `x` (C, M): centres and counts, both (C, bins). Range: [low, high]
-    (C,), else the extremes.
+    (C,), else the extremes. Raises ReproError for NaN and infinity, which would join a bin.
     """
+    if x.ndim != 2 or not x.numel() or bins < 1:
+        raise ReproError(f"{bins} bins of values of shape {tuple(x.shape)} are no histogram")
+    finite(x, "values of a histogram")
     low = x.amin(-1) if low is None else low
     high = x.amax(-1) if high is None else high
     width = ((high - low) / bins).clamp(min=torch.finfo(x.dtype).tiny)
@@ -216,7 +245,7 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
 
     `candidates`: δ and z of shape (K, C). A row of more than 8,192 values is summarised by a
     histogram of 4,096 equal bins (16 of them to a step at 8 bits) unless `exact`; scores defined on
-    histograms use their own bins.
+    histograms use their own bins. Raises ReproError where the best score is NaN or infinite.
     """
     device = x.device
     if score.bins is not None:
@@ -237,4 +266,4 @@ def best_candidate(x: Tensor, candidates: Grid, score: Score, *, exact: bool = F
         grids = Grid(delta, zero_point, candidates.lo, candidates.hi)
         codes = torch.div(x, delta).round_().add_(zero_point).clamp_(candidates.lo, candidates.hi)
         scores.append(score(x, codes.sub_(zero_point).mul_(delta), mass, grids))
-    return torch.cat(scores).argmin(0).to(device)
+    return argmin(torch.cat(scores), 0, "scores of ranges").to(device)

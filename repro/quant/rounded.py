@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.nets.ldm import skip_splits
+from repro.numbers import finite
 from repro.quant.affine import Grid, code_span
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
 from repro.quant.floating import AnyGrid
@@ -47,7 +48,10 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 Scale = Literal["max", "mse"]
 
-_RULES: dict[str, Callable[..., Grid]] = {"max": minmax_grid, "mse": shrink_grid}
+_RULES: dict[str, Callable[..., Grid]] = {
+    "max": minmax_grid,
+    "mse": partial(shrink_grid, faithful=True),
+}
 
 
 def _rule(scale: str) -> Callable[..., Grid]:
@@ -180,7 +184,7 @@ def export(network: nn.Module) -> State:
         ):
             if not isinstance(grid, Grid):
                 raise ReproError(f"the weights of {name} are not integers; export needs a Grid")
-            u = part / grid.delta
+            u = finite(part / grid.delta, f"weights of {name} in units of their steps")
             state[f"{name}.{i}.alpha"] = (rule(u) > torch.floor(u)).to(torch.uint8)
             state[f"{name}.{i}.delta"] = grid.delta.clone()
             state[f"{name}.{i}.zero_point"] = grid.zero_point.clone()

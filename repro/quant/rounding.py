@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 
+from repro.numbers import finite
 from repro.quant.affine import Rounding
 
 _ZETA, _GAMMA = 1.1, -0.1
@@ -83,14 +84,17 @@ def soft_rounding(alpha: Tensor, scale: Tensor | None = None) -> Rounding:
 
 
 def hard_rounding(alpha: Tensor) -> Rounding:
-    """Rounding by floor(u) + 1[α ≥ 0]."""
+    """Rounding by floor(u) + 1[α ≥ 0]. Raises ReproError for NaN, which would be rounded down."""
+    finite(alpha, "rounding directions")
     return lambda u: torch.floor(u) + (alpha >= 0).to(u.dtype)
 
 
 def fixed_rounding(alpha: Tensor) -> Rounding:
     """Rounding by floor(u) + 1[α ≥ 0] with the gradient of the identity in u: the directions stay,
-    the weights may be tuned. Source: QuEST (arXiv 2402.03666), released code.
+    the weights may be tuned. Raises ReproError for NaN. Source: QuEST (arXiv 2402.03666), released
+    code.
     """
+    finite(alpha, "rounding directions")
     return lambda u: straight_through_floor(u) + (alpha >= 0).to(u.dtype)
 
 

@@ -17,12 +17,14 @@ inference with TensorRT", Migacz 2017, for KL, whose exact form the paper does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from repro.errors import ReproError
 from repro.quant.affine import Grid
 
 _EMPTY = 1e-10
@@ -46,7 +48,9 @@ class Score:
 
 
 def lp(p: float) -> Score:
-    """Mean of |x - x̂|^p."""
+    """Mean of |x - x̂|^p. Raises ReproError unless p is positive."""
+    if not 0 < p < math.inf:
+        raise ReproError(f"a mean of powers of {p:g} is no error; give a positive exponent")
 
     def function(x: Tensor, x_hat: Tensor, mass: Tensor | None, grids: Grid) -> Tensor:
         error = (x - x_hat).abs_()

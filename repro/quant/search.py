@@ -23,15 +23,17 @@ import torch
 from torch import Tensor
 
 from repro.errors import ReproError
-from repro.quant.affine import SMALLEST_STEP, Grid, code_span
+from repro.numbers import argmin, finite
+from repro.quant.affine import Grid, code_span, holding_zero, smallest_step, usable
 from repro.quant.floating import (
     AnyGrid,
     FloatGrid,
     dynamic_range,
     float_formats,
     float_values,
+    smallest_maxval,
 )
-from repro.quant.ranges import per_channel, pick, rows
+from repro.quant.ranges import check_above_zero, per_channel, pick, rows
 
 CANDIDATES = 111
 PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -79,6 +81,8 @@ def _errors_by_sorting(x: Tensor, points: Tensor) -> Tensor:
 
 
 def _factors(x: Tensor, candidates: int) -> Tensor:
+    if candidates < 1:
+        raise ReproError(f"{candidates} candidates are no search; ask for 1 or more")
     return torch.linspace(0.1, 1.2, candidates, dtype=torch.float64, device=x.device).to(x)[:, None]
 
 
@@ -100,7 +104,9 @@ def search_float_grid(
     flat = rows(x, channel_wise)
     formats = list(formats or float_formats(bits, unsigned=unsigned))
     reach = flat.abs().amax(-1)
-    maxval = _factors(flat, candidates) * torch.where(reach > 0, reach, torch.ones_like(reach))
+    least = smallest_maxval(formats, flat.dtype)
+    held = reach.clamp(min=10 * least)  # of which the smallest candidate takes a tenth
+    maxval = _factors(flat, candidates) * torch.where(reach > 0, held, torch.ones_like(reach))
     errors = []
     for exponent, mantissa in formats:
 
@@ -112,9 +118,11 @@ def search_float_grid(
         units = units if unsigned else torch.cat([-units[1:].flip(0), units])
         errors.append(squared_errors(flat, make, maxval.double()[..., None] * units, candidates))
     error, best = torch.stack(errors).min(1)  # (F, C)
+    finite(error, f"errors of {flat.dtype}, whose squares may be too large for it,")
     winner = int(error.argmin(0).bincount(minlength=len(formats)).argmax())
     chosen = maxval.gather(0, best[winner][None])[0]
-    chosen = torch.where(reach > 0, chosen, SMALLEST_STEP * dynamic_range(*formats[winner]))
+    smallest = smallest_step(flat.dtype) * dynamic_range(*formats[winner])
+    chosen = torch.where(reach > 0, chosen, smallest)
     return FloatGrid(*formats[winner], per_channel(chosen, x, channel_wise), unsigned)
 
 
@@ -138,9 +146,10 @@ def search_integer_grid(
     if symmetric:
         low, high = torch.zeros_like(low), torch.maximum(-low, high)
     elif always_zero:
+        check_above_zero(flat.amax(-1))
         low = torch.zeros_like(low)
     factor = _factors(flat, candidates)
-    delta = (factor * ((high - low) / hi)).clamp(min=SMALLEST_STEP)
+    delta = (factor * ((high - low) / hi)).clamp(min=smallest_step(flat.dtype))
     zero_point = torch.round(-factor * low / delta).clamp(0, hi) + 0.0
     return _best_integer(flat, Grid(delta, zero_point, lo, hi), x, channel_wise)
 
@@ -153,7 +162,7 @@ def _best_integer(flat: Tensor, grids: Grid, x: Tensor, channel_wise: bool) -> G
 
     codes = torch.arange(grids.lo, grids.hi + 1, device=flat.device, dtype=torch.float64)
     points = (codes - grids.zero_point.double()[..., None]) * grids.delta.double()[..., None]
-    best = squared_errors(flat, make, points, len(grids.delta)).argmin(0)
+    best = argmin(squared_errors(flat, make, points, len(grids.delta)), 0, "errors of ranges")
     return pick(grids, best, x, channel_wise)
 
 
@@ -168,16 +177,22 @@ def percentile_grid(
 
         δ = (hi - lo)/(2^n - 1),   z = round(-lo/δ)
 
-    Quantiles interpolate linearly. Raises ReproError on empty or non-finite tensors.
+    Quantiles interpolate linearly. A range that does not hold 0 is widened in the end
+    (`holding_zero`): a channel of the time embedding is constant at a given step, so that its range
+    has no width; widened, the value lies at an end of the grid and is still met exactly. Raises
+    ReproError on empty or non-finite tensors, and for percentiles outside of [0.5, 1].
     """
+    if not percentiles or not all(0.5 <= p <= 1 for p in percentiles):
+        raise ReproError(f"{tuple(percentiles)} are no upper percentiles; give some of [0.5, 1]")
     flat = rows(x, channel_wise)
     lo, hi = code_span(bits)
     p = torch.tensor(percentiles, dtype=torch.float64, device=flat.device)[:, None]
     ordered = flat.sort(-1).values
     low, high = _quantile(ordered, 1 - p), _quantile(ordered, p)
-    delta = ((high - low) / hi).clamp(min=SMALLEST_STEP)
+    delta = ((high - low) / hi).clamp(min=smallest_step(flat.dtype))
     zero_point = torch.round(-low / delta) + 0.0
-    return _best_integer(flat, Grid(delta, zero_point, lo, hi), x, channel_wise)
+    best = _best_integer(flat, Grid(delta, zero_point, lo, hi), x, channel_wise)
+    return holding_zero(best, bits)
 
 
 def _quantile(ordered: Tensor, p: Tensor) -> Tensor:
@@ -196,8 +211,8 @@ def released_edge_grid(x: Tensor) -> Grid:
     Its code sets N = 256 for a symmetric quantiser too: δ = max|x|/256, codes -257 .. 256, which is
     more than 9 bits.
     """
-    delta = (rows(x, False).abs().amax() / 256).clamp(min=SMALLEST_STEP)
-    return Grid(delta, torch.zeros_like(delta), -257, 256)
+    delta = (rows(x, False).abs().amax() / 256).clamp(min=smallest_step(x.dtype))
+    return usable(Grid(delta, torch.zeros_like(delta), -257, 256))
 
 
 def dimension_grid(x: Tensor, bits: int, rule: Rule, dim: int, **options: object) -> AnyGrid:

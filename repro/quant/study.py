@@ -26,6 +26,7 @@ from repro.diffusion.samplers import ddim
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, timesteps_quad
 from repro.errors import ReproError
 from repro.nets.unet import UNet
+from repro.numbers import to_bytes
 from repro.quant.calibration import Trajectory, record
 from repro.zoo import pretrained
 from repro.zoo.judge import Judge
@@ -135,7 +136,7 @@ class Study:
         job.measure("trajectory_mse", (final - self.final).square().mean(), **at)
         states, twins = (torch.cat([r.x, r.final[None]]) for r in (quantised, run))
         job.save(f"curve-{name}", (states - twins).square().flatten(1).mean(1))
-        job.save(f"pictures-{name}", self.as_uint8(final[:PICTURES]))
+        job.save(f"pictures-{name}", to_bytes(final[:PICTURES]))
         self.measure_frechet(final, **at)
         return final
 
@@ -145,6 +146,3 @@ class Study:
         Does nothing where the scale has no classifier.
         """
         return self.critic.measure(samples, **at) if self.p.classifier else None
-
-    def as_uint8(self, x: Tensor) -> Tensor:
-        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

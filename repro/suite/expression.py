@@ -10,6 +10,9 @@ Grammar (lowest to highest precedence)::
     atom       := number | function "(" sum ("," sum)* ")" | "(" sum ")" | reference
     reference  := measurement "[" arm ("," key "=" value)* "]"
 
+Texts are bounded: at most `MOST_LETTERS` letters, `MOST_TOKENS` numbers, names and signs, and
+`DEEPEST` brackets and signs within each other.
+
 Arm names may contain dashes (``nfe[radd-nocache, steps=64]``): inside brackets the text up to a
 comma is a name, not arithmetic. A value with ``*`` means every coordinate that matches it; it
 stands only directly inside min, max or mean. Nothing is ever handed to ``eval``.
@@ -26,14 +29,23 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
 from repro.coordinates import at_key
-from repro.errors import ReproError
+from repro.documents import one_line
+from repro.errors import ReproError, nearest
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)"
     r"|(?P<reference>[A-Za-z_]\w*\s*\[[^\]\[]*\])"
     r"|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<op>\*\*|<=|>=|==|<|>|[-+*/(),]))"
+    r"|(?P<op>\*\*|<=|>=|==|<|>|[-+*/(),]))",
+    re.ASCII,
 )
+MOST_LETTERS = 2000
+MOST_TOKENS = 400
+DEEPEST = 30
+LARGEST = 1e150
+"""Magnitude of the largest value that is computed with: differences and squares stay finite."""
+MOST_MEANT = 5000
+"""Most measurements that the wildcards of one check may mean."""
 
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "abs": abs,
@@ -45,7 +57,7 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "sqrt": math.sqrt,
 }
 OF_MANY = ("min", "max", "mean")
-"""Functions of any number of arguments: a wildcard may stand there."""
+"""Functions of two arguments or more, or of a wildcard."""
 TESTS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -116,9 +128,18 @@ class Check:
         return dict.fromkeys(r for term in self.terms for r in _walk(term))
 
     def expanded(self, meant: Mapping[Reference, Sequence[Reference]]) -> Check:
-        """The same with each wildcard replaced by the references that it means."""
+        """The same with each wildcard replaced by the references that it means.
+
+        Raises:
+            ReproError: they are more than `MOST_MEANT`.
+        """
         if "*" not in self.text:
             return self
+        if sum(map(len, meant.values())) > MOST_MEANT:
+            raise ReproError(
+                f"check `{one_line(self.text, 120)}`: its wildcards mean more than {MOST_MEANT} "
+                "measurements"
+            )
         return replace(self, terms=tuple(_expanded(term, meant) for term in self.terms))
 
     def renamed(self, names: Mapping[str, str]) -> Check:
@@ -159,7 +180,7 @@ def parse(text: str) -> Check:
     """Parse a check.
 
     Raises:
-        ReproError: the text is not a comparison of this grammar.
+        ReproError: the text is not a comparison of this grammar, or not within its bounds.
     """
     return _Parser(text).check()
 
@@ -239,10 +260,22 @@ def value(node: Node, lookup: Lookup, text: str) -> float:
 
 
 def _evaluate(node: Node, lookup: Lookup) -> float:
+    """The value of a term.
+
+    Raises:
+        ArithmeticError, ValueError: it, or a part of it, has none, or one beyond `LARGEST`; what
+            overflows may not vanish in `1 / x` or `min`.
+    """
     if isinstance(node, Number):
         return node.value
-    if isinstance(node, Reference):
-        return lookup(node)
+    found = lookup(node) if isinstance(node, Reference) else _computed(node, lookup)
+    if not abs(found) <= LARGEST:
+        what = f"`{node}`" if isinstance(node, Reference) else "a part of it"
+        raise OverflowError(f"{what} is {found:.3g}, not finite or beyond {LARGEST:g}")
+    return found
+
+
+def _computed(node: Call | Operation, lookup: Lookup) -> float:
     if isinstance(node, Call):
         return FUNCTIONS[node.function](*(_evaluate(a, lookup) for a in node.arguments))
     a, b = _evaluate(node.left, lookup), _evaluate(node.right, lookup)
@@ -264,17 +297,24 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens: list[tuple[str, str]] = []
+        self.depth = 0
         position = 0
+        if len(text) > MOST_LETTERS:
+            self.fail(f"has {len(text)} letters, at most {MOST_LETTERS} are read")
         while position < len(text.rstrip()):
             match = _TOKEN.match(text, position)
             if match is None:
-                self.fail(f"unexpected `{text[position:].strip()[:12]}`")
+                self.fail(f"unexpected `{one_line(text[position:], 12)}`")
             self.tokens.append((str(match.lastgroup), match.group().strip()))
             position = match.end()
+        if len(self.tokens) > MOST_TOKENS:
+            self.fail(
+                f"has {len(self.tokens)} numbers, names and signs, at most {MOST_TOKENS} are read"
+            )
         self.index = 0
 
     def fail(self, why: str) -> NoReturn:
-        raise ReproError(f"check `{self.text}`: {why}")
+        raise ReproError(f"check `{one_line(self.text, 120)}`: {why}")
 
     def peek(self) -> str:
         return self.tokens[self.index][1] if self.index < len(self.tokens) else ""
@@ -297,6 +337,9 @@ class _Parser:
             self.fail(f"unexpected `{self.peek()}`")
         if not ops:
             self.fail("needs a comparison (<, <=, >, >= or ==)")
+        for term, op, other in zip(terms, ops, terms[1:], strict=False):
+            if term == other:
+                self.fail(f"a side of `{op}` is compared with itself")
         return Check(self.text, tuple(terms), tuple(ops))
 
     def sum(self) -> Node:
@@ -312,10 +355,17 @@ class _Parser:
         return node
 
     def unary(self) -> Node:
+        """Everything that stands within something else passes here."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            self.fail(f"is nested deeper than {DEEPEST} levels")
         if self.peek() == "-":
             self.take()
-            return Operation("-", Number(0.0), self.unary())
-        return self.power()
+            node: Node = Operation("-", Number(0.0), self.unary())
+        else:
+            node = self.power()
+        self.depth -= 1
+        return node
 
     def power(self) -> Node:
         node = self.atom()
@@ -327,7 +377,7 @@ class _Parser:
     def atom(self) -> Node:
         kind, value = self.take()
         if kind == "number":
-            return Number(float(value))
+            return self.number(value)
         if kind == "reference":
             reference = self.reference(value)
             if "*" in reference.at:
@@ -337,9 +387,10 @@ class _Parser:
             return reference
         if kind == "name":
             if value not in FUNCTIONS:
+                name = one_line(value, 40)
                 self.fail(
-                    f"`{value}` is neither a function ({', '.join(FUNCTIONS)}) nor a measurement "
-                    f"with its arm, as in `{value}[arm]`"
+                    f"`{name}` is neither a function ({', '.join(FUNCTIONS)}) nor a measurement "
+                    f"with its arm, as in `{name}[arm]`{nearest(value, FUNCTIONS)}"
                 )
             return self.call(value)
         if value == "(":
@@ -347,6 +398,12 @@ class _Parser:
             self.take(")")
             return node
         return self.fail(f"unexpected `{value}`")
+
+    def number(self, text: str) -> Number:
+        value = float(text)
+        if value > LARGEST:
+            self.fail(f"`{one_line(text, 24)}` is beyond {LARGEST:g}")
+        return Number(value)
 
     def call(self, function: str) -> Call:
         many = function in OF_MANY
@@ -358,6 +415,8 @@ class _Parser:
         self.take(")")
         if not many and len(arguments) != 1:
             self.fail(f"`{function}` takes one argument, found {len(arguments)}")
+        if many and len(arguments) == 1 and "*" not in getattr(arguments[0], "at", ""):
+            self.fail(f"`{function}` of one value; it takes two or more, or one with a `*`")
         return Call(function, tuple(arguments))
 
     def argument(self, many: bool) -> Node:
@@ -372,10 +431,12 @@ class _Parser:
         parts = [part.strip() for part in inside.split(",")]
         at: dict[str, object] = {}
         for part in parts[1:]:
-            if part.count("=") < 1:
-                self.fail(f"in `{text}` expected key=value, found `{part}`")
-            key, value = part.split("=", 1)
-            at[key.strip()] = value.strip()
+            key, equals, value = (piece.strip() for piece in part.partition("="))
+            if not equals or not key or not value:
+                self.fail(f"in `{one_line(text, 60)}` expected key=value, found `{part}`")
+            if key in at:
+                self.fail(f"in `{one_line(text, 60)}` the coordinate `{key}` stands twice")
+            at[key] = value
         if not parts[0]:
-            self.fail(f"`{text}` names no arm")
+            self.fail(f"`{one_line(text, 60)}` names no arm")
         return Reference(name.strip(), parts[0], at_key(at))

@@ -6,7 +6,7 @@ from typing import Any
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import fingerprint, verdict
+from repro.suite import fingerprint, records, verdict
 from repro.suite.cards.method import Method
 from repro.suite.run import Options
 
@@ -15,26 +15,28 @@ def records_of(method: Method, options: Options) -> list[dict[str, Any]]:
     """The run records of a method, in card order.
 
     Raises:
-        ReproError: one is missing or stale (its fingerprint is not that of today's code, cards and
-            data); the message says what changed.
+        ReproError: one is missing, damaged or stale (its fingerprint is not that of today's code,
+            cards and data); the message says what changed.
     """
-    records, stale = [], []
+    found, stale = [], []
+    remedy = f"run `repro run {method.slug} --scale {options.scale}`"
+    if options.retrain:
+        remedy = remedy.removesuffix("`") + " --retrain`"
     for arm in method.arms(options.scale):
         for seed in method.seeds(options.scale, arm):
             path = options.base / "runs" / method.slug / arm / str(seed) / "record.json"
-            record = store.read_json(path)
+            record = records.read_record(path, remedy)
             parts = fingerprint.parts_of_run(method, options.scale, arm, seed, options.retrain)
             if record.get("fingerprint") != fingerprint.digest(parts):
                 stale.append(f"{arm}/{seed} ({', '.join(changed(record, parts))})")
-            records.append(record)
+            found.append(record)
     if stale:
         more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
         raise ReproError(
             f"{options.base / 'runs' / method.slug}: {', '.join(stale[:3])}{more} changed since "
-            f"the run; run `repro run {method.slug} --scale {options.scale}` or `make "
-            f"{options.scale}` again"
+            f"the run; {remedy} or `make {options.scale}` again"
         )
-    return records
+    return found
 
 
 def changed(record: dict[str, Any], parts: dict[str, str]) -> list[str]:
@@ -44,7 +46,9 @@ def changed(record: dict[str, Any], parts: dict[str, str]) -> list[str]:
 
 
 def judge(method: Method, options: Options) -> dict[str, Any]:
-    """Judge a method and write its verdicts."""
-    result = verdict.judge(method, options.scale, records_of(method, options))
-    store.write_json(options.base / "verdicts" / f"{method.slug}.json", result)
+    """Judge a method and write its verdicts, with the evidence of which runs they are."""
+    runs = records_of(method, options)
+    result = verdict.judge(method, options.scale, runs)
+    path = options.base / "verdicts" / f"{method.slug}.json"
+    store.write_sealed(path, {**result, "evidence": records.evidence(runs)})
     return result

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
-from repro import store
+from repro import documents, store
 from repro.errors import ReproError, nearest
-from repro.places import ROOT
+from repro.places import ROOT, short
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import ModelRef
@@ -34,13 +33,15 @@ def scale_config(scale: str) -> dict[str, Any]:
     path = ROOT / "workflow" / "config" / f"{scale}.yaml"
     if scale not in SCALES or not path.is_file():
         raise ReproError(f"no scale `{scale}`{nearest(scale, SCALES)}; known: {', '.join(SCALES)}")
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    schema = (ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8")
+    config = documents.expect(path, documents.read_yaml(path), dict)
+    schema = documents.read_yaml(ROOT / "workflow" / "schemas" / "config.schema.yaml")
     try:
-        jsonschema.validate(config, yaml.safe_load(schema))
+        jsonschema.validate(config, schema)
     except jsonschema.ValidationError as error:
         where = ".".join(str(part) for part in error.absolute_path) or "top level"
-        raise ReproError(f"{path.name}: {where}: {error.message}") from error
+        raise ReproError(f"{short(path)}: {where}: {documents.one_line(error.message)}") from error
+    if config["scale"] != scale:
+        raise ReproError(f"{short(path)}: scale: expected `{scale}`, found `{config['scale']}`")
     return config
 
 

@@ -92,11 +92,6 @@ def commit(function: str | None = None) -> str:
     return head + ("+changes" if changed else "")
 
 
-def is_uncommitted(code: str) -> bool:
-    """Whether a recorded commit says that the code was changed, or not under git."""
-    return code.endswith("+changes") or code == "unknown"
-
-
 def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True

@@ -13,10 +13,14 @@ import csv
 import hashlib
 import io
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from repro import store
 from repro.coordinates import at_key, from_key
 from repro.errors import ReproError
 from repro.places import short
@@ -25,6 +29,9 @@ from repro.suite.cards.experiment import Experiment
 Record = dict[str, Any]
 Row = dict[str, str]
 
+MEASURED = ("runs.csv", "records.csv", "models.csv")
+"""The tables that nothing else gives: all of them, or a folder is damaged."""
+
 RUNS = ("method", "arm", "seed", "measurement", "at", "value", "unit", "timing")
 _MADE = ("fingerprint", "commit", "device", "threads", "started", "wall_s", "peak_memory_mb")
 RECORDS = ("method", "arm", "seed", *_MADE, "params", "versions", "arrays", "measured_sha256")
@@ -32,53 +39,99 @@ MODELS = ("owner", "model", "seed", *_MADE, "params", "versions", "arrays", "mea
 """Columns of the committed tables; ``params``, ``versions``, ``arrays``, ``measured`` are JSON."""
 
 _NUMBERS = {"threads": int, "wall_s": float, "peak_memory_mb": float}
-_JSON = ("params", "versions", "arrays")
+_JSON: dict[str, type] = {"params": dict, "versions": dict, "arrays": list}
 
 
 # Work folders -------------------------------------------------------------------------------
 
 
-def read_work(folder: Path) -> list[Record]:
-    """Records ``<name>/<seed>/record.json`` under a folder, by name and seed.
+FILES = {"sha256": "model.safetensors", "arrays_sha256": "arrays.npz"}
+"""What lies beside a record, by the key under which it has the file's SHA-256."""
 
-    A folder that does not exist has no records.
+
+def read_work(folder: Path, places: Iterable[tuple[str, str, int]], remedy: str) -> list[Record]:
+    """The records of ``runs`` or ``models`` of a work folder that the plan names.
+
+    Args:
+        folder: ``work/<scale>/runs`` or ``work/<scale>/models``.
+        places: method, arm and seed of each; or owner, model and seed.
+        remedy: what makes one anew that is missing or damaged, for the message.
 
     Raises:
-        ReproError: a record is not the JSON that a run writes.
+        ReproError: a record is missing, damaged, or of another place than its path says.
     """
-    records = [read_record(path) for path in sorted(folder.glob("*/*/record.json"))]
-    return sorted(records, key=lambda r: (r["arm"], r["seed"]))
+    paths = [folder / method / arm / str(seed) / "record.json" for method, arm, seed in places]
+    return [read_record(path, remedy) for path in paths]
 
 
-def read_record(path: Path) -> Record:
-    """One ``record.json``.
+def read_record(path: Path, remedy: str = "delete its folder and run it again") -> Record:
+    """One ``record.json``, ``<scale>/<kind>/<method>/<arm>/<seed>/record.json``.
 
     Raises:
-        ReproError: it is not the JSON that a run writes.
+        ReproError: it is missing, changed since it was written, or of another place than its path
+            says.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = store.read_sealed(path)
         record["arm"] = str(record["arm"])
         record["seed"] = int(record["seed"])
         record["measurements"] = list(record["measurements"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = [str(record[key]) for key in ("scale", "method", "arm", "seed")]
+    except ReproError as error:
+        why = str(error).removeprefix(f"{path}: ").partition(";")[0]
+        raise ReproError(f"{path} is not a run record ({why}); {remedy}") from error
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise ReproError(f"{path} is not a run record ({error!r}); {remedy}") from error
+    place = [path.absolute().parents[4].name, *path.parts[-4:-1]]
+    if said != place:
         raise ReproError(
-            f"{path} is not a run record ({error}); delete its folder and run again"
-        ) from error
+            f"{path} is not a run record (it is of {'/'.join(said)}, its path says "
+            f"{'/'.join(place)}); {remedy}"
+        )
     return {**record, "folder": path.parent}
+
+
+def verify(record: Record, remedy: str = "delete its folder and run it again") -> None:
+    """Hold the files beside a record of a work folder against the hashes that it has of them.
+
+    Raises:
+        ReproError: one is missing or of other content.
+    """
+    for key, name in FILES.items():
+        if record.get(key) is not None:
+            try:
+                store.verify(record["folder"] / name, record[key])
+            except ReproError as error:
+                raise ReproError(f"{str(error).partition(';')[0]}; {remedy}") from error
+
+
+def evidence(records: Iterable[Record]) -> str:
+    """One hash over what runs measured and with which code: verdicts say of which they are."""
+    lines = [
+        f"{r['arm']}\t{r['seed']}\t{r['fingerprint']}\t{measured_sha256(r)}\n" for r in records
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 # Committed tables ---------------------------------------------------------------------------
 
 
 def committed(scale: Path) -> list[str]:
-    """The methods that have a folder with runs under ``results/<scale>``."""
-    found = (path.parent.name for path in scale.glob("*/runs.csv"))
-    return sorted(name for name in found if not name.startswith("."))
+    """The folders with results under ``results/<scale>``; which are methods, the cards say."""
+    tables = (path for name in MEASURED for path in scale.glob(f"*/{name}"))
+    return sorted({p.parent.name for p in tables if not p.parent.name.startswith(".")})
+
+
+_FORMULA = re.compile(r"[=@\t\n]|[+-](?![\d.∞])|[+-].*[(|!\"']", re.DOTALL)
+"""How a text begins that a spreadsheet would compute; a number with its sign is none."""
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """CSV text with Unix line ends; numbers in full precision, None as an empty field."""
+    """CSV text with Unix line ends; numbers in full precision, None as an empty field.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, which
+    :func:`read_rows` takes away again.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -92,7 +145,14 @@ def _field(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(float(value)) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return repr(float(value))
+    text = str(value).replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes no return
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unquoted(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
 def measured_sha256(record: Mapping[str, Any]) -> str:
@@ -170,16 +230,26 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
-            rows = list(reader)
+            found, rows = reader.fieldnames, list(reader)
     except (OSError, ValueError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ReproError(f"{short(path)}: cannot be read ({reason}); publish it again") from error
-    if reader.fieldnames is None or list(reader.fieldnames) != list(columns):
+    if found is None or list(found) != list(columns):
         raise ReproError(f"{short(path)}: its columns are not {', '.join(columns)}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise ReproError(f"{short(path)} row {number}: does not have {len(columns)} fields")
-    return rows
+    return [{column: _unquoted(text) for column, text in row.items()} for row in rows]
+
+
+def refuse_edited(folder: Path, runs: Iterable[Record]) -> None:
+    """Raises ReproError: what a committed run measured is not what its hash was taken of."""
+    for run in runs:
+        if measured_sha256(run) != run["measured_sha256"]:
+            raise ReproError(
+                f"{short(folder)}: the measurements of {run['arm']}/{run['seed']} are not those "
+                "that were published; restore the folder (`git checkout`) or run it again"
+            )
 
 
 def read_runs(folder: Path, scale: str) -> list[Record]:
@@ -201,12 +271,11 @@ def read_runs(folder: Path, scale: str) -> list[Record]:
             run = records.get((row["arm"], int(row["seed"])))
             if run is None:
                 raise ValueError(f"{row['arm']}/{row['seed']} is not in records.csv")
+            at = from_key(row["at"])
+            if at_key(at) != row["at"]:
+                raise ValueError(f"`{row['at']}` is not how coordinates are written")
             run["measurements"].append(
-                {
-                    "name": row["measurement"],
-                    "at": from_key(row["at"]),
-                    "value": float(row["value"]),
-                }
+                {"name": row["measurement"], "at": at, "value": float(row["value"])}
             )
     return list(records.values())
 
@@ -226,8 +295,8 @@ def read_models(folder: Path, scale: str) -> list[Record]:
             record["measurements"] = None
             if row["measured"]:
                 record["measurements"] = [
-                    {"name": name, "at": at, "value": float(value)}
-                    for name, at, value in json.loads(row["measured"])
+                    {"name": str(name), "at": dict(at), "value": float(value)}
+                    for name, at, value in _parsed(row, "measured")
                 ]
             records.append(record)
     return records
@@ -239,8 +308,29 @@ def _record(row: Row, method: str, name: str, scale: str) -> Record:
         kind = _NUMBERS.get(key, str)
         record[key] = kind(row[key]) if row[key] else None
     for key in _JSON:
-        record[key] = json.loads(row[key]) if row[key] else None
+        record[key] = _parsed(row, key) if row[key] else None
+    if record["started"] is not None:
+        datetime.fromisoformat(record["started"])
+    for key in ("wall_s", "peak_memory_mb"):
+        if record[key] is not None and not 0 <= record[key] < math.inf:
+            raise ValueError(f"{key} is {row[key]}")
     return {**record, "measurements": [], "folder": None}
+
+
+def _parsed(row: Row, key: str) -> Any:
+    """A cell that holds JSON of its kind.
+
+    Raises:
+        ValueError: it does not.
+    """
+    kind = _JSON.get(key, list)
+    try:
+        content = json.loads(row[key])
+    except RecursionError:
+        raise ValueError(f"{key} is nested too deeply") from None
+    if not isinstance(content, kind):
+        raise ValueError(f"{key} is not the JSON of a {kind.__name__}")
+    return content
 
 
 @contextlib.contextmanager
@@ -249,4 +339,5 @@ def at_line(path: Path, number: int) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:
-        raise ReproError(f"{short(path)} row {number}: {error}") from error
+        said = " ".join(str(error).split())[:300]
+        raise ReproError(f"{short(path)} row {number}: {said}") from error

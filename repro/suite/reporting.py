@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from repro import store
 from repro.errors import ReproError
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
@@ -16,14 +16,10 @@ def report_method(method: Method, options: Options) -> None:
     """Tables and figures of a method that is judged."""
     report = inputs.load(method.slug, inputs.Work(options.scale, options.base))
     out = options.base / "report"
-    tables.write(report, _empty(out / "tables" / method.slug))
-    figures.write(report, _empty(out / "figures" / method.slug))
-
-
-def _empty(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
+    with store.atomic_folder(out / "tables" / method.slug, durable=False) as temporary:
+        tables.write(report, temporary)
+    with store.atomic_folder(out / "figures" / method.slug, durable=False) as temporary:
+        figures.write(report, temporary)
 
 
 def report_scale(options: Options, require_all: bool) -> Path:
@@ -49,9 +45,16 @@ def report_scale(options: Options, require_all: bool) -> Path:
     out = options.base / "report"
     ledger.write(options.scale, reports, out)
     across = [out / kind / comparisons.FOLDER for kind in ("tables", "figures")]
-    for folder in across:
-        shutil.rmtree(folder, ignore_errors=True)
-    comparisons.write(reports, *across)
+    if any(comparisons.ran(reports)):
+        with (
+            store.atomic_folder(across[0], durable=False) as of_tables,
+            store.atomic_folder(across[1], durable=False) as of_figures,
+        ):
+            comparisons.write(reports, of_tables, of_figures)
+    else:
+        for folder in across:
+            if folder.exists():
+                store.remove_folder(folder)
     return page.write(source, reports, out / "index.html")
 
 

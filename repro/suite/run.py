@@ -4,37 +4,50 @@ Everything lies under ``work/<scale>/``::
 
     models/<owner>/<model>/<seed>/{model.safetensors, record.json, arrays.npz}
     runs/<method>/<arm>/<seed>/{record.json, arrays.npz}     one folder a seed, whole on its own
-    runs/<method>/<arm>.json                                 the seeds of the arm, with hashes
-    models/<owner>.json, runs/<method>.json                  those of a batch, with hashes
+    runs/<method>/<arm>.json                                 the seeds of the arm, with fingerprints
+    models/<owner>.json, runs/<method>.json                  those of a batch, with fingerprints
+    logs/<job>.log, locks/<job>.lock
+    scratch/<job>/<fingerprint>/                             gone when the job has ended well
 
-A record carries the fingerprint of all that it depends on (parameters, definitions, data, models).
-A job whose record has the right fingerprint does nothing, so a killed run goes on where it was. A
-scale whose YAML says ``batch: true`` has one process for the models of a method and one for its
-arms.
+A record carries the fingerprint of all that it depends on (parameters, definitions, data, models),
+a digest of itself and the hashes of the files beside it. A job whose record has the right
+fingerprint, and is whole, does nothing, so a killed run goes on where it was; one that is damaged
+is made anew. Of two processes with the same job one waits for the other. A scale whose YAML says
+``batch: true`` has one process for the models of a method and one for its arms.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import logging
+import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from repro import store
 from repro.data import catalogue
 from repro.errors import ReproError, nearest
 from repro.job import Job, Params, reproducible
 from repro.places import work_root
-from repro.suite import fingerprint, provenance
+from repro.suite import fingerprint, provenance, records
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import ModelRef, Owner
 from repro.suite.plan import Plan, scale_config
+
+KEPT_S = 30 * 24 * 3600
+"""How long the state of a job that was interrupted waits in scratch for its next run."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +73,25 @@ def device_for(options: Options) -> str:
     """The device of a scale; checks that it is there.
 
     Raises:
-        ReproError: the scale needs a GPU and there is none.
+        ReproError: no device of this suite, or one that this machine has not.
     """
-    wanted = options.device or scale_config(options.scale)["device"]
-    if wanted.startswith("cuda"):
-        import torch
+    asked = options.device
+    wanted = scale_config(options.scale)["device"] if asked is None else asked
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wanted):
+        raise ReproError(f"no device `{wanted}`; `--device` takes cpu, cuda or cuda:<number>")
+    if wanted == "cpu":
+        return wanted
+    import torch
 
-        if not torch.cuda.is_available():
-            raise ReproError(
-                f"scale {options.scale} needs a CUDA GPU and this machine shows none; run "
-                "`--scale small`, or pass `--device cpu` if you can wait"
-            )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    needs = f"scale {options.scale}" if asked is None else f"`--device {asked}`"
+    if not count:
+        raise ReproError(
+            f"{needs} needs a CUDA GPU and this machine shows none; run `--scale small`, or pass "
+            "`--device cpu` if you can wait"
+        )
+    if int(wanted.partition(":")[2] or 0) >= count:
+        raise ReproError(f"{needs}: this machine shows {count} CUDA GPUs, counted from 0")
     return wanted
 
 
@@ -96,44 +117,70 @@ def run_model(method: Owner, ref: ModelRef, options: Options) -> Path:
     folder = model_folder(ref, options)
     parts = fingerprint.parts_of_model(method, options.scale, ref, options.retrain)
     identity = fingerprint.digest(parts)
-    if _is_current(folder, identity, options, "model.safetensors"):
-        return folder
-    card = options.plan.card(ref)
     label = f"models/{ref.owner}/{ref.name}/{ref.seed}"
-    with _logged(options, label) as log:
-        load = not options.plan.is_trained(ref)
-        job = Job(
-            ref.owner,
-            ref.name,
-            ref.seed,
-            options.scale,
-            Params(method.model_params(options.scale, ref.owner, ref.name), label),
-            threads=card.threads,
-            device_name="cpu" if load else device_for(options),
-            scratch=options.base / "scratch" / identity,
-            log=log,
-            data_names=card.data,
-            model_paths=_paths(card.models, options.plan.before(ref), options),
-        )
-        code = provenance.commit(card.train)
-        provenance.restart_peak_memory(job.device_name)
-        started = time.perf_counter()
-        if load:
-            from repro.zoo import pretrained  # imports torch
-
-            tensors, origin = pretrained.shipped(fingerprint.shipped_path(card.shipped))
-        else:
-            tensors, origin = function(card.train, card.threads)(job), None
-        record = provenance.record(job, parts, time.perf_counter() - started, code)
-        if origin is not None:
-            record["shipped"] = origin
-        with store.atomic_folder(folder) as temporary:
-            store.write_tensors(temporary / "model.safetensors", tensors, {"fingerprint": identity})
-            if job.arrays:
-                store.write_arrays(temporary / "arrays.npz", job.arrays)
-            record["sha256"] = store.sha256(temporary / "model.safetensors")
-            store.write_json(temporary / "record.json", record)
+    with _job(options, label, folder, identity) as log:
+        if log is not None:
+            _train(method, ref, folder, parts, label, options, log)
     return folder
+
+
+def _train(
+    method: Owner,
+    ref: ModelRef,
+    folder: Path,
+    parts: dict[str, str],
+    label: str,
+    options: Options,
+    log: logging.Logger,
+) -> None:
+    identity, card = fingerprint.digest(parts), options.plan.card(ref)
+    load, before = not options.plan.is_trained(ref), options.plan.before(ref)
+    _have_models([] if load else before, options)
+    job = Job(
+        ref.owner,
+        ref.name,
+        ref.seed,
+        options.scale,
+        Params(method.model_params(options.scale, ref.owner, ref.name), label),
+        threads=card.threads,
+        device_name="cpu" if load else device_for(options),
+        scratch=_scratch(options, label) / identity,
+        log=log,
+        data_names=card.data,
+        model_paths=_paths(card.models, before, options),
+    )
+    code = provenance.commit(card.train)
+    provenance.restart_peak_memory(job.device_name)
+    started = time.perf_counter()
+    if load:
+        from repro.zoo import pretrained  # imports torch
+
+        tensors, origin = pretrained.shipped(fingerprint.shipped_path(card.shipped))
+    else:
+        tensors, origin = function(card.train, card.threads)(job), None
+    record = provenance.record(job, parts, time.perf_counter() - started, code)
+    if origin is not None:
+        record["shipped"] = origin
+    with store.atomic_folder(folder) as temporary:
+        store.write_tensors(temporary / "model.safetensors", tensors, {"fingerprint": identity})
+        _write_record(temporary, record, job)
+
+
+def _write_record(folder: Path, record: dict[str, Any], job: Job) -> None:
+    """Write a job's arrays, and its record with the hashes of the files beside it."""
+    if job.arrays:
+        store.write_arrays(folder / "arrays.npz", job.arrays)
+    for key, name in records.FILES.items():
+        if (folder / name).exists():
+            record[key] = store.sha256(folder / name)
+    store.write_sealed(folder / "record.json", record, durable=False)
+
+
+def _have_models(refs: Sequence[ModelRef], options: Options) -> None:
+    """Make those models anew that are missing or damaged; the DAG trusts the names of files."""
+    kept = dataclasses.replace(options, force=False)
+    for ref in refs:
+        run_model(library.owner(ref.owner), ref, kept)
 
 
 def run_arm(
@@ -147,22 +194,17 @@ def run_arm(
     card = method.arm(options.scale, arm_name)
     all_seeds = method.seeds(options.scale, arm_name)
     base = options.base / "runs" / method.slug
-    folders = []
+    folders, fingerprints = [], {}
     for seed in all_seeds if seeds is None else seeds:
         folder = base / arm_name / str(seed)
         folders.append(folder)
         parts = fingerprint.parts_of_run(method, options.scale, arm_name, seed, options.retrain)
-        if not _is_current(folder, fingerprint.digest(parts), options):
-            _run_seed(method, arm_name, card, seed, folder, parts, options)
+        fingerprints[str(seed)] = identity = fingerprint.digest(parts)
+        with _job(options, f"runs/{method.slug}/{arm_name}/{seed}", folder, identity) as log:
+            if log is not None:
+                _run_seed(method, arm_name, card, seed, folder, parts, options, log)
     if seeds is None:
-        summary = {
-            "arm": arm_name,
-            "fingerprints": {
-                str(s): store.read_json(f / "record.json")["fingerprint"]
-                for s, f in zip(all_seeds, folders, strict=True)
-            },
-        }
-        store.write_json(base / f"{arm_name}.json", summary)
+        store.write_json(base / f"{arm_name}.json", {"arm": arm_name, "fingerprints": fingerprints})
     return folders
 
 
@@ -190,12 +232,15 @@ def run_arms(method: Method, options: Options) -> None:
     failures, summary = [], {}
     for name in options.plan.shared_arms(method):
         try:
-            folders = run_arm(method, name, options)
+            run_arm(method, name, options)
         except ReproError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             failures.append(error)
         else:
-            summary[name] = [store.read_json(f / "record.json")["fingerprint"] for f in folders]
+            summary[name] = [
+                fingerprint.of_run(method, options.scale, name, seed, options.retrain)
+                for seed in method.seeds(options.scale, name)
+            ]
     if failures:
         more = f" (and {len(failures) - 1} more, above)" if len(failures) > 1 else ""
         raise ReproError(f"{failures[0]}{more}")
@@ -210,45 +255,121 @@ def _run_seed(
     folder: Path,
     parts: dict[str, str],
     options: Options,
+    log: logging.Logger,
 ) -> None:
     params = method.arm_params(options.scale, arm_name)
     refs = method.arm_models(options.scale, arm_name, seed)
-    label = f"runs/{method.slug}/{arm_name}/{seed}"
-    with _logged(options, label) as log:
-        job = Job(
-            method.slug,
-            arm_name,
-            seed,
-            options.scale,
-            Params(params, f"{method.slug}/{arm_name}"),
-            threads=card.threads,
-            device_name=device_for(options),
-            scratch=options.base / "scratch" / fingerprint.digest(parts),
-            log=log,
-            data_names=card.data,
-            model_paths=_paths(card.models, refs, options),
-            declared=method.declared(options.scale, arm_name),
-        )
-        arm = function(card.run, card.threads)
-        code = provenance.commit(card.run)
-        provenance.restart_peak_memory(job.device_name)
-        started = time.perf_counter()
-        arm(job)
-        wall = time.perf_counter() - started
-        if not job.measured:
-            raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
-        record = provenance.record(job, parts, wall, code)
-        with store.atomic_folder(folder) as temporary:
-            if job.arrays:
-                store.write_arrays(temporary / "arrays.npz", job.arrays)
-            store.write_json(temporary / "record.json", record)
+    _have_models(refs, options)
+    job = Job(
+        method.slug,
+        arm_name,
+        seed,
+        options.scale,
+        Params(params, f"{method.slug}/{arm_name}"),
+        threads=card.threads,
+        device_name=device_for(options),
+        scratch=_scratch(options, f"runs/{method.slug}/{arm_name}/{seed}")
+        / fingerprint.digest(parts),
+        log=log,
+        data_names=card.data,
+        model_paths=_paths(card.models, refs, options),
+        declared=method.declared(options.scale, arm_name),
+    )
+    arm = function(card.run, card.threads)
+    code = provenance.commit(card.run)
+    provenance.restart_peak_memory(job.device_name)
+    started = time.perf_counter()
+    arm(job)
+    wall = time.perf_counter() - started
+    if not job.measured:
+        raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
+    with store.atomic_folder(folder) as temporary:
+        _write_record(temporary, provenance.record(job, parts, wall, code), job)
 
 
-def _is_current(folder: Path, identity: str, options: Options, *files: str) -> bool:
-    if options.force or not all((folder / f).is_file() for f in ("record.json", *files)):
+@contextlib.contextmanager
+def _job(
+    options: Options, label: str, folder: Path, identity: str
+) -> Iterator[logging.Logger | None]:
+    """The log of a job while no other process does it; None where nothing is to be done.
+
+    What it left in scratch is removed when it has ended well, of earlier code too. A job that is
+    forced finds nothing there either.
+    """
+    scratch = _scratch(options, label)
+    if folder.parent.is_dir():
+        store.sweep(folder.parent)
+    if not scratch.exists() and _is_current(folder, identity, options, quiet=True):
+        yield None
+        return
+    with _alone(options, label):
+        if options.force:
+            _clear(scratch)
+        if _is_current(folder, identity, options):
+            yield None
+        else:
+            with _logged(options, label) as log:
+                yield log
+        _clear(scratch)
+    _forget_abandoned(options.base / "scratch")
+
+
+def _scratch(options: Options, label: str) -> Path:
+    return options.base / "scratch" / label
+
+
+def _clear(scratch: Path) -> None:
+    try:
+        if scratch.exists():
+            shutil.rmtree(scratch)
+    except OSError as error:
+        raise store.explain(scratch, error) from error
+
+
+def _forget_abandoned(root: Path) -> None:
+    """Remove what has lain in scratch for `KEPT_S`: of jobs that nobody ran to the end."""
+    before = time.time() - KEPT_S
+    for folder, _, names in os.walk(root, topdown=False):
+        with contextlib.suppress(OSError):  # a folder that is not empty, or just gone
+            paths = [*(Path(folder, name) for name in names), Path(folder)]
+            for path in [path for path in paths if path.lstat().st_mtime < before]:
+                path.rmdir() if path.is_dir() else path.unlink()
+
+
+@contextlib.contextmanager
+def _alone(options: Options, label: str) -> Iterator[None]:
+    """Keep other processes from the same job; the lock of one that is killed is free."""
+    path = options.base / "locks" / f"{label}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(path)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            print(f"{label}  (waits for another process that does it)", file=sys.stderr, flush=True)
+            held.acquire()
+    except OSError as error:
+        raise store.explain(path, error) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _is_current(folder: Path, identity: str, options: Options, quiet: bool = False) -> bool:
+    """Whether a folder holds the result that a job would make; says what is damaged."""
+    if options.force or not (folder / "record.json").exists():
         return False
-    record = store.read_json(folder / "record.json")
-    return record.get("fingerprint") == identity
+    try:
+        record = records.read_record(folder / "record.json", "it is made anew")
+        if record.get("fingerprint") != identity:
+            return False
+        records.verify(record, "it is made anew")
+    except ReproError as error:
+        if not quiet:
+            print(error, file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def function(dotted: str, threads: int = 1):
@@ -273,12 +394,9 @@ def _logged(options: Options, label: str) -> Iterator[logging.Logger]:
     path = options.base / "logs" / f"{label}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+        handler = _LogFile(path, mode="a", encoding="utf-8")
     except OSError as error:
-        raise ReproError(
-            f"{path}: cannot be written ({error.strerror}); make the folder writable or set "
-            "REPRO_WORK to another one"
-        ) from error
+        raise store.explain(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger(f"repro.{label.replace('/', '.')}")
     log.setLevel(logging.INFO)
@@ -300,6 +418,28 @@ def _logged(options: Options, label: str) -> Iterator[logging.Logger]:
         log.info("end after %.1f s", time.perf_counter() - started)
         log.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written ends its job, once, with a line that says why."""
+
+    full = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.full:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self.full = True
+        raise store.explain(Path(self.baseFilename), error) from error
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of what was told when it was written
+            super().close()
 
 
 def _one_line(error: Exception) -> str:

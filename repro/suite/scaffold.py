@@ -8,38 +8,78 @@ of the suite is found.
 
 from __future__ import annotations
 
+import keyword
+import os
 import re
 from pathlib import Path
 
-from repro import store
+from repro import documents, store
 from repro.errors import ReproError
+from repro.places import short
 from repro.suite.cards import library
+from repro.suite.cards.base import LONGEST
+from repro.suite.words import SCALES, ZOO
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
 def create(slug: str, root: Path) -> list[Path]:
-    """Make ``methods/<slug>/`` and its test.
+    """Make ``methods/<slug>/`` and its test, each whole or not at all, the method last.
+
+    Where an earlier call was killed between the two, the same call makes what is missing.
 
     Raises:
-        ReproError: not a slug, or the folder exists.
+        ReproError: not a slug, a name that is taken, or a folder that exists.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
-        raise ReproError(f"`{slug}` is not a slug; use lower-case letters, digits and dashes")
-    module = slug.replace("-", "_")
-    if (root / "methods" / module).exists():
+    module = _module(slug)
+    package, tests = root / "methods" / module, root / "tests" / "methods" / module
+    if os.path.lexists(package):
         raise ReproError(f"methods/{module} exists already; `repro show {slug}` shows it")
-    made = []
+    files: dict[Path, dict[str, str]] = {tests: {}, package: {}}
     for template in sorted(TEMPLATES.glob("*.template")):
-        text = _filled(template.read_text(encoding="utf-8"), slug)
+        text = _filled(documents.read_text(template), slug)
         name = template.name.removesuffix(".template")
-        in_tests = name.startswith("test_")
-        folder = root / ("tests/methods" if in_tests else "methods") / module
-        path = folder / (f"test_{module}.py" if in_tests else name)
-        store.write_text(path, text)
-        made.append(path)
+        if name.startswith("test_"):
+            files[tests][f"test_{module}.py"] = text
+        else:
+            files[package][name] = text
+    for folder, texts in files.items():
+        if os.path.lexists(folder):
+            _check_made(folder, texts)
+            continue
+        with store.atomic_folder(folder) as temporary:
+            for name, text in texts.items():
+                (temporary / name).write_text(text, encoding="utf-8")
     library.forget()
-    return made
+    return sorted(folder / name for folder, texts in files.items() for name in texts)
+
+
+def _module(slug: str) -> str:
+    """The package of a slug.
+
+    Raises:
+        ReproError: not a slug, or a word that means something else.
+    """
+    shown = documents.one_line(slug, 60)
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug):
+        raise ReproError(
+            f"`{shown}` is not a slug; use lower-case letters, digits and single dashes between "
+            "them, as in `my-paper`"
+        )
+    if len(slug) > LONGEST:
+        raise ReproError(f"`{shown}` has {len(slug)} letters; a slug has at most {LONGEST}")
+    module = slug.replace("-", "_")
+    if keyword.iskeyword(module) or slug in (ZOO, "all", *SCALES):
+        raise ReproError(f"`{slug}` is a word of Python or of the suite; choose another slug")
+    return module
+
+
+def _check_made(folder: Path, texts: dict[str, str]) -> None:
+    """Raises ReproError where a folder is not what a call that was killed has made."""
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file() or documents.read_text(path) != text:
+            raise ReproError(f"{short(folder)} exists already; move it away or choose another slug")
 
 
 NEXT = """\

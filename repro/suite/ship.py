@@ -37,6 +37,7 @@ from repro.diffusion.schedules import (
 from repro.errors import ReproError
 from repro.job import Job, Params
 from repro.metrics.fid import frechet_from_features
+from repro.numbers import to_bytes
 from repro.places import ROOT
 from repro.suite import fingerprint, zoo
 from repro.suite.cards import library
@@ -201,8 +202,7 @@ def grid_image(x: Tensor, columns: int, zoom: int) -> np.ndarray:
 
     Whole rows only; a grey line of ``zoom`` pixels runs right of and below every image.
     """
-    pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
-    pixels = torch.nn.functional.pad(pixels, (0, 1, 0, 1), value=128)
+    pixels = torch.nn.functional.pad(to_bytes(x), (0, 1, 0, 1), value=128)
     rows = [torch.cat(list(r), 2) for r in pixels.split(columns) if len(r) == columns]
     picture = torch.cat(rows, 1).repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     return picture.permute(1, 2, 0).squeeze(2).numpy()

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from repro.coordinates import at_key
+from repro.documents import quoted
 from repro.errors import ReproError
 from repro.suite import comparison, expression, inference
 from repro.suite.cards.checks import Check, CheckCard
@@ -84,16 +85,46 @@ class ClaimResult:
     reason: str
 
 
+def _field(record: Any, key: str, kind: Any) -> Any:
+    """A field of a record or of one of its measurements.
+
+    Raises:
+        ReproError: it is missing or of another type.
+    """
+    value = record.get(key) if isinstance(record, Mapping) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ReproError(
+            f"a run record holds {quoted(value)} as its `{key}`; delete that run's folder and run "
+            "it again"
+        )
+    return value
+
+
 class Measurements:
-    """Measurements of one method at one scale, addressed as checks address them."""
+    """Measurements of one method at one scale, addressed as checks address them.
+
+    Raises:
+        ReproError: a record is malformed, or two give one measurement at one seed.
+    """
 
     def __init__(self, records: Iterable[Mapping[str, Any]], deterministic: Sequence[str] = ()):
         self._values: dict[tuple[str, str, str], dict[int, float]] = {}
         self._deterministic = set(deterministic)
         for record in records:
-            for item in record["measurements"]:
-                key = (record["arm"], item["name"], at_key(item["at"]))
-                self._values.setdefault(key, {})[int(record["seed"])] = float(item["value"])
+            arm, seed = _field(record, "arm", str), _field(record, "seed", int)
+            for item in _field(record, "measurements", list):
+                name, at = _field(item, "name", str), at_key(_field(item, "at", Mapping))
+                by_seed = self._values.setdefault((arm, name, at), {})
+                if seed in by_seed:
+                    twice = Reference(name, arm, at)
+                    raise ReproError(f"`{twice}` is recorded twice at seed {seed}")
+                value = _field(item, "value", int | float)
+                if isinstance(value, int) and abs(value) > expression.LARGEST:
+                    raise ReproError(
+                        f"`{Reference(name, arm, at)}` is {quoted(value)} at seed {seed}, beyond "
+                        f"{expression.LARGEST:g}"
+                    )
+                by_seed[seed] = float(value)
 
     def seeds(self, reference: Reference) -> dict[int, float]:
         """Seed → value.

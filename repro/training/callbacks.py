@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -16,6 +16,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 
+from repro import store
 from repro.errors import ReproError
 from repro.training import progress
 from repro.training.settings import Course, Turn, ema_decay
@@ -129,17 +130,22 @@ class Losses(Callback):
             self.curves[name].copy_(curve)
 
 
+DIGEST = 64
+"""Length of what ends a checkpoint: the SHA-256 of all before it, in hexadecimal digits."""
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are whole or not there, and that are read without unpickling objects."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
+        with store.atomic(Path(path)) as temporary, store.as_os_error(RuntimeError):
+            with temporary.open("w+b") as handle:
+                torch.save(checkpoint, handle)
+                handle.seek(0)
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+                handle.write(digest.encode())
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = None
@@ -147,14 +153,28 @@ class AtomicCheckpoints(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
+class Damaged(ReproError):
+    """A checkpoint that is not what was written."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Raises ReproError where the file cannot be read."""
+    """Raises Damaged where it is not what was written, ReproError where it cannot be read."""
+    remedy = "delete it to train from the beginning"
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        raise ReproError(
+            f"the training checkpoint {path} cannot be read ({error.strerror}); {remedy}"
+        ) from error
+    if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
+        raise Damaged(f"the training checkpoint {path} is damaged; {remedy}")
+    del content
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ReproError(
-            f"the training checkpoint {path} cannot be read ({type(error).__name__}); "
-            "delete it to train from the beginning"
+        raise Damaged(
+            f"the training checkpoint {path} is of another version ({type(error).__name__}); "
+            f"{remedy}"
         ) from error
 
 
@@ -170,11 +190,15 @@ class Checkpoint(Callback):
         self.saved_at = time.monotonic()
 
     def to_resume(self) -> Path | None:
-        """The file, if there is one and it was made with these settings."""
+        """The file, if there is one, it is whole, and it was made with these settings."""
         if not self.path.exists():
             return None
-        if read_checkpoint(self.path).get("settings") == self.settings:
-            return self.path
+        try:
+            if read_checkpoint(self.path).get("settings") == self.settings:
+                return self.path
+        except Damaged:
+            self.job.log.warning("%s is damaged; training from the beginning", self.path.name)
+            return None
         self.job.log.info("%s was made with other settings; starting anew", self.path.name)
         return None
 

@@ -81,8 +81,9 @@ def fit(
     checkpoint_every: seconds between checkpoints; checkpoint_steps: or steps, where given.
     name: tells apart several trainings in one job.
 
-    Raises ReproError where the loss is not finite, or where the checkpoint cannot be read.
-    SIGINT and SIGTERM end the process.
+    Raises ReproError where the loss is not finite, or where the checkpoint cannot be read or
+    written; with one that is damaged it begins anew. SIGINT and SIGTERM raise
+    `repro.stopping.Stopped`, which ends the process.
     """
 
     def own(networks: Networks, data: Any, generator: Generator, shared: dict[str, Any]) -> Tensor:

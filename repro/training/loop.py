@@ -10,6 +10,7 @@ where something trains.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,8 +25,10 @@ from torch import Generator, Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
+from repro import stopping
 from repro.display import quiet_lightning
 from repro.errors import ReproError
+from repro.stopping import Stopped
 from repro.training.callbacks import AtomicCheckpoints, Average, Checkpoint, Losses
 from repro.training.progress import Progress, interrupted
 from repro.training.seeding import seed_global
@@ -166,19 +169,24 @@ def train(
     checkpoint = Checkpoint(job, course, settings_of(job, networks, turns, course))
     progress = Progress(job, course, stream, losses.curves)
     random_state = torch.get_rng_state()
-    asked_to_end = False
+    asked_by: signal.Signals | None = None
     with quiet_lightning():
         trainer = trainer_of(job, course, [average, losses, checkpoint, progress])
         module = Training(networks, turns, course.steps)
         try:
-            trainer.fit(module, stream, ckpt_path=checkpoint.to_resume())
-        except SystemExit:  # what Lightning makes of SIGINT and SIGTERM
-            asked_to_end = True
+            # Lightning ends a training between two steps, so that a checkpoint can be made.
+            with stopping.unless(signal.SIGTERM, lambda: trainer.received_sigterm):
+                trainer.fit(module, stream, ckpt_path=checkpoint.to_resume())
+        except SystemExit as error:
+            # Lightning gives SIGINT, which no handler took before it, another status.
+            asked_by = error.signal if isinstance(error, Stopped) else signal.SIGINT
         finally:
             torch.set_rng_state(random_state)
-    if asked_to_end or trainer.received_sigterm:
+    if trainer.received_sigterm:
+        asked_by = signal.SIGTERM
+    if asked_by is not None:
         job.log.error(interrupted(job, course))
-        raise SystemExit(f"error: {interrupted(job, course)}")
+        raise Stopped(asked_by, interrupted(job, course))
     if trainer.interrupted or not losses.complete:
         raise ReproError(interrupted(job, course))
     average.apply()

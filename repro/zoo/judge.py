@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from repro.errors import ReproError
 from repro.metrics.fid import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
+from repro.numbers import clipped, finite, to_bytes
 from repro.training.seeding import seeded
 from repro.zoo import pretrained
 from repro.zoo.train import images, scaled, trained
@@ -82,12 +83,10 @@ class Judge:
     @torch.inference_mode()
     def _batched(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         # Out of range is not seen on a screen either, so it must not move the features.
-        return torch.cat(
-            [
-                function(enlarged(part.to(self.job.device).float().clamp(-1, 1)))
-                for part in x.split(256)
-            ]
-        )
+        found = [
+            function(enlarged(clipped(part.to(self.job.device).float()))) for part in x.split(256)
+        ]
+        return finite(torch.cat(found), "what the classifier makes of pictures")
 
     def features(self, x: Tensor) -> Tensor:
         """Penultimate features: (n, C, H, W) in about [-1, 1], clipped to it -> (n, F)."""
@@ -118,8 +117,7 @@ class Judge:
 
     def save_grid(self, x: Tensor, name: str, count: int = 10) -> None:
         """Keep the first images as uint8 under a name, for the method's figures."""
-        pixels = ((x[:count].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        self.job.save(name, pixels.cpu())
+        self.job.save(name, to_bytes(x[:count]).cpu())
 
 
 def classifier(job: Job) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from repro.errors import ReproError
 from repro.nets.classifier import Classifier
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.unet import UNet
+from repro.numbers import clipped
 from repro.official import reader
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ Extractor = Callable[[Tensor], Tensor]
 
 
 _MOBILENET = reader.Layout(
-    "torchvision's MobileNetV2 (delete this file and run "
-    "`python -m repro.data get mobilenetv2-imagenet`)"
+    "torchvision's MobileNetV2 (delete this file and run `repro data mobilenetv2-imagenet`)"
 )
 
 
@@ -155,7 +155,7 @@ def colour_features(job: Job, size: int = 224) -> Extractor:
     def extract(x: Tensor) -> Tensor:
         parts = []
         for part in x.split(64):
-            image = (part.to(job.device).float().clamp(-1, 1) + 1) / 2
+            image = (clipped(part.to(job.device).float()) + 1) / 2
             image = F.interpolate(image, (size, size), mode="bilinear", antialias=True)
             h = net.features((image - mean) / deviation)
             parts.append(h.mean((2, 3)))

@@ -25,6 +25,7 @@ from repro.diffusion.schedules import (
 from repro.errors import ReproError
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.unet import UNet
+from repro.numbers import from_bytes
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
 from repro.training.settings import Batch, Loss, Optimiser
@@ -52,8 +53,8 @@ def images(split: Any, dataset: str) -> Tensor:
 
 
 def scaled(x: Tensor, dataset: str) -> Tensor:
-    """Stored images to float32 in [-1, 1]."""
-    return x.float() / (8.0 if dataset == "digits" else 127.5) - 1.0
+    """Stored images, uint8, to float32 in [-1, 1]; digits have 17 levels, others 256."""
+    return x.float() / 8.0 - 1.0 if dataset == "digits" else from_bytes(x)
 
 
 def _mirrored(x: Tensor, generator: Generator) -> Tensor:

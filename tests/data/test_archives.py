@@ -1,3 +1,4 @@
+import os
 import stat
 import zipfile
 
@@ -65,6 +66,26 @@ def test_a_flipped_byte_in_a_wheel_is_noticed(tmp_path):
     path = tmp_path / "x.whl"
     path.write_bytes(data)
     with pytest.raises(ReproError, match="damaged"):
+        read_members(path, ["a"])
+
+
+def test_a_flipped_byte_of_another_member_of_a_tarball_is_noticed(tmp_path):
+    """The checksum of gzip stands at its end, behind what is wanted."""
+    noise = bytes(range(256)) * 40
+    data = bytearray(tar_bytes({"a": noise, "b": os.urandom(40_000)}))
+    data[len(data) // 2] ^= 1  # bytes that do not compress are stored as they are
+    path = tmp_path / "x.tgz"
+    path.write_bytes(data)
+    with pytest.raises(ReproError, match="damaged"):
+        read_members(path, ["a"])
+
+
+def test_two_members_of_one_name_that_differ(tmp_path):
+    path = tmp_path / "x.whl"
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "w") as bundle:
+        bundle.writestr("a", b"one")
+        bundle.writestr("a", b"two")
+    with pytest.raises(ReproError, match="two different files a"):
         read_members(path, ["a"])
 
 

@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import repro
-from repro.data import __main__ as command
 from repro.data import cache, catalogue, sets, sources
 from repro.data.dataset import Dataset
 from repro.data.sources import Installed, Source, Unavailable
 from repro.errors import ReproError
+from repro.suite import cli
 
 NAMES = catalogue.names()
 HEAVY = {"torch", "sklearn", "nilearn", "gensim", "pandas", "nibabel", "rdata", "PIL"}
@@ -80,10 +81,10 @@ def test_adding_a_file_adds_a_data_set(root, tmp_path, monkeypatch, capsys):
     assert catalogue.names() == sorted([*NAMES, "toy-set"])
     assert catalogue.fingerprint("toy-set") == checksum
     assert catalogue.load("toy-set") == ("toy-set", ["manifest.json", "notes.txt"])
-    assert command.main(["list"]) == 0
-    assert any(
-        line.split()[:2] == ["toy-set", "cached"] for line in capsys.readouterr().out.splitlines()
-    )
+    cli.data()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "toy-set" in line]
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[:3] == ["toy-set", "Toy", "MIT"] and cells[-1] == "yes"
     del sys.modules[catalogue.module_of("toy-set")]
 
 
@@ -168,7 +169,7 @@ def test_every_data_set_explains_itself_offline(root, name, monkeypatch):
         catalogue.prepare(name)
     for made in catalogue.info(name).sources:
         for file in getattr(made, "files", ()):
-            assert f"{root / 'downloads' / file.name}  <- " in str(caught.value)
+            assert f"{root / 'downloads' / file.name} <- " in str(caught.value)
             assert file.sha256 is None or file.sha256 in str(caught.value)
 
 
@@ -188,21 +189,41 @@ def test_a_damaged_copy_says_how_to_mend_it(root, monkeypatch):
     (folder / "encoder.json").write_text("[")
     with pytest.raises(ReproError) as caught:
         catalogue.load("gpt2-bpe")
-    assert str(folder) in str(caught.value)
-    assert "delete it and run `python -m repro.data get gpt2-bpe`" in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(f"{folder} is damaged or edited")
+    assert (
+        "cannot be prepared again: data set gpt2-bpe is missing" in message
+        and "run `repro data gpt2-bpe`" in message
+    )
+    assert "\n" not in message
+    assert not catalogue.verify("gpt2-bpe")
 
 
 # --- the command line and the cache ---------------------------------------------------------------
 
 
 def test_command_line(root, capsys):
-    assert command.main(["list"]) == 0
-    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert shown == NAMES
-    assert command.main(["get", "cifar10"]) == 1
-    assert "cifar10 is missing" in capsys.readouterr().err
-    assert command.main(["get", "cifar"]) == 1
-    assert "did you mean cifar10" in capsys.readouterr().err
+    cli.data()
+    rows = [line.split()[1] for line in capsys.readouterr().out.splitlines() if " MB " in line]
+    assert rows == NAMES
+    with pytest.raises(ReproError, match="cifar10 is missing"):
+        cli.data(["cifar10"])
+    with pytest.raises(ReproError, match="did you mean cifar10"):
+        cli.data(["digits", "cifar"])
+    assert not cache.root().exists() or not catalogue.is_cached("digits")
+
+
+def test_verify_reads_the_content(root, capsys):
+    cli.data(["digits"], verify=True)
+    assert capsys.readouterr().out.startswith("digits: ")
+    (folder,) = (cache.root() / "datasets").glob("digits-*")
+    arrays = dict(np.load(folder / cache.ARRAYS))
+    name = min(arrays)
+    arrays[name] = np.flip(arrays[name])
+    np.savez(folder / cache.ARRAYS, **arrays)
+    assert not catalogue.verify("digits")
+    cli.data(verify=True)
+    assert catalogue.verify("digits")
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

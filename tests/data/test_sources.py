@@ -1,5 +1,6 @@
 """Fetching: checksums, atomic and concurrent preparation, broken downloads, plain messages."""
 
+import errno
 import hashlib
 import http.server
 import json
@@ -185,7 +186,7 @@ def test_a_folder_without_manifest_is_made_anew(online, register):
     assert catalogue.verify("made")
 
 
-def test_damage_in_the_cache_is_noticed(online, register, monkeypatch):
+def test_damage_in_the_cache_is_said_and_repaired(online, register, caplog):
     made = Dataset(
         "made", "", "", "", "", "", CHECKSUM, (source(Written()),),
         lambda _, f: cache.read_arrays(f),
@@ -196,8 +197,66 @@ def test_damage_in_the_cache_is_noticed(online, register, monkeypatch):
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 255
     path.write_bytes(raw)
-    with pytest.raises(ReproError, match="damaged"):
-        catalogue.load("made")
+    assert not catalogue.verify("made")
+    np.testing.assert_array_equal(catalogue.load("made")["x"], ARRAY)
+    (said,) = caplog.messages
+    assert f"made: {path} is damaged" in said and said.endswith("it is prepared again")
+    assert catalogue.verify("made")
+
+
+def test_a_copy_is_read_in_full_once_a_process_and_when_it_changed(online, register, monkeypatch):
+    register(entry(source(Written())))
+    catalogue.prepare("made")
+    monkeypatch.setattr(catalogue, "_known", {})
+    read = []
+    in_full = cache.read_content
+    monkeypatch.setattr(cache, "read_content", lambda f: read.append(f) or in_full(f))
+    folder = catalogue.load("made")
+    catalogue.load("made")
+    assert read == [folder]
+    os.utime(folder / "arrays.npz", ns=(1, 1))
+    catalogue.load("made")
+    assert read == [folder] * 2
+
+
+def test_a_change_under_the_same_size_and_time_is_found_by_verify(online, register):
+    register(entry(source(Written())))
+    path = catalogue.load("made") / "arrays.npz"
+    before = path.stat()
+    np.savez(path, x=ARRAY[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert not catalogue.verify("made")
+
+
+@pytest.mark.parametrize("made", ["{}", "[]", "not JSON", None])
+def test_a_manifest_that_says_something_else_is_written_anew(online, register, made):
+    client = Written()
+    register(entry(source(client)))
+    facts = catalogue.prepare("made")
+    path = cache.dataset_folder("made", CHECKSUM) / "manifest.json"
+    path.unlink() if made is None else path.write_text(made)
+    again = catalogue.prepare("made")
+    assert json.loads(path.read_text()) == again
+    assert {k: again[k] for k in ("name", "content_sha256", "members")} == {
+        k: facts[k] for k in ("name", "content_sha256", "members")
+    }
+    assert client.calls == 1
+
+
+def test_a_copy_of_older_code_is_taken_without_fetching_or_writing(root, register):
+    """Its manifest says what today's says; the content is read in full."""
+    client = Written()
+    register(entry(source(client)))
+    folder = cache.dataset_folder("made", CHECKSUM)
+    facts = {
+        "name": "made", "content_sha256": CHECKSUM, "source": "one", "licence": "MIT",
+        "citation": "", "members": ["x"], "seconds": 1.5,
+    }  # fmt: skip
+    cache.publish(folder, CONTENT, facts)
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    assert catalogue.prepare("made") == facts
+    assert (folder / "manifest.json").stat().st_mtime_ns == before and client.calls == 0
 
 
 def test_two_threads_prepare_once(online, register):
@@ -234,6 +293,24 @@ def test_two_processes_exclude_each_other(root):
     assert entered.wait(10)
     thread.join()
     holder.wait()
+
+
+def test_who_waits_for_a_lock_says_so(root, monkeypatch, caplog):
+    monkeypatch.setattr(cache, "PATIENCE_S", 0.05)
+    entered = threading.Event()
+
+    def enter():
+        with cache.lock("x"):
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    with cache.lock("x"):
+        thread.start()
+        assert not entered.wait(0.3)
+    assert entered.wait(10)
+    thread.join()
+    (said,) = caplog.messages
+    assert str(root / "locks" / "x.lock") in said
 
 
 def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
@@ -307,6 +384,32 @@ def test_a_partial_file_longer_than_the_file_is_dropped(online, register, server
     with pytest.raises(ReproError, match="416"):
         catalogue.prepare("made")
     catalogue.prepare("made")
+    assert catalogue.verify("made")
+
+
+def test_a_part_of_another_file_is_fetched_anew(online, register, server):
+    (online / "downloads").mkdir(parents=True)
+    (online / "downloads" / "file.bin.part").write_bytes(b"another")
+    register(entry(source(address(server, "/whole"))))
+    catalogue.prepare("made")
+    assert server.seen == [("/whole", len("another")), ("/whole", 0)]
+    assert catalogue.verify("made")
+
+
+def test_a_full_disk_is_no_fault_of_the_address(online, register, server, monkeypatch):
+    register(entry(source(address(server, "/whole"))))
+
+    def full(reply, stream, size):
+        stream.write(reply.read(10))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources.shutil, "copyfileobj", full)
+        with pytest.raises(ReproError, match="the disk is full .*free some space") as caught:
+            catalogue.prepare("made")
+    assert str(online / "downloads" / "file.bin.part") in str(caught.value)
+    catalogue.prepare("made")
+    assert server.seen == [("/whole", 0), ("/whole", 10)]
     assert catalogue.verify("made")
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repro.coordinates import at_key, canonical, matching, outside
+from repro.documents import one_line
 from repro.errors import ReproError
 from repro.suite.expression import Reference, parse
 
@@ -149,4 +150,4 @@ def test_never_fails_otherwise(text):
     try:
         parse(text)
     except ReproError as error:
-        assert text.strip() in str(error) or not text.strip()
+        assert str(error).startswith(f"check `{one_line(text)}`: ")

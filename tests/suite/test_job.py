@@ -1,19 +1,27 @@
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from repro import store
 from repro.errors import ReproError
 from repro.job import Job
 from repro.places import ROOT
-from repro.suite import judging, provenance, run
+from repro.suite import fingerprint, judging, provenance, run
 from repro.suite.cards import library
+from repro.suite.cards.models import ModelRef
 from repro.suite.plan import Plan
+from repro.suite.report import inputs
 from tests.conftest import forget
 
 
@@ -83,7 +91,7 @@ def test_a_finished_seed_is_kept_and_a_stale_one_runs_again(options):
     method = run_all(options)
     paths = [options.base / f"runs/toy/ours/{seed}/record.json" for seed in range(3)]
     stamps = [p.stat().st_mtime_ns for p in paths]
-    store.write_json(paths[1], store.read_json(paths[1]) | {"fingerprint": "old"})
+    store.write_sealed(paths[1], store.read_sealed(paths[1]) | {"fingerprint": "old"})
     run.run_arm(method, "ours", options)
     after = [p.stat().st_mtime_ns for p in paths]
     assert [a == b for a, b in zip(stamps, after, strict=True)] == [True, False, True]
@@ -209,17 +217,169 @@ def test_peak_memory_is_that_of_the_job(options):
     del grown
 
 
-def test_truncated_artefacts_are_named(options):
+def test_an_arm_makes_a_damaged_model_and_a_damaged_record_anew(options, capfd):
+    """As a job of the DAG does, which trusts that the files of earlier jobs are what they were."""
     method = run_all(options)
+    made = records(options)
     path = options.base / "models/toy/net/0/model.safetensors"
-    path.write_bytes(path.read_bytes()[:40])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
     (options.base / "runs/toy/ours/0/record.json").unlink()
-    with pytest.raises(ReproError, match="model.safetensors: is not a whole safetensors"):
-        run.run_arm(method, "ours", options)
     record = options.base / "runs/toy/ours/1/record.json"
     record.write_text(record.read_text()[:50])
-    with pytest.raises(ReproError, match="ours/1/record.json: is not whole JSON"):
-        run.run_arm(method, "ours", options, [1])
+    capfd.readouterr()
+    run.run_arm(method, "ours", options)
+    said = capfd.readouterr().err
+    assert path.read_bytes() == whole and records(options) == made
+    assert "net/0/model.safetensors: is not what was written there" in said
+    assert "ours/1/record.json is not a run record (is not whole JSON" in said
+    assert said.count("it is made anew") == 2
+
+
+COUNTING = """
+
+def found(job):
+    left = job.scratch / "left"
+    there = left.exists()
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    left.write_text("state")
+    return there
+
+
+def train(job):
+    return {"w": torch.full((2,), float(found(job)))}
+
+
+def exact(job):
+    job.measure("error", 0.0)
+    if found(job) or job.scale == "paper":
+        raise ValueError("left of an earlier call")
+"""
+
+
+@pytest.fixture
+def counting(toy):
+    source = toy / "methods/toy/arms.py"
+    source.write_text(source.read_text() + COUNTING)
+    return run.Options("smoke")
+
+
+def in_scratch(options):
+    return [path for path in (options.base / "scratch").rglob("*") if path.is_file()]
+
+
+def test_scratch_is_gone_when_a_job_has_ended_well(counting):
+    run_all(counting)
+    assert in_scratch(counting) == []
+
+
+def leave(options):
+    """What a call leaves that is killed: of these jobs, with this code and with an earlier one."""
+    method = library.load("toy")
+    for label, identity in (
+        ("models/toy/net/0", fingerprint.of_model(method, "smoke", ModelRef("toy", "net", 0))),
+        ("models/toy/net/0", "0" * 20),
+        ("runs/toy/exact/0", fingerprint.of_run(method, "smoke", "exact", 0)),
+    ):
+        folder = options.base / "scratch" / label / identity
+        folder.mkdir(parents=True)
+        (folder / "left").write_text("state")
+
+
+def test_what_a_killed_job_left_is_found_by_its_next_call_and_then_swept(counting):
+    leave(counting)
+    with pytest.raises(ReproError, match="left of an earlier call"):
+        run_all(counting)
+    weights = counting.base / "models/toy/net/0/model.safetensors"
+    assert store.read_tensors(weights)["w"].tolist() == [1.0, 1.0]
+    left = [path.relative_to(counting.base / "scratch") for path in in_scratch(counting)]
+    assert [path.parts[:3] for path in left] == [("runs", "toy", "exact")]
+
+
+def test_forced_means_forced(counting):
+    run_all(counting)
+    leave(counting)
+    run.run_method(library.load("toy"), run.Options("smoke", force=True))
+    weights = counting.base / "models/toy/net/0/model.safetensors"
+    assert store.read_tensors(weights)["w"].tolist() == [0.0, 0.0]
+    assert in_scratch(counting) == []
+
+
+def test_scratch_of_jobs_that_are_current_is_swept(counting):
+    run_all(counting)
+    leave(counting)
+    run_all(counting)
+    assert in_scratch(counting) == []
+
+
+def test_what_nobody_went_on_with_is_forgotten(counting):
+    old, young = (counting.base / "scratch" / name / "state" for name in ("0" * 20, "1" * 20))
+    for path, age in ((old, 2 * run.KEPT_S), (young, 0)):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+        for place in (path, path.parent):
+            os.utime(place, (time.time() - age,) * 2)
+    run_all(counting)
+    assert in_scratch(counting) == [young] and not old.parent.exists()
+
+
+def test_a_job_waits_for_another_process_that_does_it(options, capfd):
+    """And then finds it done."""
+    method, started = library.load("toy"), threading.Event()
+    path = options.base / "locks/models/toy/net/0.lock"
+    path.parent.mkdir(parents=True)
+    held = FileLock(path)
+    held.acquire()
+
+    def other():
+        started.set()
+        run.run_model(method, ModelRef("toy", "net", 0), options)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    started.wait()
+    thread.join(timeout=1.0)
+    assert thread.is_alive() and not (options.base / "models").exists()
+    held.release()
+    thread.join()
+    assert "waits for another process" in capfd.readouterr().err
+    assert (options.base / "models/toy/net/0/record.json").is_file()
+
+
+def test_a_log_that_cannot_be_written_is_one_line(options, capsys):
+    """A limit on the size of files stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(ReproError, match=r"0\.log: cannot be written.*free some space"):
+            with run._logged(options, "runs/toy/ours/0"):
+                pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    run_all(options)
+
+
+def test_of_two_runs_of_one_seed_the_plan_names_one(options):
+    """A copied seed, a partial folder and a stray arm are no runs."""
+    method = run_all(options)
+    base = options.base / "runs" / "toy"
+    for name in ("ours/7", "ours/.0.0a1b.partial", "stray/0"):
+        shutil.copytree(base / "ours" / "0", base / name)
+    source = inputs.Work("smoke", options.base)
+    planned = [(arm, seed) for arm in method.arms("smoke") for seed in method.seeds("smoke", arm)]
+    assert [(r["arm"], r["seed"]) for r in source.runs("toy")] == planned
+
+
+def test_verdicts_of_other_runs_are_refused(options):
+    run_all(options)
+    path = options.base / "runs/toy/ours/0/record.json"
+    record = store.read_sealed(path)
+    record["measurements"][0]["value"] += 1.0
+    store.write_sealed(path, record)
+    with pytest.raises(ReproError, match="toy.json: is not of the runs.*run `repro run toy --sc"):
+        inputs.load("toy", inputs.Work("smoke", options.base))
 
 
 def test_atomic_writes_leave_nothing_behind(tmp_path):

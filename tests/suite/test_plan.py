@@ -51,7 +51,7 @@ def test_unknown_scale_suggests():
 def test_every_rule_has_a_log():
     for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
         for rule in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            assert "    log:" in rule and "| tee {log:q}" in rule, (
+            assert "    log:" in rule and "| tee -- {log:q}" in rule, (
                 f"{path.name}: {rule.split(':')[0]}"
             )
 

@@ -13,6 +13,7 @@ from repro.errors import ReproError
 from repro.job import Job
 from repro.training.fit import fit, fit_alternating
 from repro.training.settings import Optimiser, Turn, ema_decay, learning_rate_factor
+from tests.training.damage import DAMAGE
 
 STEPS = 12
 
@@ -219,13 +220,16 @@ def test_other_settings_do_not_resume(tmp_path):
     assert same_bits(changed.state_dicts, fresh.state_dicts)
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_and_training_begins_anew(tmp_path, caplog, damage):
     job = Job.for_test(scratch=tmp_path)
-    fit_alternating(job, pair(), turns(), batch, steps=STEPS, checkpoint_steps=5)
+    whole = fit_alternating(job, pair(), turns(), batch, steps=STEPS, checkpoint_steps=5)
     path = tmp_path / "fit.checkpoint"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ReproError, match=r"fit\.checkpoint cannot be read.*delete it"):
-        fit_alternating(job, pair(), turns(), batch, steps=STEPS)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with caplog.at_level("WARNING"):
+        again = fit_alternating(job, pair(), turns(), batch, steps=STEPS)
+    assert "fit.checkpoint is damaged; training from the beginning" in caplog.text
+    assert same_bits(again.state_dicts, whole.state_dicts)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])

@@ -14,6 +14,7 @@ from repro.errors import ReproError
 from repro.job import Job
 from repro.training.fit import fit, fit_and_save
 from repro.training.settings import Optimiser, ema_decay, learning_rate_factor
+from tests.training.damage import DAMAGE
 
 STEPS = 12
 
@@ -92,13 +93,16 @@ def test_other_settings_do_not_resume(tmp_path):
     assert same_bits(changed.state_dict, fresh.state_dict)
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path):
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_noticed_and_training_begins_anew(tmp_path, caplog, damage):
     job = Job.for_test(scratch=tmp_path)
-    fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
+    whole = fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS, checkpoint_steps=5)
     path = tmp_path / "fit.checkpoint"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ReproError, match=r"fit\.checkpoint cannot be read.*delete it"):
-        fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with caplog.at_level("WARNING"):
+        again = fit(job, network(), loss, batch, Optimiser(1e-2), steps=STEPS)
+    assert "fit.checkpoint is damaged; training from the beginning" in caplog.text
+    assert same_bits(again.state_dict, whole.state_dict)
 
 
 def test_seed_decides_the_weights(tmp_path):

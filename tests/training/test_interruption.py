@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from repro.job import Job
+from repro.stopping import Stopped
 from repro.training.fit import fit
 from repro.training.settings import Optimiser
 
@@ -64,10 +65,10 @@ def test_a_signal_ends_with_one_line_and_the_rest_follows(tmp_path, handlers, se
             os.kill(os.getpid(), sent)
         return batch(n, generator)
 
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(Stopped) as end:
         train(tmp_path / "b", signalling)
-    told = "error: training 'fit' of test was interrupted; run it again to resume"
-    assert end.value.code == told
+    assert end.value.said == "training 'fit' of test was interrupted; run it again to resume"
+    assert end.value.code == 128 + sent
     # Asked to end, it keeps what it has; interrupted in the middle of a step, it does not.
     assert (tmp_path / "b" / "fit.checkpoint").exists() == (sent == signal.SIGTERM)
     drawn = []
@@ -119,8 +120,8 @@ def test_a_process_that_is_killed_and_one_that_is_asked_to_end(tmp_path):
     steps, code, _ = run(5, signal.SIGKILL)
     assert steps == [0, 1, 2, 3, 4, 5] and code == -signal.SIGKILL
     steps, code, said = run(8, signal.SIGTERM)
-    assert steps == [4, 5, 6, 7, 8] and code == 1 and not out.exists()
-    assert "error: training 'fit' of test was interrupted; run it again to resume" in said
+    assert steps == [4, 5, 6, 7, 8] and code == 128 + signal.SIGTERM and not out.exists()
+    assert "training 'fit' of test was interrupted; run it again to resume" in said
     assert "Traceback" not in said
     steps, code, _ = run(-1)
     assert steps == [9, 10, 11] and code == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import subprocess
 import sys
 
@@ -82,13 +84,35 @@ def test_a_checkpoint_is_lightnings_and_holds_no_objects(tmp_path):
 
 
 def test_what_a_dead_writer_left_is_no_checkpoint(tmp_path):
-    """A process that is killed while it writes leaves a part of the temporary file alone."""
+    """A process that is killed while it writes leaves a part in a folder of its own."""
     job = Job.for_test(scratch=tmp_path)
-    (tmp_path / "fit.checkpoint.tmp").write_bytes(b"half a checkpoint")
+    left = tmp_path / ".fit.checkpoint.0123456789ab.partial"
+    left.mkdir()
+    (left / "fit.checkpoint").write_bytes(b"half a checkpoint")
     whole = fit(job, seeded_linear(), loss, batch, OPTIMISER, steps=4, checkpoint_steps=3)
     again = fit(job, seeded_linear(), loss, batch, OPTIMISER, steps=4, checkpoint_steps=3)
     assert torch.equal(whole.state_dict["weight"], again.state_dict["weight"])
     assert [p.name for p in tmp_path.iterdir()] == ["fit.checkpoint"]
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_same_command_goes_on(tmp_path):
+    """A limit on the size of files stands for it; what torch raises then has no number."""
+    job = Job.for_test(scratch=tmp_path)
+    whole = fit(job, seeded_linear(), loss, batch, OPTIMISER, steps=4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(
+            ReproError, match=r"fit\.checkpoint: cannot be written.*free some space"
+        ):
+            fit(job, seeded_linear(), loss, batch, OPTIMISER, steps=4, checkpoint_steps=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
+    again = fit(job, seeded_linear(), loss, batch, OPTIMISER, steps=4, checkpoint_steps=1)
+    assert torch.equal(whole.state_dict["weight"], again.state_dict["weight"])
 
 
 def seeded_linear() -> nn.Module:

@@ -1,9 +1,11 @@
 """What every rule needs: the plan, the targets, the command line and the log of a job."""
 
-import os
+import contextlib
+import hashlib
 import shlex
 from pathlib import Path
 
+from repro import environment
 from repro.errors import ReproError
 from repro.suite import fingerprint
 from repro.suite.cards import library
@@ -13,7 +15,25 @@ from repro.suite.words import SCALES
 
 report: "../report/workflow.rst"
 
-WORK = os.environ.get("REPRO_WORK", "work")
+
+def plain(folder):
+    """A name of a folder without what Snakemake takes for wildcards or path variables."""
+    if not set("{}<>") & set(str(folder)):
+        return str(folder)
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
+    link = Path(".snakemake") / f"work-{name}"
+    link.parent.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(folder.absolute())
+    return str(link)
+
+
+try:
+    WORK = plain(environment.work())
+except (ReproError, OSError) as error:
+    raise WorkflowError(str(error)) from None
+
 RETRAIN = str(config.get("retrain", "false")).lower() == "true"
 
 try:

@@ -16,4 +16,4 @@ rule data:
     message:
         "data {wildcards.name}"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"

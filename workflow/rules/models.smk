@@ -40,7 +40,7 @@ rule model:
     message:
         "model {wildcards.owner}/{wildcards.model} seed {wildcards.seed} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"
 
 
 def cards_of_models(w):
@@ -72,4 +72,4 @@ rule model_batch:
     message:
         "models of {wildcards.owner} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"

@@ -29,7 +29,7 @@ rule tables:
     message:
         "tables and figures of {wildcards.method} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"
 
 
 def page_inputs(w):
@@ -66,7 +66,7 @@ rule page:
     message:
         "page and ledger ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"
 
 
 for _scale in SCALES:

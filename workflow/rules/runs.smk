@@ -39,7 +39,7 @@ rule run:
     message:
         "run {wildcards.method}/{wildcards.arm} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"
 
 
 def run_files(method, scale):
@@ -76,4 +76,4 @@ rule run_batch:
     message:
         "arms of {wildcards.method} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"

@@ -16,4 +16,4 @@ rule verdict:
     message:
         "verdicts of {wildcards.method} ({wildcards.scale})"
     shell:
-        "{params.command} 2>&1 | tee {log:q}"
+        "{params.command} 2>&1 | tee -- {log:q}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repro.data.archives import read_members
+from repro.data.foreign import read_bytes, visible_files
 from repro.data.images import Arrays, cifar_binary
 from repro.data.layouts import Layout
 
@@ -33,4 +34,4 @@ def read(folder: Path | None = None) -> Arrays:
         return cifar_binary(read_members(archive, ["cifar-10-batches-bin/*_batch*.bin"]))
     inner = folder / "cifar-10-batches-bin"
     inner = inner if inner.is_dir() else folder
-    return cifar_binary({p.name: p.read_bytes() for p in sorted(inner.glob("*.bin"))})
+    return cifar_binary({p.name: read_bytes(p) for p in visible_files(inner, ".bin")})

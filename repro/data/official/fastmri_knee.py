@@ -8,6 +8,7 @@ import numpy as np
 
 from repro.data.arrays import slice_stack
 from repro.data.layouts import Layout
+from repro.errors import ReproError
 
 LAYOUT = Layout(
     name="fastmri-knee",
@@ -25,6 +26,10 @@ def read(folder: Path | None = None) -> np.ndarray:
         float32 (Z, 320, 320).
 
     Raises:
-        ReproError: slices are missing or malformed.
+        ReproError: slices are missing, malformed or negative.
     """
-    return slice_stack(LAYOUT.locate(folder), side=320)
+    folder = LAYOUT.locate(folder)
+    volume = slice_stack(folder, side=320)
+    if volume.min() < 0:
+        raise ReproError(f"{folder} has negative values; magnitude images are expected")
+    return volume

@@ -10,6 +10,8 @@ import numpy as np
 from repro.data.arrays import npz_batches
 from repro.data.layouts import Layout
 
+SIDE = 64
+
 LAYOUT = Layout(
     name="imagenet64",
     title="ImageNet downsampled to 64x64",
@@ -23,9 +25,9 @@ def batches(folder: Path | None = None) -> Iterator[np.ndarray]:
     """Yield the image batches, one npz file after another by name.
 
     Yields:
-        uint8 (N, H, W, 3).
+        uint8 (N, 64, 64, 3).
 
     Raises:
-        ReproError: no file is there, or one is not a batch of images.
+        ReproError: no file is there, or one is not a batch of images of that size.
     """
-    return npz_batches(LAYOUT.locate(folder))
+    return npz_batches(LAYOUT.locate(folder), SIDE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from repro.data.corpora import ZeroShotCorpus, lines, substituter
+from repro.data.corpora import ZeroShotCorpus, substituter, whole_lines
 
 _BEFORE = substituter(
     [(r" 's", "'s"), (r"s ' ", "s' "), (r" n't", "n't"), (r" \n ", "\n"), (r"\\/", "/")]
@@ -15,7 +15,7 @@ _AFTER = substituter([(r"\$ 1", "$1"), (r"# 1", "#1"), (r"<unk>", "?")])
 
 def read(folder: Path, split: str) -> Iterator[str]:
     """Yield the rows of a split."""
-    for line in lines(folder / f"ptb.{split}.txt"):
+    for line in whole_lines(folder / f"ptb.{split}.txt"):
         yield line.strip()
 
 

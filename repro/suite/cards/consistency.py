@@ -8,13 +8,15 @@ from typing import NoReturn
 
 from repro.coordinates import canonical, outside
 from repro.data import catalogue
+from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import CheckCard
-from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale, Table
+from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale, Table, Zoo
 from repro.suite.cards.loading import read
 from repro.suite.cards.method import Method
+from repro.suite.cards.models import replaced
 from repro.suite.expression import Reference
 from repro.suite.words import ZOO
 
@@ -24,9 +26,10 @@ class _File:
     """A card's file: its mistakes are one line with the key path and the nearest valid name."""
 
     name: str
+    folder: str = "methods"
 
     def fail(self, where: str, message: str) -> NoReturn:
-        raise ReproError(f"methods/{self.name}: {where}: {message}")
+        raise ReproError(f"{self.folder}/{self.name}: {one_line(where)}: {one_line(message)}")
 
     def known(self, where: str, name: str, valid: Collection[str], kind: str) -> None:
         if name not in valid:
@@ -47,6 +50,7 @@ def cross_check(method: Method) -> None:
     Raises:
         ReproError: the first mistake: file, key path, what was expected.
     """
+    _check_paper(_File(f"{method.folder.name}/paper.yaml"), method)
     file = _File(f"{method.folder.name}/experiment.yaml")
     experiment = method.experiment
     if experiment.paper != method.slug:
@@ -54,17 +58,46 @@ def cross_check(method: Method) -> None:
     datasets, models = catalogue.names(), _models_in_reach(method)
     for name, model in experiment.models.items():
         _check_uses(file, f"models.{name}", model, datasets, models)
-        _check_model(file, name, model, models)
+        _check_model(file, f"models.{name}", name, model, models)
     for name, arm in experiment.arms.items():
         _check_uses(file, f"arms.{name}", arm, datasets, models)
-        if arm.deterministic and any(models[model].per_seed for model in arm.models):
-            file.fail(f"arms.{name}", "is deterministic but uses a model that is trained per seed")
+        _check_arm(file, f"arms.{name}", arm, models)
     for name, measurement in experiment.measurements.items():
         _check_measurement(file, name, measurement, experiment)
     for name, preset in experiment.scales.items():
-        _check_preset(file, f"scales.{name}", preset, method, [*datasets, *models])
+        _check_preset(file, f"scales.{name}", preset, method)
+        _check_replaced(file, f"scales.{name}.replace", preset.replace, datasets, models)
+        _check_at_scale(file, f"scales.{name}", name, method, models)
     _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
+
+
+def cross_check_zoo(zoo: Zoo) -> None:
+    """Check the names that the card of the shared models uses.
+
+    Raises:
+        ReproError: the first mistake.
+    """
+    file = _File("zoo.yaml", "repro/zoo")
+    models = {f"{ZOO}/{name}": _at_home(model, ZOO) for name, model in zoo.models.items()}
+    for name, model in models.items():
+        where = f"models.{name.removeprefix(f'{ZOO}/')}"
+        _check_uses(file, where, model, catalogue.names(), models)
+        _check_model(file, where, name, model, models)
+    for name, preset in zoo.scales.items():
+        where = f"scales.{name}"
+        _check_overrides(file, f"{where}.models", preset.models, zoo.models, "model")
+        _check_replaced(file, f"{where}.replace", preset.replace, catalogue.names(), models)
+
+
+def _check_paper(file: _File, method: Method) -> None:
+    paper = method.paper
+    if method.folder.name != paper.slug.replace("-", "_"):
+        file.fail("slug", f"`{paper.slug}` is not that of the folder {method.folder.name}")
+    for key in ("short", "title", "authors"):
+        value = getattr(paper, key)
+        if not value or (isinstance(value, list) and "" in value):
+            file.fail(key, "is empty")
 
 
 # experiment.yaml ----------------------------------------------------------------------------
@@ -85,22 +118,29 @@ def _models_in_reach(method: Method) -> dict[str, Model]:
         # Not load(): two methods may use each other's models.
         card = read(path, Experiment)
         for other, model in card.models.items():
-            own = [m if "/" in m else f"{owner}/{m}" for m in model.models]
-            own = [m.removeprefix(f"{method.slug}/") for m in own]
-            models[f"{owner}/{other}"] = model.model_copy(update={"models": own})
+            moved = _at_home(model, owner)
+            own = [m.removeprefix(f"{method.slug}/") for m in moved.models]
+            models[f"{owner}/{other}"] = moved.model_copy(update={"models": own})
             wanted += own
     return models
 
 
+def _at_home(model: Model, owner: str) -> Model:
+    """A model of that owner, the names of those that it needs in full."""
+    full = [name if "/" in name else f"{owner}/{name}" for name in model.models]
+    return model.model_copy(update={"models": full})
+
+
 def _circle(models: Mapping[str, Model], start: str) -> list[str]:
     """A path of `models` from a model back to itself, or nothing."""
-    paths = [[start]]
+    paths, seen = [[start]], set()
     while paths:
         path = paths.pop()
         for name in models[path[-1]].models if path[-1] in models else []:
             if name == start:
                 return [*path, name]
-            if name not in path:
+            if name not in seen:
+                seen.add(name)
                 paths.append([*path, name])
     return []
 
@@ -114,14 +154,51 @@ def _check_uses(
         file.known(f"{where}.models", model, models, "model")
 
 
-def _check_model(file: _File, name: str, model: Model, models: Mapping[str, Model]) -> None:
+def _check_model(
+    file: _File, where: str, name: str, model: Model, models: Mapping[str, Model]
+) -> None:
     for earlier in model.models:
         if models[earlier].per_seed and not model.per_seed:
-            file.fail(
-                f"models.{name}", f"is trained once from `{earlier}`, which is trained per seed"
-            )
+            file.fail(where, f"is trained once from `{earlier}`, which is trained per seed")
     if circle := _circle(models, name):
-        file.fail(f"models.{name}.models", f"needs itself: {' -> '.join(circle)}")
+        file.fail(f"{where}.models", f"needs itself: {' -> '.join(circle)}")
+
+
+def _check_arm(file: _File, where: str, arm: Arm, models: Mapping[str, Model]) -> None:
+    if arm.deterministic and any(models[model].per_seed for model in arm.models):
+        file.fail(where, "is deterministic but uses a model that is trained per seed")
+
+
+def _check_replaced(
+    file: _File,
+    where: str,
+    replace: Mapping[str, str | None],
+    datasets: Collection[str],
+    models: Collection[str],
+) -> None:
+    """Datasets are replaced by datasets, models by models."""
+    for old, new in replace.items():
+        file.known(where, old, [*datasets, *models], "dataset or model")
+        if new is not None and old in datasets:
+            file.known(f"{where}.{old}", new, datasets, "dataset")
+        elif new is not None:
+            file.known(f"{where}.{old}", new, models, "model")
+
+
+def _check_at_scale(
+    file: _File, where: str, scale: str, method: Method, models: Mapping[str, Model]
+) -> None:
+    """What a preset leaves and replaces still has arms, and models that can be trained."""
+    arms, replace = method.arms(scale), method.preset(scale).replace
+    if not arms:
+        file.fail(where, "no arm runs at this scale")
+    if not replace:
+        return
+    own = {name: replaced(card, replace) for name, card in method.own_models.items()}
+    for name, card in own.items():
+        _check_model(file, f"{where}.replace: models.{name}", name, card, {**models, **own})
+    for name, arm in arms.items():
+        _check_arm(file, f"{where}.replace: arms.{name}", arm, {**models, **own})
 
 
 def _check_measurement(
@@ -166,13 +243,7 @@ def _check_place(file: _File, where: str, table: Table, method: Method) -> None:
         file.known(where, canonical(value), values, key)
 
 
-def _check_preset(
-    file: _File,
-    where: str,
-    preset: Scale,
-    method: Method,
-    replaceable: Collection[str],
-) -> None:
+def _check_preset(file: _File, where: str, preset: Scale, method: Method) -> None:
     experiment, without = method.experiment, preset.without
     cards: list[Arm | Model] = [*experiment.models.values(), *experiment.arms.values()]
     declared = {key for card in cards for key in card.params}
@@ -191,9 +262,6 @@ def _check_preset(
     )
     file.matched(f"{where}.without.checks", without.checks, checks, "check")
     file.matched(f"{where}.without.figures", without.figures, figures, "figure")
-    for old, new in preset.replace.items():
-        for name in (old, *([new] if new else [])):
-            file.known(f"{where}.replace", name, replaceable, "dataset or model")
 
 
 def _check_overrides(
@@ -224,6 +292,8 @@ def _check_checks(file: _File, method: Method) -> None:
             )
         for number, check in enumerate(expectation.checks):
             where = f"claims.{claim}.checks.{number}"
+            if not check.why.strip():
+                file.fail(f"{where}.why", "is empty; say where the threshold comes from")
             if check.id in ids:
                 file.fail(f"{where}.id", f"`{check.id}` stands twice")
             ids.add(check.id)

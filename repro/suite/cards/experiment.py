@@ -6,12 +6,20 @@ import functools
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from repro.coordinates import Grid, canonical
+from repro.documents import quoted
 from repro.errors import ReproError
 from repro.suite import words
-from repro.suite.cards.base import Dotted, Name, Params, Strict
+from repro.suite.cards.base import Dotted, Identifier, Name, Params, Strict, unique_ids
 
 
 class Model(Strict):
@@ -26,9 +34,11 @@ class Model(Strict):
     models: list[str] = []
     params: Params = {}
     per_seed: bool = False
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     gpu: bool = False
-    shipped: str | None = None
+    shipped: Annotated[str, Field(pattern=r"^weights/[a-z0-9][a-z0-9.-]*\.safetensors$")] | None = (
+        None
+    )
     note: str = ""
 
 
@@ -44,7 +54,7 @@ class Arm(Strict):
     deterministic: bool = False
     machine: bool = False
     gpu: bool = False
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     note: str = ""
 
 
@@ -56,7 +66,7 @@ def _joined(value: Any) -> Any:
     return [item for part in _listed(value) for item in _listed(part)]
 
 
-Coordinate = float | int | bool | str
+Coordinate = float | int | bool | Annotated[str, Field(pattern=r"^[^,=\[\]]+$")]
 Values = Annotated[
     list[Coordinate], BeforeValidator(_listed, json_schema_input_type=list[Coordinate] | Coordinate)
 ]
@@ -71,9 +81,16 @@ class At(BaseModel):
     ``2 * $name`` for twice those; arms without such a parameter measure nothing here.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, Values]
     arms: Names = ["*"]
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        for key in self.coordinates:
+            if not IDENTIFIER.fullmatch(key):
+                raise ValueError(f"the coordinate {quoted(key)} is not a name such as `steps`")
+        return self
 
     @property
     def coordinates(self) -> dict[str, list[Coordinate]]:
@@ -110,6 +127,7 @@ class At(BaseModel):
 
 Ats = Annotated[list[At], BeforeValidator(_joined, json_schema_input_type=list[At | list[At]] | At)]
 """One, or several; a list among them, as an alias may be one, stands for its items."""
+IDENTIFIER = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 PARAMETER = re.compile(r"(?:(\d+) \* )?\$(\w+)$")
 
 
@@ -133,9 +151,20 @@ class Measurement(Strict):
     title: str = ""
     unit: str = ""
     direction: Literal["lower", "higher", "none"] = "none"
-    format: str = ".4g"
+    format: Annotated[str, Field(pattern=r"^[+]?,?(\.\d{1,2})?[efgd%]?$")] = ".4g"
     timing: bool = False
     at: Ats = [At.model_validate({})]
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed stands twice")
+    return seeds
+
+
+MOST_SEEDS = 1000
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)]
 
 
 class Without(Strict):
@@ -156,8 +185,8 @@ class Scale(Strict):
     declare. ``most``: up to how many seeds an open check may add (`repro.suite.inference`).
     """
 
-    seeds: int | list[int] = 1
-    most: int | None = None
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Seeds = 1
+    most: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | None = None
     without: Without = Without()
     replace: dict[str, str | None] = {}
     params: Params = {}
@@ -168,6 +197,13 @@ class Scale(Strict):
     def _most(self) -> Self:
         if self.most is not None and not (isinstance(self.seeds, int) and self.seeds <= self.most):
             raise ValueError(f"most: {self.most} needs a number of seeds that is not larger")
+        return self
+
+    @model_validator(mode="after")
+    def _replaced_once(self) -> Self:
+        for old, new in self.replace.items():
+            if new in self.replace:
+                raise ValueError(f"replace: `{old}` becomes `{new}`, which is replaced itself")
         return self
 
     def seed_list(self) -> list[int]:
@@ -187,7 +223,7 @@ class Table(Strict):
     id: Name
     title: str
     caption: str = ""
-    measurements: list[str]
+    measurements: Annotated[list[str], Field(min_length=1)]
     arms: list[str] | None = None
     at: Params = {}
 
@@ -196,11 +232,17 @@ class Experiment(Strict):
     paper: str
     models: dict[Name, Model] = {}
     arms: dict[Name, Arm]
-    measurements: dict[str, Measurement]
+    measurements: dict[Identifier, Measurement]
     scales: dict[words.Scale, Scale]
     figures: list[Figure] = []
     tables: list[Table] = []
     profile: Dotted | None = None
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        unique_ids("figure", [figure.id for figure in self.figures])
+        unique_ids("table", [table.id for table in self.tables])
+        return self
 
 
 class Zoo(Strict):

@@ -1,20 +1,16 @@
-"""Reading a card: YAML without its traps, mistakes explained with file, key and nearest name."""
+"""Reading a card: mistakes explained with file, key and nearest name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from repro import documents
 from repro.errors import ReproError, nearest
 from repro.places import short
 from repro.suite.cards.base import Strict
-
-# The one in C is many times faster, where PyYAML has it.
-Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Card = TypeVar("Card", bound=Strict)
 
@@ -23,50 +19,13 @@ def read(path: Path, schema: type[Card]) -> Card:
     """Read one YAML file into its card.
 
     Raises:
-        ReproError: not readable, not YAML, or not of this shape.
+        ReproError: not readable, not plain YAML, or not of this shape.
     """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ReproError(f"{short(path)}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", str(error))
-        raise ReproError(f"{short(path)}{line}: not valid YAML: {problem}") from error
-    if not isinstance(raw, Mapping):
-        raise ReproError(f"{short(path)}: expected keys and values, found {type(raw).__name__}")
+    raw = documents.expect(path, documents.read_yaml(path), dict)
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
         raise ReproError(_explain(path, schema, error)) from error
-
-
-class _Loader(Base):
-    """YAML 1.1 without its traps: a repeated key is an error, 1e-3 is a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        names = [str(key.value) for key in keys]
-        if len(set(names)) < len(names):
-            twice = next(k for k in keys if names.count(str(k.value)) > 1)
-            raise yaml.MarkedYAMLError(
-                problem=f"the key `{twice.value}` stands twice", problem_mark=twice.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-def _float_resolver() -> None:
-    import re
-
-    _Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
-    )
-
-
-_float_resolver()
 
 
 def _explain(path: Path, schema: type[Strict], error: ValidationError) -> str:
@@ -82,10 +41,9 @@ def _explain(path: Path, schema: type[Strict], error: ValidationError) -> str:
     elif first["type"] == "missing":
         message = "is missing"
     else:
-        found = repr(first.get("input"))
-        message = f"{first['msg']}, found {found[:60]}"
+        message = f"{first['msg']}, found {documents.quoted(first.get('input'))}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{short(path)}: {where}: {message}{more}"
+    return f"{short(path)}: {documents.one_line(where)}: {documents.one_line(message)}{more}"
 
 
 def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:

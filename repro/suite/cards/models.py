@@ -76,10 +76,15 @@ class Owner(abc.ABC):
     ) -> list[ModelRef]:
         """Models and all that they are trained from, each after those."""
         found: dict[ModelRef, None] = {}
+
+        def add(ref: ModelRef) -> None:
+            if ref not in found:
+                for earlier in self.model_models(scale, ref, retrain):
+                    add(earlier)
+                found[ref] = None
+
         for ref in refs:
-            earlier = self.model_models(scale, ref, retrain)
-            found.update(dict.fromkeys(self.in_order(scale, earlier, retrain)))
-            found[ref] = None
+            add(ref)
         return list(found)
 
     def refs(self, names: Iterable[str], seed: int, home: str) -> list[ModelRef]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from repro.suite.cards.base import Name, Strict, Value, unique_ids
+from repro.suite.cards.base import Name, Slug, Strict, Url, Value, unique_ids
 from repro.suite.words import Evidence, Kind, Tier
 
 
 class Repository(Strict):
-    url: str
-    commit: str | None = None
+    url: Url
+    commit: Annotated[str, Field(pattern="^[0-9a-f]{7,64}$")] | None = None
 
 
 class Licence(Strict):
@@ -50,7 +50,7 @@ class ReferenceTable(Strict):
     where: str
     evidence: Evidence
     unit: str = ""
-    columns: list[str]
+    columns: Annotated[list[str], Field(min_length=1)]
     rows: list[list[Value]]
     note: str = ""
 
@@ -65,15 +65,26 @@ class ReferenceTable(Strict):
         return self
 
 
+_TEX = str.maketrans(
+    {c: f"\\{c}" for c in "#$%&_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def _tex(text: str) -> str:
+    """Text as LaTeX prints it, on one line."""
+    return " ".join(text.translate(_TEX).split())
+
+
 class Paper(Strict):
     """Bibliography, licence and claims of one publication: facts only, never our results."""
 
-    slug: Name
+    slug: Slug
     short: str
     title: str
     authors: list[str]
     venue: str
-    year: int
+    year: Annotated[int, Field(ge=1900, le=2100)]
     arxiv: str | None = None
     doi: str | None = None
     kind: Literal["method", "survey"] = "method"
@@ -111,9 +122,9 @@ class Paper(Strict):
     def bibtex(self) -> str:
         """The publication as a BibTeX entry."""
         lines = [
-            f"  title = {{{self.title}}}",
-            f"  author = {{{' and '.join(self.authors)}}}",
-            f"  booktitle = {{{self.venue}}}",
+            f"  title = {{{_tex(self.title)}}}",
+            f"  author = {{{' and '.join(map(_tex, self.authors))}}}",
+            f"  booktitle = {{{_tex(self.venue)}}}",
             f"  year = {{{self.year}}}",
         ]
         if self.arxiv:

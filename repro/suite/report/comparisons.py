@@ -9,7 +9,8 @@ there, is left out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,14 +21,17 @@ from pydantic import Field
 
 from repro import store
 from repro.coordinates import at_key
-from repro.errors import ReproError
-from repro.places import ROOT
-from repro.suite.cards.base import Strict
+from repro.documents import one_line
+from repro.errors import ReproError, nearest
+from repro.places import ROOT, short
+from repro.suite.cards import library
+from repro.suite.cards.base import LONGEST, Params, Strict
 from repro.suite.cards.loading import read
 from repro.suite.records import to_csv
 from repro.suite.report import figures, inputs, style, tables
 from repro.suite.report.formatting import Summary, summarise, with_interval
 from repro.suite.report.results import NotKept
+from repro.suite.words import Scale
 
 FOLDER = "comparisons"
 
@@ -44,7 +48,7 @@ class Row(Strict):
     label: str
     method: str
     arm: str
-    at: dict[str, Any] = {}
+    at: Params = {}
     models: list[str] = []
     pictures: str = ""
 
@@ -59,7 +63,7 @@ class Comparison(Strict):
     title: str
     caption: str
     along: str | None = None
-    scales: list[str] | None = None
+    scales: list[Scale] | None = None
     measurements: Annotated[list[str], Field(min_length=1)]
     figure: list[str] = []
     rows: Annotated[list[Row], Field(min_length=1)]
@@ -71,8 +75,38 @@ def load(root: Path | None = None) -> dict[str, Comparison]:
     Raises:
         ReproError: a mistake in a card.
     """
-    paths = sorted(((root or ROOT) / FOLDER).glob("*.yaml"))
-    return {path.stem: read(path, Comparison) for path in paths}
+    paths = sorted(((root or ROOT) / FOLDER).glob("[!.]*.yaml"))
+    return {path.stem: _read(path, root) for path in paths}
+
+
+def _read(path: Path, root: Path | None) -> Comparison:
+    """A card whose methods, arms and models are there.
+
+    Its measurements are looked for where an arm has run (`found`).
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", path.stem) or len(path.stem) > LONGEST:
+        raise ReproError(
+            f"{one_line(short(path))}: is not a name for a comparison; use lower-case letters, "
+            "digits and dashes"
+        )
+    card = read(path, Comparison)
+    for number, row in enumerate(card.rows):
+        where, slugs = f"rows.{number}", library.slugs(root)
+        _known(path, f"{where}.method", row.method, slugs)
+        experiment = library.load(row.method, root).experiment
+        _known(path, f"{where}.arm", row.arm, experiment.arms)
+        for name in row.models:
+            _known(path, f"{where}.models", name, experiment.models)
+    for name in card.figure:
+        _known(path, "figure", name, card.measurements)
+    return card
+
+
+def _known(path: Path, where: str, name: str, valid: Collection[str]) -> None:
+    if name not in valid:
+        raise ReproError(
+            f"{short(path)}: {where}: unknown `{one_line(name)}`{nearest(name, valid)}"
+        )
 
 
 def ran(
@@ -311,9 +345,20 @@ def _strips(by_slug: Mapping[str, inputs.Report], rows: Sequence[Row]) -> Strips
     for row in rows:
         if row.pictures:
             results = by_slug[row.method].results
-            name = row.pictures.format(**row.at)
+            name = _picture(row)
             found.append((row, results.array(row.arm, min(results.seeds(row.arm)), name)))
     return found
+
+
+def _picture(row: Row) -> str:
+    """The array that a row names, with its coordinates filled in."""
+    try:
+        return row.pictures.format(**row.at)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ReproError(
+            f"a comparison names the pictures `{row.pictures}`, which its coordinates do not fill; "
+            "correct the card under comparisons/"
+        ) from error
 
 
 def _draw_strips(figure: FigureBase, along: str, strips: Strips) -> None:

@@ -13,8 +13,11 @@ from matplotlib.figure import Figure
 
 from repro import store
 from repro.errors import ReproError
+from repro.places import short
 from repro.suite.report import inputs, style
 from repro.suite.report.results import NotKept
+
+MOST_INCHES = 1000
 
 PRESENTATION: dict[str, dict[str, Any]] = {
     "png": {"metadata": {"Software": None}},
@@ -66,7 +69,11 @@ def save(
     """Write a figure in some formats, and what it shows as JSON."""
     for suffix in formats:
         with store.atomic(folder / f"{identity}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
+            try:
+                figure.savefig(temporary, format=suffix, **PRESENTATION[suffix])
+            except (ValueError, RuntimeError) as error:  # `$` of a text that is no mathematics
+                why = " ".join(str(error).split())[:200]
+                raise ReproError(f"figure {identity} cannot be drawn: {why}") from error
     drawn = {"alt": describe(figure), "inches": round(float(figure.get_figwidth()), 2)}
     store.write_json(folder / f"{identity}.json", {"id": identity, **about, **drawn})
 
@@ -75,12 +82,32 @@ def take_over(identity: str, kept: Path, folder: Path, about: dict[str, str]) ->
     """Copy an earlier drawing, with today's title and caption; False where there is none."""
     if not (kept / f"{identity}.json").is_file():
         return False
+    drawn = read_about(kept, identity)
     for name in (f"{identity}.png", f"{identity}.svg"):
         if (kept / name).is_file():
             shutil.copyfile(kept / name, folder / name)
-    drawn = store.read_json(kept / f"{identity}.json")
     store.write_json(folder / f"{identity}.json", {**drawn, **about})
     return True
+
+
+def read_about(folder: Path, identity: str) -> dict[str, Any]:
+    """What `save` says of a figure: id, title, caption, alt, and its width in inches.
+
+    Raises:
+        ReproError: the file is missing or says something else.
+    """
+    path = folder / f"{identity}.json"
+    found = store.read_json(path)
+    words = ("id", "title", "caption", "alt")
+    if (
+        not isinstance(found, dict)
+        or not all(isinstance(found.get(key), str) for key in words)
+        or found["id"] != identity
+        or not isinstance(found.get("inches"), float | int)
+        or not 0 < found["inches"] < MOST_INCHES
+    ):
+        raise ReproError(f"{short(path)}: does not say what the figure shows; make it again")
+    return found
 
 
 def _draw(card: Any, report: inputs.Report) -> Figure:

@@ -7,13 +7,15 @@ a `Source` and cannot tell which.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from repro.errors import ReproError
-from repro.store import read_json
+from repro.places import short
+from repro.store import read_json, read_sealed
 from repro.suite import expression, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.checks import Check
@@ -23,7 +25,8 @@ from repro.suite.cards.paper import Claim, Paper
 from repro.suite.records import Record
 from repro.suite.report.formatting import number
 from repro.suite.report.results import Results
-from repro.suite.words import OF_THE_PAPER, VERDICTS
+from repro.suite.results import manifest
+from repro.suite.words import OF_THE_PAPER, TIERS, VERDICTS
 
 SYMBOLS = {"reproduced": "✓", "contradicted": "✗", "inconclusive": "≈", "untested": "–"}
 
@@ -209,13 +212,36 @@ class Work:
         return {path.stem for path in (self.folder / "verdicts").glob("*.json")}
 
     def runs(self, slug: str) -> list[Record]:
-        return records.read_work(self.folder / "runs" / slug)
+        card = library.load(slug, self.root)
+        places = [(slug, arm, seed) for arm, seed in _runs_of(card, self.scale)]
+        return records.read_work(self.folder / "runs", places, self._remedy(slug))
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
-        return [r for owner in owners for r in records.read_work(self.folder / "models" / owner)]
+        refs = _models_of(library.load(slug, self.root), self.scale)
+        wanted = set(owners)
+        places = [(ref.owner, ref.name, ref.seed) for ref in refs if ref.owner in wanted]
+        return records.read_work(self.folder / "models", places, self._remedy(slug))
 
     def verdicts(self, method: Method, runs: list[Record]) -> dict[str, Any]:
-        return read_json(self.folder / "verdicts" / f"{method.slug}.json")
+        """The verdicts of these runs.
+
+        Raises:
+            ReproError: missing, damaged, or of other runs.
+        """
+        path = self.folder / "verdicts" / f"{method.slug}.json"
+        try:
+            judged = read_sealed(path)
+        except ReproError as error:
+            why = str(error).partition(";")[0]
+            raise ReproError(f"{why}; {self._remedy(method.slug)}") from error
+        if judged.pop("evidence", None) != records.evidence(runs):
+            raise ReproError(
+                f"{path}: is not of the runs that are here; {self._remedy(method.slug)}"
+            )
+        return judged
+
+    def _remedy(self, slug: str) -> str:
+        return f"run `repro run {slug} --scale {self.scale}`"
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
         return findings_of(method, self.scale)
@@ -240,11 +266,13 @@ class Committed:
         return set(records.committed(self.folder))
 
     def runs(self, slug: str) -> list[Record]:
+        """The runs of a method, when every file of it is as it was published."""
+        manifest.refuse_damage(self.folder / slug)
         found = records.read_runs(self.folder / slug, self.scale)
+        records.refuse_edited(self.folder / slug, found)
         if self.arrays is None:
             return found
-        kept = {(r["arm"], r["seed"]): r for r in records.read_work(self.arrays / "runs" / slug)}
-        return [_with_arrays(run, kept.get((run["arm"], run["seed"]))) for run in found]
+        return [_with_arrays(run, self.arrays / "runs" / slug) for run in found]
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
         return records.read_models(self.folder / slug, self.scale)
@@ -253,19 +281,32 @@ class Committed:
         return verdict.judge(method, self.scale, runs)
 
     def findings(self, method: Method) -> list[dict[str, Any]]:
-        return read_json(self.folder / method.slug / "findings.json")
+        path = self.folder / method.slug / "findings.json"
+        found = read_json(path, list)
+        if not all(_is_finding(one) for one in found):
+            raise ReproError(f"{short(path)}: is not a list of findings; publish the method again")
+        return found
 
     def drawings(self, name: str) -> Path:
         return self.folder / name / "figures"
 
 
-def _with_arrays(run: Record, kept: Record | None) -> Record:
+def _is_finding(one: Any) -> bool:
+    return isinstance(one, dict) and all(isinstance(one.get(k), str) for k in ("claim", "text"))
+
+
+def _with_arrays(run: Record, work: Path) -> Record:
     """A committed run with the arrays of the same run in a work folder: same numbers, same code."""
-    if kept is None or kept.get("fingerprint") != run["fingerprint"]:
+    path = work / run["arm"] / str(run["seed"]) / "record.json"
+    try:
+        kept = records.read_record(path)
+    except ReproError:  # missing or damaged: what is committed stands for itself
+        return run
+    if kept.get("fingerprint") != run["fingerprint"]:
         return run
     if records.measured_sha256(kept) != records.measured_sha256(run):
         return run
-    return {**run, "arrays": kept.get("arrays"), "folder": kept["folder"]}
+    return {**run, **{key: kept.get(key) for key in ("arrays", "arrays_sha256", "folder")}}
 
 
 def load(slug: str, source: Source) -> Report:
@@ -286,20 +327,13 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
         ReproError: its verdicts cannot be read or derived.
     """
     scale = source.scale
-    planned = {(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)}
+    planned = set(_runs_of(card, scale))
     runs = [run for run in runs if (run["arm"], run["seed"]) in planned]
     known = {(ref.owner, ref.name, ref.seed) for ref in _models_of(card, scale)}
     by_place = {(model["method"], model["arm"], model["seed"]): model for model in models}
     used = [by_place[place] for place in sorted(known & by_place.keys())]
     own = [model for model in used if model["method"] == card.slug]
-    judged = source.verdicts(card, runs)
-    try:
-        claims = {claim["id"]: claim for claim in judged["claims"]}
-        checks = list(judged["checks"])
-    except (KeyError, TypeError) as error:
-        raise ReproError(
-            f"{card.slug} at scale {scale}: its verdicts cannot be read ({error}); judge it again"
-        ) from error
+    checks, claims = _verdicts(card, scale, source.verdicts(card, runs))
     return Report(
         method=card,
         scale=scale,
@@ -310,6 +344,41 @@ def report_of(card: Method, source: Source, runs: list[Record], models: list[Rec
         published_findings=source.findings(card),
         drawings=source.drawings(card.slug),
     )
+
+
+def _runs_of(card: Method, scale: str) -> list[tuple[str, int]]:
+    return [(arm, seed) for arm in card.arms(scale) for seed in card.seeds(scale, arm)]
+
+
+def _verdicts(
+    card: Method, scale: str, judged: Any
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The verdicts of the checks, and of the claims by their ids.
+
+    Raises:
+        ReproError: they are not of the form that a verdict has.
+    """
+    try:
+        if not isinstance(judged["claims"], list) or not isinstance(judged["checks"], list):
+            raise ValueError("no lists of claims and checks")
+        claims = {claim["id"]: claim for claim in judged["claims"]}
+        checks = [dict(check) for check in judged["checks"]]
+        for one in [*checks, *claims.values()]:
+            if one["verdict"] not in VERDICTS or one["tier"] not in (*TIERS, ""):
+                raise ValueError(f"`{one['verdict']}` of tier `{one['tier']}` is no verdict")
+            for key in {"id", "claim", "expect", "why", "observed", "reason", "paper"} & one.keys():
+                one[key].encode()
+        for check in checks:
+            card.paper.claim(check["claim"])
+            margins = [check["margin"], check["margin_low"], check["margin_high"]]
+            if not all(math.isfinite(value) for value in [*margins, *check["margins"]]):
+                raise ValueError(f"the margin of {check['id']} is no number")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReproError(
+            f"{card.slug} at scale {scale}: its verdicts cannot be read "
+            f"({' '.join(str(error).split())[:200]}); judge it again"
+        ) from error
+    return checks, claims
 
 
 def _models_of(card: Method, scale: str) -> list[ModelRef]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from repro import store
+from repro.errors import ReproError
+from repro.places import short
 from repro.suite import records
 from repro.suite.cards import library
+from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Paper
 from repro.suite.records import to_csv
-from repro.suite.report import summary
+from repro.suite.report import comparisons, markdown, summary
 from repro.suite.report.inputs import HEADINGS, MEANINGS, SYMBOLS, Report, headline, held
-from repro.suite.report.tables import CLAIM_COLUMNS, claim_records
+from repro.suite.report.markdown import Markdown
+from repro.suite.report.tables import CLAIM_COLUMNS, RESERVED, claim_records
 from repro.suite.words import ORDER, SCALES, VERDICTS, Scale
 
 
@@ -66,7 +68,7 @@ def scale_ledger(scale: str, reports: list[Report]) -> str:
     """Markdown of one scale: counts per paper, then one line per claim."""
     every = [pair for report in reports for pair in report.verdicts()]
     counts = [[r.paper.short, *headline(r.verdicts())] for r in reports]
-    counts.append(["**all**", *headline(every)])
+    counts.append([Markdown("**all**"), *headline(every)])
     parts = [
         f"# Ledger at scale {scale}",
         _pipe(counts, ["Paper", *HEADINGS], numeric_from=1),
@@ -84,7 +86,10 @@ def scale_ledger(scale: str, reports: list[Report]) -> str:
             ]
             for claim in report.paper.claims
         ]
-        parts += [f"## {report.paper.short}", _pipe(rows, ["Claim", "Kind", "Verdict", "Tier"])]
+        parts += [
+            f"## {markdown.inline(report.paper.short)}",
+            _pipe(rows, ["Claim", "Kind", "Verdict", "Tier"]),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -105,32 +110,35 @@ def _beside(papers: Iterable[tuple[str, list[tuple[str, str]]]]) -> str:
 
 
 def _pipe(rows: list[list[Any]], headers: list[str], numeric_from: int | None = None) -> str:
-    align = [
-        "right" if numeric_from is not None and i >= numeric_from else "left"
-        for i in range(len(headers))
-    ]
-    cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align)
+    numeric = [numeric_from is not None and i >= numeric_from for i in range(len(headers))]
+    return markdown.table(rows, headers, numeric)
 
 
 # Over all scales --------------------------------------------------------------------------------
 
 BESIDE = ("code", "ours")
 
+KINDS = {"tables": ".md", "figures": ".png"}
+"""Folders that the ledger links to, with the ending of what it shows of them."""
+
 Ledger = dict[tuple[str, str], list[dict[str, str]]]
 """(method, claim) → the rows of its checks."""
 
 
-def read_claims(folder: Path) -> Ledger:
-    """(method, claim) → rows of the committed `claims.csv` of a scale's methods.
+def read_claims(folder: Path, slugs: Iterable[str]) -> Ledger:
+    """(method, claim) → rows of the committed `claims.csv` of those methods that a scale has.
 
     Raises:
-        ReproError: a file is damaged.
+        ReproError: a file is damaged, or of another method than its folder.
     """
     found: Ledger = {}
-    for slug in records.committed(folder):
-        for row in records.read_rows(folder / slug / "claims.csv", CLAIM_COLUMNS):
-            found.setdefault((row["method"], row["claim"]), []).append(row)
+    for slug in sorted({*slugs} & {*records.committed(folder)}):
+        path = folder / slug / "claims.csv"
+        for number, row in enumerate(records.read_rows(path, CLAIM_COLUMNS), 2):
+            with records.at_line(path, number):
+                if row["method"] != slug:
+                    raise ValueError(f"is of the method {row['method']}")
+            found.setdefault((slug, row["claim"]), []).append(row)
     return found
 
 
@@ -142,28 +150,29 @@ def overview(results_root: Path, root: Path | None = None, page: str = "results/
         root: folder that holds `methods/`, by default the repository.
         page: where the sections of the papers are, relative to the text that shows the table.
     """
-    ledgers, papers = _committed(results_root, root)
+    ledgers, methods = _committed(results_root, root)
     rows, beside = [], []
-    for paper in papers:
+    for paper in [method.paper for method in methods]:
         for scale, ledger in ledgers.items():
             if _has(ledger, paper):
                 verdicts: list[tuple[str, str]] = [
                     (claim.kind, _verdict(ledger.get((paper.slug, claim.id))))
                     for claim in paper.claims
                 ]
-                link = f"[{paper.short}]({page}#{_anchor(paper.short)})"
+                shown = markdown.label(paper.short)
+                link = Markdown(f"[{shown}]({page}#{_anchor(paper.short)})")
                 rows.append([link, scale, *headline(verdicts)])
-                beside.append((f"{link}, {scale}", verdicts))
+                beside.append((Markdown(f"{link}, {scale}"), verdicts))
     parts = [_pipe(rows, ["Paper", "Scale", *HEADINGS], numeric_from=2), COUNTED, _beside(beside)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _committed(results_root: Path, root: Path | None) -> tuple[dict[Scale, Ledger], list[Paper]]:
-    """Ledger of each committed scale, and the papers that occur in one."""
-    ledgers = {s: found for s in SCALES if (found := read_claims(results_root / s))}
+def _committed(results_root: Path, root: Path | None) -> tuple[dict[Scale, Ledger], list[Method]]:
+    """Ledger of each committed scale, and the methods that occur in one."""
+    slugs = library.slugs(root)
+    ledgers = {s: found for s in SCALES if (found := read_claims(results_root / s, slugs))}
     known = {method for ledger in ledgers.values() for method, _ in ledger}
-    papers = [library.load(slug, root).paper for slug in library.slugs(root) if slug in known]
-    return ledgers, papers
+    return ledgers, [library.load(slug, root) for slug in slugs if slug in known]
 
 
 def _has(ledger: Ledger, paper: Paper) -> bool:
@@ -180,7 +189,7 @@ def readme(results_root: Path, root: Path | None = None) -> str:
     Raises:
         ReproError: a committed file is damaged.
     """
-    ledgers, papers = _committed(results_root, root)
+    ledgers, methods = _committed(results_root, root)
     parts = [
         "# Ledger",
         "Which claims of which papers hold, claim by claim. Derived from the committed "
@@ -191,9 +200,10 @@ def readme(results_root: Path, root: Path | None = None) -> str:
         _environments(results_root, ledgers),
         overview(results_root, root, page=""),
     ]
-    if across := _links(results_root, ledgers, "comparisons"):
-        parts += ["## Across papers", across]
-    parts += [_paper_section(results_root, paper, ledgers) for paper in papers]
+    across = sorted(comparisons.load(root))
+    if links := _links(results_root, "comparisons", {scale: (across, across) for scale in ledgers}):
+        parts += ["## Across papers", links]
+    parts += [_paper_section(results_root, method, ledgers) for method in methods]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -209,51 +219,60 @@ def _environments(results_root: Path, scales: Iterable[str]) -> str:
         if not path.is_file():
             continue
         found = store.read_json(path)
-        rows.append(
-            [
-                scale,
-                "; ".join(found["devices"]),
-                ", ".join(f"`{commit[:10]}`" for commit in found["commits"]),
-                found["runs"],
-                f"{found['wall_s'] / 60:.1f}",
-            ]
-        )
+        try:
+            devices, commits = ([str(one) for one in found[key]] for key in ("devices", "commits"))
+            runs, minutes = int(found["runs"]), float(found["wall_s"]) / 60
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ReproError(
+                f"{short(path)}: is not what the runs of scale {scale} were made with; publish a "
+                "method again"
+            ) from error
+        cells = ", ".join(markdown.code(commit[:10]) for commit in commits)
+        rows.append([scale, "; ".join(devices), Markdown(cells), runs, f"{minutes:.1f}"])
     headers = ["Scale", "Machine", "Commit", "Runs", "Minutes"]
     return _pipe(rows, headers) if rows else ""
 
 
-def _paper_section(results_root: Path, paper: Paper, ledgers: Mapping[Scale, Ledger]) -> str:
+def _paper_section(results_root: Path, method: Method, ledgers: Mapping[Scale, Ledger]) -> str:
+    paper = method.paper
     own = [scale for scale, ledger in ledgers.items() if _has(ledger, paper)]
     rows = []
     for claim in paper.claims:
-        cells = []
-        for scale in own:
-            found = ledgers[scale].get((paper.slug, claim.id))
-            verdict = _verdict(found)
-            deciding = [row for row in found or () if row["verdict"] == verdict]
-            tiers = dict.fromkeys(row["tier"] for row in deciding)
-            note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
-            seen = [row["observed"] for row in deciding if row.get("observed")]
-            note += f": `{seen[0]}`" if seen else ""
-            cells.append(f"{SYMBOLS[verdict]} {verdict}{note}")
+        cells = [_claim_cell(ledgers[scale].get((paper.slug, claim.id))) for scale in own]
         rows.append([claim.statement, claim.kind, claim.where, *cells])
     parts = [
-        f"## {paper.short}",
-        paper.citation(),
+        f"## {markdown.inline(paper.short)}",
+        markdown.block(paper.citation()),
         _pipe(rows, ["Claim", "Kind", "Where", *own]),
     ]
-    if links := _links(results_root, own, paper.slug):
+    made = [*RESERVED, *(table.id for table in method.experiment.tables)]
+    shown = {scale: (made, [figure.id for figure in method.figures(scale)]) for scale in own}
+    if links := _links(results_root, paper.slug, shown):
         parts.append(links)
     return "\n\n".join(parts)
 
 
-def _links(results_root: Path, scales: Iterable[str], folder: str) -> str:
-    """A list of the tables and figures of a folder, by scale."""
+def _claim_cell(found: list[dict[str, str]] | None) -> Markdown:
+    """The verdict of a claim, with the tiers and the first observation that decide it."""
+    verdict = _verdict(found)
+    deciding = [row for row in found or () if row["verdict"] == verdict]
+    tiers = dict.fromkeys(row["tier"] for row in deciding)
+    note = f" ({', '.join(tiers)})" if verdict != "untested" and tiers else ""
+    seen = [row["observed"] for row in deciding if row.get("observed")]
+    observed = f": {markdown.code(seen[0])}" if seen else ""
+    return Markdown(f"{SYMBOLS[verdict]} {verdict}{markdown.inline(note)}{observed}")
+
+
+def _links(
+    results_root: Path, folder: str, shown: Mapping[Scale, tuple[Sequence[str], Sequence[str]]]
+) -> str:
+    """A list of the tables and figures of a folder, by scale: those of the cards that are there."""
     links = []
-    for scale in scales:
-        for kind, pattern in (("tables", "*.md"), ("figures", "*.png")):
+    for scale, kinds in shown.items():
+        for (kind, suffix), ids in zip(KINDS.items(), kinds, strict=True):
             place = Path(scale) / folder / kind
-            names = sorted(p.name for p in (results_root / place).glob(pattern))
+            wanted = sorted(f"{identity}{suffix}" for identity in ids)
+            names = [name for name in wanted if (results_root / place / name).is_file()]
             if names:
                 listed = ", ".join(f"[{Path(n).stem}]({(place / n).as_posix()})" for n in names)
                 links.append(f"- {kind.capitalize()}, {scale}: {listed}")

@@ -12,10 +12,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
+from PIL import Image
 
 from repro import store
+from repro.errors import ReproError
+from repro.places import short
+from repro.suite.cards.base import WEB_ADDRESS
 from repro.suite.cards.paper import Claim, ReferenceTable
-from repro.suite.report import comparisons, inputs, ledger, summary, tables
+from repro.suite.report import comparisons, figures, inputs, ledger, summary, tables
 from repro.suite.report.formatting import detectable, margin, number, seconds
 from repro.suite.report.inputs import (
     EVIDENCE,
@@ -96,6 +100,7 @@ def _templates() -> Environment:
         "minute": lambda stamp: (stamp or "unknown")[:16].replace("T", " "),
         "day": lambda stamp: (stamp or "")[:10] or "unknown",
     }
+    environment.tests |= {"web": lambda url: WEB_ADDRESS.fullmatch(url) is not None}
     environment.globals |= {"include_raw": _include_raw}
     return environment
 
@@ -157,8 +162,9 @@ def _comparisons(source: inputs.Source, reports: list[Report]) -> list[dict[str,
     for identity, card, rows in comparisons.ran(reports, source.root):
         made = comparisons.table(identity, card, reports, rows)
         figure = None
-        if (about := folder / f"{identity}.json").is_file():
-            figure = {**store.read_json(about), "wide": True, "uri": _data_uri(folder, identity)}
+        if (folder / f"{identity}.json").is_file():
+            about = figures.read_about(folder, identity)
+            figure = {**about, "wide": True, "uri": _data_uri(folder, identity)}
         found.append({"id": identity, "table": made, "figure": figure})
     return found
 
@@ -248,7 +254,7 @@ def interval_svg(check: Mapping[str, Any], verdict: str, small: bool = False) ->
         f"margin {margin(check)}; the predicted side is above {1 if check.get('by_ratio') else 0}"
     )
     parts = [
-        f'<svg class="interval {verdict}" viewBox="0 0 {width} {height}" width="{width}" '
+        f'<svg class="interval {escape(verdict)}" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="{escape(label)}">',
         f'<rect class="side" x="{middle}" y="0" width="{middle}" height="{height}" rx="3"/>',
         f'<line class="axis" x1="0" x2="{width}" y1="{y}" y2="{y}"/>',
@@ -281,33 +287,46 @@ def _bar(low: str, high: str, y: float, cap: int) -> list[str]:
 def _figures(report: Report) -> tuple[list[dict[str, Any]], list[str]]:
     found, missing = [], []
     for card in report.method.figures(report.scale):
-        about = report.drawings / f"{card.id}.json"
-        if not about.is_file():
+        if not (report.drawings / f"{card.id}.json").is_file():
             missing.append(card.title)
             continue
-        figure = store.read_json(about)
+        figure = figures.read_about(report.drawings, card.id)
         uri = _data_uri(report.drawings, card.id)
         found.append({**figure, "wide": figure["inches"] > 4.5, "uri": uri})
     return found, missing
 
 
 def _data_uri(folder: Path, name: str) -> str:
-    """The drawing as a data URI: SVG if there is a small one, else PNG, or WebP if large."""
+    """The drawing as a data URI: SVG if there is a small one, else PNG, or WebP if large.
+
+    Raises:
+        ReproError: there is none, or it is no picture.
+    """
+    try:
+        kind, content = _drawing(folder, name)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ReproError(
+            f"{short(folder / name)}.png: cannot be read ({why}); draw it again"
+        ) from error
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _drawing(folder: Path, name: str) -> tuple[str, bytes]:
+    """Kind and content of what the page shows."""
     drawing = folder / f"{name}.svg"
     if drawing.is_file() and drawing.stat().st_size <= LARGEST_PICTURE:
         kind, content = "svg+xml", drawing.read_bytes()
     else:
         kind, content = "png", (folder / f"{name}.png").read_bytes()
         if len(content) > LARGEST_PICTURE:
-            from PIL import Image
-
             picture = Image.open(io.BytesIO(content)).convert("RGB")
             picture.thumbnail((WIDEST_PICTURE, 4 * WIDEST_PICTURE))
             squeezed = io.BytesIO()
             picture.save(squeezed, "WEBP", quality=85)
             if squeezed.tell() < len(content):
                 kind, content = "webp", squeezed.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return kind, content
 
 
 def _provenance(report: Report) -> dict[str, Any]:

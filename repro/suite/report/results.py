@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from repro import store
 from repro.coordinates import at_key, from_key
 from repro.errors import ReproError
-from repro.suite.records import Record, read_work
+from repro.suite import records
+from repro.suite.records import Record
 
 COLUMNS = ["arm", "seed", "measurement", "at", "at_key", "value"]
 
@@ -83,16 +84,6 @@ class Results:
         self.model_records = list(model_records or [])
         self.frame = _frame(self.records, arms, "arm")
         self.models = _frame(self.model_records, list(experiment.models), "model")
-
-    @classmethod
-    def load(cls, paper: Any, experiment: Any, scale: str, work: Path) -> Results:
-        """All that the runs and models of a method left under a work folder (`work/<scale>`).
-
-        Raises:
-            ReproError: a record cannot be read.
-        """
-        runs, models = (read_work(Path(work) / kind / paper.slug) for kind in ("runs", "models"))
-        return cls(paper, experiment, scale, runs, models)
 
     def arms(self) -> list[str]:
         """Arms that have runs, in the order of the card."""
@@ -241,10 +232,10 @@ class Results:
         """
         record = self._kept(arm, seed)
         path = record["folder"] / "arrays.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as arrays:
-                if name in arrays.files:
-                    return arrays[name]
+        records.verify(record, f"run `repro run {self.paper.slug} --scale {self.scale}`")
+        found = store.read_arrays(path) if path.exists() else {}
+        if name in found:
+            return found[name]
         raise ReproError(
             f"{path}: no array {name!r}; the run saved "
             f"{', '.join(record.get('arrays') or []) or 'none'}"

@@ -19,8 +19,8 @@ A figure function draws inside `with style.context():` (the report does that for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib
@@ -100,13 +100,17 @@ Width = Literal["half", "full"]
 _order: dict[str, int] = {}
 
 
-def context() -> AbstractContextManager[None]:
-    """Context manager in which matplotlib draws in the suite's style."""
-    return matplotlib.rc_context(RC)
+@contextlib.contextmanager
+def context() -> Iterator[None]:
+    """In it matplotlib draws in the suite's style, whatever a user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        use()
+        yield
 
 
 def use() -> None:
     """Switch matplotlib to the suite's style for the rest of the process (for notebooks)."""
+    matplotlib.rcdefaults()
     matplotlib.rcParams.update(RC)
 
 

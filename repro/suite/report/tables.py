@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError
 from repro.suite.records import Record, to_csv
+from repro.suite.report import markdown
 from repro.suite.report.formatting import (
     Summary,
     detectable,
@@ -30,6 +29,7 @@ from repro.suite.report.formatting import (
     with_interval,
 )
 from repro.suite.report.inputs import SYMBOLS, Report, paper_number
+from repro.suite.report.markdown import Markdown
 from repro.suite.report.results import Results, at_sort
 
 Place = tuple[str, str, str]
@@ -52,11 +52,11 @@ class Cell:
     text: str
     mark: str = ""
 
-    def markdown(self) -> str:
-        text = self.text.replace("|", "\\|").replace("\n", " ")
+    def markdown(self) -> Markdown:
+        text = markdown.inline(self.text)
         if self.mark == "best":
-            return f"**{text}**"
-        return f"_{text}_" if self.mark == "tie" else text
+            return Markdown(f"**{text}**")
+        return Markdown(f"_{text}_") if self.mark == "tie" else text
 
 
 @dataclass
@@ -85,14 +85,13 @@ class Table:
 
     def markdown(self, level: int = 1) -> str:
         """GitHub-flavoured Markdown with heading, caption, table and notes."""
-        body = tabulate(
-            [[cell.markdown() for cell in row] for row in self.rows],
-            headers=[column.replace("|", "\\|") for column in self.columns],
-            tablefmt="pipe",
-            disable_numparse=True,
-            colalign=["right" if numeric else "left" for numeric in self.numeric],
-        )
-        parts = [f"{'#' * level} {self.title}", self.caption, body, *self.notes]
+        rows = [[cell.markdown() for cell in row] for row in self.rows]
+        parts = [
+            f"{'#' * level} {markdown.inline(self.title)}",
+            markdown.block(self.caption),
+            markdown.table(rows, self.columns, self.numeric),
+            *map(markdown.block, self.notes),
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -206,7 +205,7 @@ def _claim_row(report: Report, record: Mapping[str, Any], in_cost: bool) -> list
         report.paper.claim(record["claim"]).statement,
         record["tier"] or "–",
         f"{SYMBOLS[record['verdict']]} {record['verdict']}",
-        f"`{record['expect']}`" if record.get("expect") else "–",
+        markdown.code(record["expect"]) if record.get("expect") else "–",
         *(["see cost"] * len(observed) if in_cost else observed),
         str(record.get("n_seeds") or "–"),
         f"{record['paper']} ({comparable})" if record["paper"] else "–",
@@ -622,7 +621,8 @@ def files(report: Report) -> dict[str, str]:
         "claims.csv": to_csv(claims.records, CLAIM_COLUMNS),
         "measurements.md": "\n".join(
             [
-                f"# {report.paper.short}: everything measured at scale {report.scale}\n",
+                f"# {markdown.inline(report.paper.short)}: everything measured at scale "
+                f"{report.scale}\n",
                 *(table.markdown(2) for table in everything),
             ]
         ),

@@ -17,11 +17,13 @@ from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError, nearest
 from repro.places import work_root
-from repro.suite import provenance, records
+from repro.suite import records
 from repro.suite import run as runner
 from repro.suite.cards.method import Method
+from repro.suite.plan import scale_config
 from repro.suite.records import Record, Row
-from repro.suite.results import layout, today
+from repro.suite.results import manifest, today, writing
+from repro.suite.results.evidence import is_commit
 from repro.suite.results.today import Key
 
 
@@ -41,12 +43,11 @@ def carry(
         without: arms that are not declared.
 
     Raises:
-        ReproError: the rerun differs, is of uncommitted code, or a record cannot be declared
-            because its parameters are not those of the card.
+        ReproError: the rerun differs, is of uncommitted code, a record cannot be declared because
+            its parameters are not those of the card, or a committed file is damaged.
     """
+    scale_config(scale)  # names a scale that there is not
     folder = results / scale / method.slug
-    runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
-    models = {today.of_model(model): model for model in records.read_models(folder, scale)}
     for name in (arm, *without):
         if name not in method.arms(scale):
             raise ReproError(
@@ -54,28 +55,39 @@ def carry(
             )
     if not reason.strip():
         raise ReproError("say why the numbers are the same: `--reason`")
-    seed = method.seeds(scale, arm)[0] if seed is None else seed
-    if (arm, seed) not in runs:
-        raise ReproError(f"{method.slug} has no committed run {arm}/{seed} at scale {scale}")
-    code = _rerun(method, scale, runs[arm, seed])
-    evidence = f"{arm}/{seed} rerun at {code} on {datetime.now(UTC):%Y-%m-%d}"
-    rows = dict(today.declared(folder))
-    declared = 0
-    for key, identity in {**today.runs(method, scale), **today.models(method, scale)}.items():
-        record = runs.get(key) or models.get(key)
-        if record is None or key[0] in without:
-            continue
-        if today.is_current(record, identity, rows.get(key)):
-            continue
-        _refuse_other_parameters(method, scale, key, record)
-        rows[key] = _row(key, record["fingerprint"] or "", identity, reason, evidence)
-        declared += 1
+    if not folder.is_dir():
+        raise ReproError(f"{method.slug} has no results of scale {scale}; publish it first")
+    with writing.alone(results):
+        manifest.refuse_damage(folder)
+        runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
+        records.refuse_edited(folder, runs.values())
+        models = {today.of_model(model): model for model in records.read_models(folder, scale)}
+        seed = method.seeds(scale, arm)[0] if seed is None else seed
+        if (arm, seed) not in runs:
+            raise ReproError(f"{method.slug} has no committed run {arm}/{seed} at scale {scale}")
+        code = _rerun(method, scale, runs[arm, seed])
+        evidence = f"{arm}/{seed} rerun at {code} on {datetime.now(UTC):%Y-%m-%d}"
+        rows = dict(today.declared(folder))
+        declared = 0
+        for key, identity in {**today.runs(method, scale), **today.models(method, scale)}.items():
+            record = runs.get(key) or models.get(key)
+            if record is None or key[0] in without:
+                continue
+            if today.is_current(record, identity, rows.get(key)):
+                continue
+            _refuse_other_parameters(method, scale, key, record)
+            rows[key] = _row(key, record["fingerprint"] or "", identity, reason, evidence)
+            declared += 1
+        _write(folder, list(rows.values()))
+    return declared
+
+
+def _write(folder: Path, rows: list[Row]) -> None:
     with store.atomic_folder(folder) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True)
         if rows:
-            store.write_text(temporary / today.CARRIED, today.carried_csv(rows.values()))
-        layout.seal(temporary)
-    return declared
+            store.write_text(temporary / today.CARRIED, today.carried_csv(rows))
+        manifest.seal(temporary)
 
 
 def _row(key: Key, old: str, new: str, reason: str, evidence: str) -> Row:
@@ -96,7 +108,7 @@ def _rerun(method: Method, scale: str, committed: Record) -> str:
     path = options.base / "runs" / method.slug / arm / str(seed) / "record.json"
     again = records.read_record(path)
     code = again["commit"]
-    if provenance.is_uncommitted(code):
+    if not is_commit(code):
         raise ReproError(f"{name} was rerun on uncommitted code ({code}); commit it first")
     timed = {n for n, card in method.experiment.measurements.items() if card.timing}
     differing = sorted(_lasting(again, timed).items() ^ _lasting(committed, timed).items())

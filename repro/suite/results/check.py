@@ -12,24 +12,23 @@ import contextlib
 import itertools
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from repro import store
 from repro.errors import ReproError
+from repro.places import short
 from repro.suite import records
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
 from repro.suite.records import Record, Row
 from repro.suite.report import comparisons, figures, inputs, ledger
-from repro.suite.results import layout, today
+from repro.suite.results import layout, manifest, today, writing
+from repro.suite.results.evidence import is_commit
 from repro.suite.results.today import Key
 from repro.suite.words import SCALES
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 OF_SCALE = ("environment.json", "ledger.md")
 
 Say = Callable[[str, str], None]
@@ -48,11 +47,12 @@ class Differences:
 
     def lines(self) -> list[str]:
         """One line for each place and kind: the first difference, and how many more there are."""
-        return [
+        found = [
             f"{where}: {kind}: {items[0]}"
             + (f" (and {len(items) - 1} more)" if len(items) > 1 else "")
             for (where, kind), items in self._found.items()
         ]
+        return [" ".join(line.split()) for line in found]  # names may hold anything
 
 
 @contextlib.contextmanager
@@ -76,31 +76,37 @@ def check(results: Path) -> list[str]:
         raise ReproError(f"no committed results under {results}; make them with `make small`")
     found = Differences()
     say = found.at("results")
+    for path in writing.leftovers(results):
+        where = path.relative_to(results.parent)
+        say("left of a killed command", f"{where}; run that command again, it sweeps it")
     for name in there:
-        if name not in (*SCALES, "README.md"):
+        if name not in (*SCALES, "README.md") and not _is_leftover(name):
             say("extra file", name)
+    remedy = ""
     for scale in scales:
-        _check_scale(scale, results / scale, found)
+        remedy = _check_scale(scale, results / scale, found) or remedy
     with _noted(say, "cannot be derived"):
-        _compare(results, {"README.md": ledger.readme(results)}, say)
+        _compare(results, {"README.md": ledger.readme(results)}, say, remedy=remedy)
         readme = results.parent / "README.md"
         if readme.is_file():
-            text = layout.of_readme(readme.read_text(encoding="utf-8"), results)
-            _compare(results.parent, {"README.md": text}, found.at("the tree"))
+            texts = {"README.md": layout.of_readme(readme, results)}
+            _compare(results.parent, texts, found.at("the tree"), remedy=remedy)
     return found.lines()
 
 
-def _check_scale(scale: str, folder: Path, found: Differences) -> None:
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def _check_scale(scale: str, folder: Path, found: Differences) -> str:
+    """Check a scale; returns what writes again what follows from all its methods, as words."""
     say = found.at(scale)
-    wanted = {method.slug: method for method in methods_at(scale)}
-    there = [path.name for path in sorted(folder.iterdir()) if not path.name.endswith(".partial")]
-    for name in there:
-        if name not in wanted and name not in (comparisons.FOLDER, *OF_SCALE):
-            say("no method of this scale", name)
-    for slug in wanted:
-        if slug not in there:
-            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
-    published = [method for slug, method in wanted.items() if slug in there]
+    if not folder.is_dir() or folder.is_symlink():
+        say("not a folder", folder.name)
+        return ""
+    published = _published(scale, folder, say)
+    slug = f" {published[0].slug}" if published else ""
+    remedy = f"; `repro publish {scale}{slug}` writes it again"
     source = inputs.Committed(scale, folder)
     reports = []
     for method in published:
@@ -109,8 +115,23 @@ def _check_scale(scale: str, folder: Path, found: Differences) -> None:
             reports.append(report)
     if len(reports) == len(published):
         with _noted(say, "cannot be derived"):
-            _compare(folder, layout.of_scale(scale, reports), say)
-            _check_comparisons(folder / comparisons.FOLDER, reports, found.at(f"{scale}/across"))
+            _compare(folder, layout.of_scale(scale, reports), say, remedy=remedy)
+            across = found.at(f"{scale}/across")
+            _check_comparisons(folder / comparisons.FOLDER, reports, across, remedy)
+    return remedy
+
+
+def _published(scale: str, folder: Path, say: Say) -> list[Method]:
+    """The methods of a scale that have a folder; notes those that have none, and other folders."""
+    wanted = {method.slug: method for method in methods_at(scale)}
+    there = [path.name for path in sorted(folder.iterdir()) if not _is_leftover(path.name)]
+    for name in there:
+        if name not in wanted and name not in (comparisons.FOLDER, *OF_SCALE):
+            say("no method of this scale", name)
+    for slug in wanted:
+        if slug not in there:
+            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
+    return [method for slug, method in wanted.items() if slug in there]
 
 
 # One method ---------------------------------------------------------------------------------
@@ -120,7 +141,7 @@ def _check_method(method: Method, source: inputs.Committed, say: Say) -> inputs.
     """Check the folder of a method; its report, or None where that cannot be made."""
     folder, scale = source.folder / method.slug, source.scale
     with _noted(say, "cannot be read"):
-        for kind, name in layout.broken_seals(folder):
+        for kind, name in manifest.broken_seals(folder):
             say(kind, name)
     with _noted(say, "cannot be read"):
         _check_rows(folder, say)
@@ -167,7 +188,7 @@ def _check_runs(
         _check_numbers(run, name, say)
         if not today.is_current(run, wanted[key], declared.get(key)):
             say("stale run", f"{name} has {run['fingerprint']}, today's is {wanted[key]}")
-        if not COMMIT.fullmatch(run["commit"] or ""):
+        if not is_commit(run["commit"]):
             say("not of committed code", f"{name} ({run['commit']})")
         if run["method"] != method.slug:
             say("run of another method", f"{name} ({run['method']})")
@@ -191,6 +212,8 @@ def _check_models(
         if not today.is_current(model, wanted[key], declared.get(key)):
             had = model["fingerprint"] or "none"
             say("stale model", f"{name} has {had}, today's is {wanted[key]}")
+        if model["commit"] is not None and not is_commit(model["commit"]):
+            say("not of committed code", f"{name} ({model['commit']})")
         # of a model whose fingerprint was not recorded the declaration stands for the parameters
         if model["fingerprint"] is not None or model["params"] is not None:
             params = method.model_params(scale, model["method"], model["arm"])
@@ -249,23 +272,35 @@ def _check_seeds(method: Method, runs: Mapping[Key, Record], say: Say) -> None:
 # Files --------------------------------------------------------------------------------------
 
 
-def _compare(folder: Path, texts: Mapping[str, str], say: Say, whole: str = "") -> None:
+def _compare(
+    folder: Path, texts: Mapping[str, str], say: Say, whole: str = "", remedy: str = ""
+) -> None:
     """Compare files with what follows from the runs and the cards.
 
     Args:
         whole: a folder below that may hold no other file.
+        remedy: what writes the files again.
     """
     for name, text in texts.items():
         path = folder / name
-        if not path.is_file():
-            say("missing file", name)
-        elif (there := path.read_bytes()) != text.encode():
+        if path.is_symlink():
+            say("link in place of a file", f"{name}{remedy}")
+        elif not path.is_file():
+            say("missing file", f"{name}{remedy}")
+        elif (there := _bytes(path)) != text.encode():
             line = _first(there.decode(errors="replace"), text)
-            say("does not follow from runs and cards", f"{name} line {line}")
+            say("does not follow from runs and cards", f"{name} line {line}{remedy}")
     if whole:
         for path in sorted((folder / whole).glob("*")):
             if f"{whole}/{path.name}" not in texts:
                 say("extra file", f"{whole}/{path.name}")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReproError(f"{short(path)}: cannot be read ({error.strerror})") from error
 
 
 def _first(there: str, derived: str) -> int:
@@ -284,13 +319,15 @@ def _check_figures(folder: Path, wanted: Mapping[str, Mapping[str, str]], say: S
         for name in sorted({f"{identity}.json", f"{identity}.png"} - there):
             say("missing file", f"figures/{name}")
         if f"{identity}.json" in there:
-            about = store.read_json(folder / f"{identity}.json")
+            about = figures.read_about(folder, identity)
             for key, text in words.items():
-                if about.get(key) != text:
+                if about[key] != text:
                     say("does not follow from runs and cards", f"figures/{identity}.json: {key}")
 
 
-def _check_comparisons(folder: Path, reports: Sequence[inputs.Report], say: Say) -> None:
+def _check_comparisons(
+    folder: Path, reports: Sequence[inputs.Report], say: Say, remedy: str
+) -> None:
     texts: dict[str, str] = {}
     drawn = {}
     for identity, card, rows in comparisons.ran(reports):
@@ -298,9 +335,11 @@ def _check_comparisons(folder: Path, reports: Sequence[inputs.Report], say: Say)
         texts |= {f"tables/{name}": text for name, text in made.items()}
         if comparisons.drawn(card, rows):
             drawn[identity] = figures.words(card)
-    if not texts and not folder.exists():
+    if not folder.is_dir():
+        if texts:
+            say("missing folder", f"{comparisons.FOLDER}{remedy}")
         return
-    for kind, name in layout.broken_seals(folder):
+    for kind, name in manifest.broken_seals(folder):
         say(kind, name)
-    _compare(folder, texts, say, "tables")
+    _compare(folder, texts, say, "tables", remedy)
     _check_figures(folder / "figures", drawn, say)

@@ -22,7 +22,7 @@ every other file follows from them and from the cards, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repro import store
@@ -32,8 +32,6 @@ from repro.suite import records
 from repro.suite.report import ledger, tables
 from repro.suite.report.inputs import Report, findings_of
 
-MANIFEST = "manifest.sha256"
-MEASURED = ("runs.csv", "records.csv", "models.csv")
 BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 
 
@@ -59,13 +57,17 @@ def of_scale(scale: str, reports: Sequence[Report]) -> dict[str, str]:
     }
 
 
-def of_readme(text: str, results: Path, root: Path | None = None) -> str:
+def of_readme(path: Path, results: Path, root: Path | None = None) -> str:
     """The README of the tree with the ledger's table between its markers.
 
     Raises:
-        ReproError: a marker is missing or stands twice.
+        ReproError: it is not UTF-8, or a marker is missing or stands twice.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReproError(f"{short(path)}: cannot be read as UTF-8; restore it") from error
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
         raise ReproError(f"README.md lacks the markers {BEGIN} … {END}; restore them")
     head, rest = text.split(BEGIN)
     return f"{head}{BEGIN}\n{ledger.overview(results, root)}\n{END}{rest.split(END)[1]}"
@@ -75,43 +77,3 @@ def write(folder: Path, texts: Mapping[str, str]) -> None:
     """Write files by their paths below a folder."""
     for name, text in texts.items():
         store.write_text(folder / name, text)
-
-
-# The manifest -------------------------------------------------------------------------------
-
-
-def seal(folder: Path) -> None:
-    """Write the manifest of all files of a folder."""
-    lines = [f"{store.sha256(folder / name)}  {name}\n" for name in contents(folder)]
-    store.write_text(folder / MANIFEST, "".join(lines))
-
-
-def contents(folder: Path) -> list[str]:
-    """Paths of all files below a folder but its manifest, sorted."""
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name != MANIFEST)
-
-
-def broken_seals(folder: Path) -> Iterable[tuple[str, str]]:
-    """(kind, file) of every file that is missing, edited or not in the manifest.
-
-    Raises:
-        ReproError: the manifest is missing or not of its form.
-    """
-    path = folder / MANIFEST
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        sealed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    except (OSError, ValueError) as error:
-        raise ReproError(f"{short(path)}: cannot be read; publish the method again") from error
-    if len(sealed) != len(lines):
-        raise ReproError(f"{short(path)}: a file stands twice; publish the method again")
-    there = contents(folder)
-    for name in sealed:
-        if name not in there:
-            yield "missing file", name
-        elif store.sha256(folder / name) != sealed[name]:
-            yield "edited file", name
-    for name in there:
-        if name not in sealed:
-            yield "extra file", name

@@ -2,27 +2,32 @@
 
 A run whose record in the work folder is today's replaces the committed one; a committed run that is
 today's, or declared so (`repro.suite.results.today`), is kept. Tables, claims and findings are made
-from the union.
+from the union. What is published is evidence (`repro.suite.results.evidence`), and what is kept has
+the hashes that it was published with.
+
+A command that is killed leaves every folder as it was or as it becomes, and what follows from all
+of them behind; the same command again brings everything to where it would have been.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import provenance, records, verdict
+from repro.suite import records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
-from repro.suite.plan import methods_at
+from repro.suite.plan import methods_at, scale_config
 from repro.suite.records import Record, Row
 from repro.suite.report import comparisons, figures, inputs, ledger
-from repro.suite.results import layout, today
+from repro.suite.results import evidence, layout, manifest, today, writing
 from repro.suite.results.today import Key
 from repro.suite.run import Options
+from repro.suite.words import SCALES
 
 
 def publish(options: Options, results: Path, slugs: Sequence[str] = ()) -> list[str]:
@@ -32,37 +37,71 @@ def publish(options: Options, results: Path, slugs: Sequence[str] = ()) -> list[
         What was done, a line each.
 
     Raises:
-        ReproError: the scale is no evidence, or a method has runs that are missing, stale, not
-            judged or of uncommitted code.
+        ReproError: the scale is no evidence, a method has runs that are missing, stale, not judged
+            or no evidence, committed files are damaged, or another command writes the results.
     """
     scale = options.scale
     if scale == "smoke":
         raise ReproError("smoke output is not evidence and is never published; use small or gpu")
+    scale_config(scale)  # names a scale that there is not
     methods = [library.load(slug) for slug in slugs] or methods_at(scale)
-    merged = [merge(method, options, results / scale / method.slug) for method in methods]
-    reports = [inputs.load(one.method.slug, one) for one in merged]
-    said = []
-    for one, report in zip(merged, reports, strict=True):
-        kept = _replace(one, report)
-        total = len(one.made)
-        said.append(f"{one.method.slug}: {total} runs, {one.from_work} of them from work")
-        said += [_taken_over(f"{one.method.slug}/{name}") for name in kept]
-    return said + derive(scale, results, options.base)
+    if not methods:
+        raise ReproError(f"no method has runs at scale {scale}; choose another scale")
+    with writing.alone(results):
+        _refuse_damage(results, [results / scale / method.slug for method in methods])
+        merged = [merge(method, options, results / scale / method.slug) for method in methods]
+        reports = [inputs.load(one.method.slug, one) for one in merged]
+        said = []
+        for one, report in zip(merged, reports, strict=True):
+            kept = _replace(one, report)
+            total = len(one.made)
+            said.append(f"{one.method.slug}: {total} runs, {one.from_work} of them from work")
+            said += [_taken_over(f"{one.method.slug}/{name}") for name in kept]
+        return said + derive(scale, results, options.base)
 
 
 def unpublish(scale: str, slug: str, results: Path) -> list[str]:
     """Remove the committed results of a method; returns what else was done, a line each.
 
     Raises:
-        ReproError: there are none.
+        ReproError: there are none, another method's are damaged, or another command writes there.
     """
-    known = records.committed(results / scale)
-    if slug not in known:
-        raise ReproError(
-            f"{slug} has no results of scale {scale}; published are {', '.join(known) or 'none'}"
-        )
-    store.remove_folder(results / scale / slug)
-    return derive(scale, results)
+    scale_config(scale)  # names a scale that there is not
+    with writing.alone(results):
+        known = records.committed(results / scale)
+        if slug in known:
+            _refuse_damage(results, [results / scale / slug])
+            store.remove_folder(results / scale / slug)
+        elif slug not in library.slugs() or _follows(scale, results):
+            raise ReproError(
+                f"{slug} has no results of scale {scale}; published are "
+                f"{', '.join(known) or 'none'}"
+            )
+        return derive(scale, results)
+
+
+def _refuse_damage(results: Path, but: Collection[Path]) -> None:
+    """What follows from all methods is not written from files that are not those published."""
+    for scale in SCALES:
+        for slug in records.committed(results / scale):
+            if results / scale / slug not in but:
+                manifest.refuse_damage(results / scale / slug)
+
+
+def _follows(scale: str, results: Path) -> bool:
+    """Whether a command that was killed has left nothing to be derived."""
+    folder = results / scale
+    wanted = {results / "README.md": ledger.readme(results)}
+    if records.committed(folder):
+        reports = inputs.load_all(inputs.Committed(scale, folder))
+        texts = layout.of_scale(scale, reports)
+        wanted |= {folder / name: text for name, text in texts.items()}
+    elif folder.exists():
+        return False
+    readme = results.parent / "README.md"
+    if readme.is_file():
+        wanted[readme] = layout.of_readme(readme, results)
+    return all(p.is_file() and p.read_bytes() == t.encode() for p, t in wanted.items())
 
 
 def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
@@ -82,8 +121,9 @@ def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
         if any(comparisons.ran(reports)):
             with store.atomic_folder(across) as temporary:
                 places = temporary / "tables", temporary / "figures"
-                kept = comparisons.write(reports, *places, kept=across / "figures")
-                layout.seal(temporary)
+                earlier = across / "figures" if manifest.is_whole(across) else None
+                kept = comparisons.write(reports, *places, kept=earlier)
+                manifest.seal(temporary)
             said = [_taken_over(f"{comparisons.FOLDER}/{name}") for name in kept]
         elif across.exists():
             store.remove_folder(across)
@@ -93,7 +133,7 @@ def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
     store.write_text(results / "README.md", ledger.readme(results))
     path = results.parent / "README.md"
     if path.is_file():
-        store.write_text(path, layout.of_readme(path.read_text(encoding="utf-8"), results))
+        store.write_text(path, layout.of_readme(path, results))
     return said
 
 
@@ -108,7 +148,7 @@ def _replace(one: Merged, report: inputs.Report) -> list[str]:
         taken_over = figures.write(report, temporary / "figures", one.target / "figures")
         if one.declared:
             store.write_text(temporary / today.CARRIED, today.carried_csv(one.declared))
-        layout.seal(temporary)
+        manifest.seal(temporary)
     return taken_over
 
 
@@ -157,23 +197,15 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
             work and were not judged there.
     """
     scale, base = options.scale, options.base
-    old_runs, old_models = [], []
-    if target.is_dir():
-        old_runs = records.read_runs(target, scale)
-        old_models = records.read_models(target, scale)
-    declared = today.declared(target)
-    made, missing_runs, stay = _choose(
-        today.runs(method, scale),
-        base / "runs" / method.slug,
-        {today.of_run(record): record for record in old_runs},
-        declared,
-    )
-    trained, missing_models, also = _choose(
-        today.models(method, scale),
-        base / "models",
-        {today.of_model(record): record for record in old_models},
-        declared,
-    )
+    runs, models = today.runs(method, scale), today.models(method, scale)
+    if not runs:
+        raise ReproError(f"{method.slug} runs no arm at scale {scale}; there is nothing to publish")
+    fresh = _in_work(runs, base / "runs" / method.slug)
+    trained = _in_work(models, base / "models")
+    evidence.refuse_others(method, options, fresh, trained)
+    old = _Committed.read(target, scale, needed=len(fresh) + len(trained) < len(runs) + len(models))
+    made, missing_runs, stay = _joined(runs, fresh, old.runs, old.declared)
+    every, missing_models, also = _joined(models, trained, old.models, old.declared)
     if missing := missing_runs + missing_models:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise ReproError(
@@ -181,47 +213,65 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
             f"neither in {base} nor as committed; run `repro run {method.slug} --scale {scale}` "
             f"or `make {scale}` first"
         )
-    from_work = _fresh(made)
-    _refuse_uncommitted(method, options, from_work + _fresh(trained))
-    if len(from_work) == len(made) and not (base / "verdicts" / f"{method.slug}.json").is_file():
-        raise ReproError(
-            f"{method.slug} at scale {scale} is not judged; run `repro run {method.slug} --scale "
-            f"{scale}` or `make {scale}` first"
-        )
-    return Merged(method, scale, target, made, trained, stay + also, len(from_work))
+    evidence.refuse_uneven(method, made)
+    if len(fresh) == len(made):
+        evidence.refuse_unjudged(method, options, list(made.values()))
+    return Merged(method, scale, target, made, every, stay + also, len(fresh))
 
 
-def _fresh(chosen: dict[Key, Record]) -> list[Record]:
-    """Those that come from work."""
-    return [record for record in chosen.values() if record["folder"] is not None]
+@dataclass(frozen=True)
+class _Committed:
+    """What is committed of a method, as it was published."""
+
+    runs: dict[Key, Record]
+    models: dict[Key, Record]
+    declared: dict[Key, Row]
+
+    @classmethod
+    def read(cls, folder: Path, scale: str, needed: bool) -> _Committed:
+        """Read and verified; empty where there is nothing, or nothing of it is needed.
+
+        Raises:
+            ReproError: a file is damaged.
+        """
+        if not needed or not folder.is_dir():
+            return cls({}, {}, {})
+        manifest.refuse_damage(folder)
+        runs = {today.of_run(record): record for record in records.read_runs(folder, scale)}
+        records.refuse_edited(folder, runs.values())
+        models = {today.of_model(record): record for record in records.read_models(folder, scale)}
+        return cls(runs, models, today.declared(folder))
 
 
-def _refuse_uncommitted(method: Method, options: Options, fresh: Iterable[Record]) -> None:
-    names = [f"{r['method']}/{r['arm']}" for r in fresh if provenance.is_uncommitted(r["commit"])]
-    if names:
-        more = ", …" if len(set(names)) > 3 else ""
-        raise ReproError(
-            f"{method.slug} at scale {options.scale}: {', '.join(sorted(set(names))[:3])}{more} "
-            f"ran on uncommitted code; commit it, delete their folders under {options.base} and "
-            "run them again"
-        )
+def _in_work(wanted: dict[Key, str], work: Path) -> dict[Key, Record]:
+    """The records of a work folder that are today's."""
+    found = {}
+    for key, identity in wanted.items():
+        path = work / key[0] / str(key[1]) / "record.json"
+        if path.is_file():
+            record = records.read_record(path)
+            if record.get("fingerprint") == identity:
+                found[key] = record
+    return found
 
 
-def _choose(
-    wanted: dict[Key, str], work: Path, committed: dict[Key, Record], declared: dict[Key, Row]
+def _joined(
+    wanted: dict[Key, str],
+    fresh: dict[Key, Record],
+    committed: dict[Key, Record],
+    declared: dict[Key, Row],
 ) -> tuple[dict[Key, Record], list[str], list[Row]]:
     """Records by key, the names of those that are nowhere, and the declarations still needed."""
     chosen, missing, needed = {}, [], []
     for key, identity in wanted.items():
-        path = work / key[0] / str(key[1]) / "record.json"
-        fresh = records.read_record(path) if path.is_file() else None
-        if fresh is not None and fresh.get("fingerprint") == identity:
-            chosen[key] = fresh
+        if key in fresh:
+            chosen[key] = fresh[key]
             continue
         old, row = committed.get(key), declared.get(key)
         if old is None or not today.is_current(old, identity, row):
             missing.append(today.named(key))
             continue
+        evidence.refuse_kept(key, old)
         chosen[key] = old
         if row is not None and old["fingerprint"] != identity:
             needed.append(row)

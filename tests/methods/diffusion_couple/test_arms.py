@@ -7,6 +7,7 @@ from methods.diffusion_couple import arms
 from repro.job import Job
 from repro.suite import run as runner
 from repro.suite.cards import library
+from repro.suite.records import read_record
 from repro.suite.report.results import Results
 from repro.suite.run import Options
 
@@ -95,10 +96,13 @@ def test_unknown_relation_is_refused():
 def test_figures_draw_what_the_runs_saved(tmp_path):
     method = library.load("diffusion-couple")
     options = Options("smoke", work=tmp_path)
-    for arm in method.arms("smoke"):
-        if arm != "exact":
-            runner.run_arm(method, arm, options, seeds=[0])
-    results = Results.load(method.paper, method.experiment, "smoke", options.base)
+    made = [
+        read_record(folder / "record.json")
+        for arm in method.arms("smoke")
+        if arm != "exact"
+        for folder in runner.run_arm(method, arm, options, seeds=[0])
+    ]
+    results = Results(method.paper, method.experiment, "smoke", made)
     from repro.suite.report import style
 
     for card in method.experiment.figures:

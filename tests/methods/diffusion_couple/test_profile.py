@@ -33,6 +33,11 @@ def measured(noise=0.001, mirrored=False):
     return couple, (1e6 * (-x[::-1] if mirrored else x)), (N[::-1] if mirrored else N)
 
 
+def analysed(path: Path) -> profile.Analysis:
+    x, N, _ = profile.read_points(path)
+    return profile.analyse(x, N, profile.read_config(path.with_suffix(".yaml")))
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_measured_profile_gives_all_outputs(tmp_path, capsys, mirrored):
     couple, x, N = measured(mirrored=mirrored)
@@ -58,9 +63,7 @@ def test_a_measured_profile_gives_all_outputs(tmp_path, capsys, mirrored):
     assert ("mirrored" in text) == mirrored
     assert (out / "couple.png").read_bytes().startswith(b"\x89PNG")
     # the intrinsic coefficients are the planted ones, whichever way the profile runs
-    found = profile.analyse(
-        *profile.read_points(path), profile.read_config(path.with_suffix(".yaml"))
-    )
+    found = analysed(path)
     N_K = np.interp(couple.x_K, couple.profile.x, couple.profile.N)
     D_A, D_B = intrinsic_from_ratio(couple.D(N_K), N_K, couple.V, couple.ratio)
     assert found.intrinsic["van Loo"][0].value == pytest.approx(D_A, rel=0.02)
@@ -73,9 +76,7 @@ def test_a_measured_profile_gives_all_outputs(tmp_path, capsys, mirrored):
 def test_ideal_volume_makes_the_families_one(tmp_path):
     _, x, N = measured()
     path = write(tmp_path, x, N, SETTINGS | {"V_m": {"w": 0.0}})
-    found = profile.analyse(
-        *profile.read_points(path), profile.read_config(path.with_suffix(".yaml"))
-    )
+    found = analysed(path)
     for name in ("D_denbroeder_CB", "D_denbroeder_CA"):
         assert max(found.differences[name]) < 1e-9
     assert found.differences["D_const"][0] > 0.01
@@ -138,10 +139,10 @@ def test_solubility_beside_the_layers_counts(tmp_path):
 
 
 BAD_SETTINGS = [
-    ({"t_s": -1}, r"couple\.yaml: t_s: .*greater than 0"),
+    ({"t_s": -1}, r"couple\.yaml: t_s: .*expected 1 to 1e\+10; seconds"),
     ({"t_s": "long"}, r"couple\.yaml: t_s: .*number"),
-    ({"V_A": 6.59e-6}, r"couple\.yaml: V_A: .*greater than or equal to 1"),
-    ({"N_right": 45}, r"couple\.yaml: N_right: .*less than or equal to 1"),
+    ({"V_A": 6.59e-6}, r"couple\.yaml: V_A: .*m3/mol"),
+    ({"N_right": 45}, r"couple\.yaml: N_right: .*divide % by 100"),
     ({"N_right": 0.0}, r"couple\.yaml.*N_left equals N_right"),
     ({"V_m": {}}, r"couple\.yaml: V_m: .*either `w`"),
     ({"V_m": {"table": [[0.5, 7], [0.2, 8]]}}, r"couple\.yaml: V_m: .*N rising"),
@@ -185,12 +186,12 @@ def _replace(index, x=None, N=None):
 
 
 BAD_POINTS = [
-    (_replace(4, N=np.nan), "point 5 has no number"),
-    (_replace(7, x=-1e4), "does not rise from point 7 to 8"),
+    (_replace(4, N=np.nan), "line 7: `nan` is no number under N_B"),
+    (_replace(7, x=-1e4), "line 10: x_um = -10000 is out of order"),
     (lambda x, N: (x[:5], N[:5]), "has 5 points.*measure more"),
     (lambda x, N: (x, 100 * N), "divide at.% by 100"),
     (lambda x, N: (x, N[::-1]), "swap N_left and N_right"),
-    (lambda x, N: (np.linspace(0, 1, 2500), np.linspace(0, 1, 2500)), "average neighbours"),
+    (lambda x, N: (np.arange(20001), np.linspace(0, 1, 20001)), "average neighbours"),
     (lambda x, N: (x, np.where(x > 0, 1.0, 0.0)), "cannot be fitted.*needs five"),
 ]
 
@@ -210,26 +211,24 @@ def test_missing_file_and_column_are_named(tmp_path):
     with pytest.raises(ReproError, match="no column `N_B`"):
         profile.profile_cli(path, None, tmp_path / "out")
     path.unlink()
-    with pytest.raises(ReproError, match=r"couple\.csv is missing"):
+    with pytest.raises(ReproError, match=r"couple\.csv: cannot be read \(No such file"):
         profile.profile_cli(path, None, tmp_path / "out")
 
 
 def test_a_marker_outside_the_profile_and_a_cut_profile_are_told(tmp_path):
     _, x, N = measured()
     path = write(tmp_path, x, N, SETTINGS | {"x_K_um": 1e6})
-    with pytest.raises(ReproError, match="x_K_um = 1e\\+06.*outside the profile"):
+    with pytest.raises(ReproError, match="x_K_um = 1e\\+06 lies outside the profile"):
         profile.profile_cli(path, None, tmp_path / "out")
     path = write(tmp_path, x[15:], N[15:])
-    found = profile.analyse(
-        *profile.read_points(path), profile.read_config(path.with_suffix(".yaml"))
-    )
-    assert any("left end" in note and "continu" in note for note in found.notes)
+    found = analysed(path)
+    assert any("left end" in odd and "continu" in odd for odd in found.odd)
 
 
 def test_positions_may_fall_if_all_of_them_do(tmp_path):
     _, x, N = measured()
-    up = profile.read_points(write(tmp_path, x, N))
-    down = profile.read_points(write(tmp_path, x[::-1], N[::-1]))
+    up = profile.read_points(write(tmp_path, x, N))[:2]
+    down = profile.read_points(write(tmp_path, x[::-1], N[::-1]))[:2]
     np.testing.assert_array_equal(up, down)
 
 
@@ -238,7 +237,7 @@ def test_positions_may_fall_if_all_of_them_do(tmp_path):
 )
 def test_titanium_zirconium_profile():
     """Ti-Zr, 1000 C, 100 h, 55 points, from the pydiffusion example (Chen et al. 2019)."""
-    x, N = profile.read_points(Path(os.environ["REPRO_TIZR_CSV"]))
+    x, N, _ = profile.read_points(Path(os.environ["REPRO_TIZR_CSV"]))
     assert len(x) == 55
     raw = Profile(x, N, np.gradient(N, x), 0.0, 1.0)
     D = 1e13 * constant_volume(raw, 3.6e5)

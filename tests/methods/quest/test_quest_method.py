@@ -12,6 +12,7 @@ from repro.quant import rounded
 from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import activation_quantisers, quantised_layers, use
+from repro.quant.search import percentile_grid
 from repro.suite import zoo
 
 FINE = qu.Granularity(channels=True, tables=True)
@@ -122,7 +123,7 @@ def test_shapes_and_widths_of_activation_grids(fine, coarse):
 
 def test_ranges_hold_zero_and_meet_constant_channels():
     x = torch.stack([torch.full((6,), 0.7), torch.full((6,), -0.2), torch.zeros(6)])
-    grid = qu.range_rule(x, 4, channel_wise=True)
+    grid = percentile_grid(x, 4, channel_wise=True)
     assert torch.allclose(grid(x), x, atol=1e-6)
     assert grid.zero_point.flatten().tolist() == [0, 15, 0]
     assert torch.allclose(grid.delta.flatten()[:2], torch.tensor([0.7 / 15, 0.2 / 15]))

@@ -120,7 +120,11 @@ def save_pairs(folder, z=(6, 3, 4, 4), x=(6, 3, 4, 4), label=None):
     rng = np.random.default_rng(0)
     for name, shape in {"z0.npy": z, "z1.npy": x, "label.npy": label}.items():
         if shape:
-            np.save(folder / name, rng.normal(size=shape).astype(np.float32))
+            array = rng.normal(size=shape).clip(-3, 3)
+            array = (
+                np.eye(shape[1])[rng.integers(0, shape[1], shape[0])] if name[0] == "l" else array
+            )
+            np.save(folder / name, array.astype(np.float32))
 
 
 def test_pairs_with_and_without_labels(tmp_path):

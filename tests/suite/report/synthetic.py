@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
-from repro.suite import verdict
+from repro import store
+from repro.suite import records, verdict
 from repro.suite.cards import library
+from repro.suite.report import inputs
 
 SCALE = "small"
 SEEDS = 3
@@ -505,7 +508,7 @@ def write_record(folder: Path, slug: str, name: str, seed: int, measured: list, 
         "arrays": [],
         **given,
     }
-    (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    store.write_sealed(folder / "record.json", record)
 
 
 def pictures(rng: np.random.Generator) -> np.ndarray:
@@ -534,11 +537,28 @@ def write_work(root: Path, work: Path, scale: str = SCALE) -> None:
                     for step in range(0, 801, 50)
                 ]
                 folder = work / "models" / slug / name / str(seed)
-                write_record(folder, slug, name, seed, curve, wall_s=212.0)
-        records = [
-            json.loads(p.read_text()) for p in sorted((work / "runs" / slug).rglob("record.json"))
-        ]
-        judged = verdict.judge(library.load(slug, root), SCALE, records)
-        path = work / "verdicts" / f"{slug}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(judged), encoding="utf-8")
+                write_record(folder, slug, name, seed, curve, wall_s=212.0, scale=scale)
+        attest(root, work, slug)
+
+
+def attest(root: Path, work: Path, slug: str, judged: dict | None = None) -> None:
+    """Write verdicts, by default those of the judge, as of the invented runs that are there."""
+    made = inputs.Work(work.name, work, root).runs(slug)
+    judged = judged or verdict.judge(library.load(slug, root), SCALE, made)
+    path = work / "verdicts" / f"{slug}.json"
+    store.write_sealed(path, judged | {"evidence": records.evidence(made)})
+
+
+def keep_verdicts(bare: Any, slug: str) -> None:
+    """Let the verdicts be of the runs as they are now, whatever those say."""
+    judged = store.read_sealed(bare.work / "verdicts" / f"{slug}.json")
+    attest(bare.root, bare.work, slug, judged)
+
+
+def edit(bare: Any, slug: str, arm: str, change: Callable[[dict], object]) -> None:
+    """Change the records of an arm ("*": of all) as if they had been made so."""
+    for path in (bare.work / "runs" / slug).glob(f"{arm}/*/record.json"):
+        record = store.read_sealed(path)
+        change(record)
+        store.write_sealed(path, record)
+    keep_verdicts(bare, slug)

@@ -1,13 +1,13 @@
 """Comparisons across methods, on invented runs."""
 
 import csv
-import json
 
 import pytest
 import yaml
 
 from repro.errors import ReproError
 from repro.suite.report import comparisons, inputs, page
+from tests.suite.report import synthetic
 
 CARD = {
     "title": "Quality against bits",
@@ -19,7 +19,6 @@ CARD = {
         {"group": "W8A8", "label": "biased", "method": "eight-bit", "arm": "biased"},
         {"group": "float", "label": "full", "method": "eight-bit", "arm": "full"},
         {"group": "float", "label": "text", "method": "masked-text", "arm": "cached"},
-        {"group": "float", "label": "absent", "method": "another", "arm": "x"},
     ],
 }
 
@@ -112,10 +111,10 @@ def test_a_row_along_a_coordinate_has_a_line_for_each_value(compared, monkeypatc
 
 def test_curves_samples_and_the_cost_of_training(compared):
     # Both papers have to measure along the coordinate: the images get theirs here.
-    for path in (compared.work / "runs" / "eight-bit" / "uniform").glob("*/record.json"):
-        record = json.loads(path.read_text())
-        record["measurements"].append({"name": "fid", "at": {"steps": 1}, "value": 9.0})
-        path.write_text(json.dumps(record))
+    along = {"name": "fid", "at": {"steps": 1}, "value": 9.0}
+    synthetic.edit(
+        compared, "eight-bit", "uniform", lambda record: record["measurements"].append(along)
+    )
     compared.write(ALONG | {"figure": ["nfe", "fid"]})
     text = (compared.out / "tables" / "comparisons" / "bits.md").read_text()
     head, *body = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
@@ -128,10 +127,10 @@ def test_curves_samples_and_the_cost_of_training(compared):
 
 
 def test_pictures_are_those_of_the_coordinate_that_the_strip_names(compared, monkeypatch):
-    for path in (compared.work / "runs" / "eight-bit" / "uniform").glob("*/record.json"):
-        record = json.loads(path.read_text())
-        record["measurements"].append({"name": "fid", "at": {"steps": 7}, "value": 9.0})
-        path.write_text(json.dumps(record))
+    along = {"name": "fid", "at": {"steps": 7}, "value": 9.0}
+    synthetic.edit(
+        compared, "eight-bit", "uniform", lambda record: record["measurements"].append(along)
+    )
     asked = []
     array = inputs.Results.array
 
@@ -148,6 +147,6 @@ def test_pictures_are_those_of_the_coordinate_that_the_strip_names(compared, mon
 def test_a_model_that_was_not_made_is_named(compared):
     wrong = {**ALONG["rows"][0], "models": ["denoisr"]}
     image = {**CARD["rows"][0]}
-    with pytest.raises(ReproError, match="names the model `denoisr`"):
+    with pytest.raises(ReproError, match="unknown `denoisr`"):
         compared.write(CARD | {"measurements": ["nfe", "fid"], "rows": [
             {**wrong, "at": {"steps": 64}}, image]})  # fmt: skip

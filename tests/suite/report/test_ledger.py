@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import re
 import shutil
 
 import pytest
 
+from repro import store
 from repro.errors import ReproError
 from repro.suite.report import inputs, ledger, summary
 from repro.suite.results import layout
@@ -131,10 +131,10 @@ def test_the_summary_has_a_line_a_method_and_one_of_all(invented):
 
 def test_the_summary_names_what_fails_and_what_is_shared(bare):
     path = bare.work / "verdicts" / "eight-bit.json"
-    judged = json.loads(path.read_text())
+    judged = store.read_sealed(path)
     size = next(check for check in judged["checks"] if check["tier"] == "structural")
     size["verdict"] = "contradicted"
-    path.write_text(json.dumps(judged))
+    store.write_sealed(path, judged)
     (report,) = [r for r in inputs.load_all(bare.source) if r.paper.slug == "eight-bit"]
     model = {"method": "zoo", "arm": "net", "seed": 0, "wall_s": 5.0}
     report = dataclasses.replace(report, zoo_records=[model])

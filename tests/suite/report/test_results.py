@@ -80,6 +80,7 @@ def test_sweep_refuses_a_second_coordinate(bare):
     (folder / "record.json").unlink()
     folder.rename(folder.with_name("old"))
     synthetic.write_record(folder, "masked-text", "cached", 0, rows)
+    synthetic.keep_verdicts(bare, "masked-text")
     results = inputs.load("masked-text", bare.source).results
     with pytest.raises(ReproError, match="varies along more than 'steps'"):
         results.sweep("nfe", "cached", "steps")

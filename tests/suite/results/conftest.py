@@ -12,6 +12,7 @@ import yaml
 
 from repro.suite import judging, provenance, reporting, run
 from repro.suite.cards import library
+from repro.suite.report import comparisons
 from repro.suite.results import publish
 
 COMMIT = "4e5e6e8f3a9b4e0c8d7f6a5b4c3d2e1f0a9b8c7d"
@@ -96,6 +97,7 @@ def kept(tmp_path_factory):
 @pytest.fixture
 def published(toy, kept, monkeypatch):
     """The toy at scale small, run, judged and published."""
+    monkeypatch.setattr(comparisons, "ROOT", toy)
     monkeypatch.setattr(provenance, "commit", functools.cache(lambda function=None: COMMIT))
     arms = toy / "methods" / "toy" / "arms.py"
     arms.write_text(arms.read_text() + FUNCTIONS)

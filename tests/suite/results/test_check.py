@@ -11,7 +11,7 @@ import pytest
 from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite import records
-from repro.suite.results import check, layout, publish
+from repro.suite.results import check, manifest, publish
 from tests.suite.results.conftest import edit, run_all
 
 
@@ -40,7 +40,7 @@ class Tree:
             self.seal()
 
     def seal(self):
-        layout.seal(self.folder)
+        manifest.seal(self.folder)
 
     def card(self, change, card_file="experiment.yaml"):
         edit(self.root, change, card_file)
@@ -335,7 +335,7 @@ def test_the_committed_results_show_damage(tmp_path):
     small = copy / "small"
     text = (small / "radd/runs.csv").read_text().splitlines(keepends=True)
     (small / "radd/runs.csv").write_text("".join(text[:-1]))
-    layout.seal(small / "radd")
+    manifest.seal(small / "radd")
     path = small / "quest/tables/cost.csv"
     path.write_text(path.read_text().replace("run,", "rum,", 1))
     shutil.rmtree(small / "msd")

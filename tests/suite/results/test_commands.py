@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
+from repro.display import Output
 from repro.errors import ReproError
 from repro.places import ROOT
 from repro.suite import cli, run
@@ -18,7 +18,8 @@ def command(published, monkeypatch, capsys):
     """Run a command in the toy's tree; returns what it printed."""
     monkeypatch.setattr(cli, "ROOT", published.root)
     # as wide as in a pipe, whatever COLUMNS the runner of the tests has
-    monkeypatch.setattr(cli, "out", Console(width=150))
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setattr(cli, "out", Output())
 
     def call(function, *arguments, **options):
         capsys.readouterr()

@@ -1,7 +1,6 @@
 """Publishing: what is written, what is kept, what is refused, and what a kill leaves."""
 
 import csv
-import json
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from repro.errors import ReproError
 from repro.suite import judging, run
 from repro.suite.cards import library
 from repro.suite.report import inputs, page
-from repro.suite.results import check, publish
+from repro.suite.results import check, manifest, publish
 from tests.suite.results.conftest import COMMIT, edit, run_all, snapshot
 
 
@@ -52,8 +51,9 @@ def test_numbers_and_provenance_come_back_as_they_were(published):
         assert len(made) == len(kept) > 3
         for record in made:
             again = by_place[record["arm"], record["seed"]]
-            assert {k: again[k] for k in record if k not in ("folder", "depends_on")} == {
-                k: v for k, v in record.items() if k not in ("folder", "depends_on")
+            of_work = ("folder", "depends_on", "arrays_sha256")
+            assert {k: again[k] for k in record if k not in of_work} == {
+                k: v for k, v in record.items() if k not in of_work
             }
             assert again["folder"] is None
     model = rows(published.folder / "models.csv")[0]
@@ -114,6 +114,7 @@ def test_a_run_from_work_replaces_the_committed_one_and_the_others_are_kept(publ
 
 def test_a_figure_whose_arrays_are_nowhere_is_refused(published):
     (published.folder / "figures" / "weights.json").unlink()
+    manifest.seal(published.folder)
     shutil.rmtree(published.options.work)
     before = snapshot(published.folder)
     with pytest.raises(ReproError, match="the arrays of ours with seed 0 are not committed"):
@@ -127,9 +128,9 @@ def test_arrays_of_the_same_run_are_found_in_work(published):
     results = inputs.load("toy", here).results
     assert results.array("ours", 0, "w").shape == (3,) and results.saved("ours", 0) == ["w"]
     path = published.options.base / "runs/toy/ours/0/record.json"
-    record = json.loads(path.read_text())
+    record = store.read_sealed(path)
     record["measurements"][0]["value"] += 1e-12
-    path.write_text(json.dumps(record))
+    store.write_sealed(path, record)
     with pytest.raises(ReproError, match="arrays of ours with seed 0 are not committed"):
         inputs.load("toy", here).results.array("ours", 0, "w")
 
@@ -165,7 +166,7 @@ def test_what_is_refused_writes_nothing(published, what, message):
         slugs = ["toi"]
     else:
         commit = {"changes": f"{COMMIT}+changes", "unknown": "unknown"}[what]
-        record.write_text(record.read_text().replace(COMMIT, commit))
+        store.write_sealed(record, store.read_sealed(record) | {"commit": commit})
     with pytest.raises(ReproError, match=message):
         publish.publish(options, published.results, slugs)
     assert not published.results.exists()
