@@ -22,7 +22,7 @@ from repro import __version__, store
 from repro.display import Output
 from repro.errors import ReproError, nearest
 from repro.places import ROOT, work_root, writable
-from repro.suite import ending, judging, records
+from repro.suite import ending, judging, looks, records
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
 from repro.suite.cards.experiment import Arm
@@ -179,7 +179,12 @@ def run(
     options = _options(scale, retrain, force=force, device=device)
     runner.run_method(loaded, options, arm, seed)
     if arm is None and seed is None:
-        for check in judging.judge(loaded, options)["checks"]:
+        judged = judging.judge(loaded, options)
+        while told := looks.extend(loaded, scale, options.work, judged):
+            _tell(told)
+            runner.run_method(loaded, options)
+            judged = judging.judge(loaded, options)
+        for check in judged["checks"]:
             line = f"{check['verdict']}: {check['id']}, {check['observed']}"
             out.print(line)
         from repro.suite import reporting
@@ -188,6 +193,28 @@ def run(
         out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
         out.print(f"figures:  {options.base / 'report' / 'figures' / method}")
+
+
+def _tell(lines: list[str]) -> None:
+    for line in lines:
+        out.print(line)
+
+
+@app.command()
+def seeds(
+    scale: str, methods: Annotated[list[str] | None, typer.Argument(help="default: all")] = None
+) -> None:
+    """Give open checks further seeds, as the scale allows; 1 where nothing is asked for."""
+    options = _options(scale)
+    chosen = [_paper(slug) for slug in methods] if methods else methods_at(scale)
+    told = []
+    for method in chosen:
+        judged = judging.judge(method, options)
+        told += looks.extend(method, scale, options.work, judged)
+    _tell(told)
+    if not told:
+        raise typer.Exit(1)
+    out.print(f"run `make {scale}` or `repro run` to run them")
 
 
 def _run_profile(method: Method, profile: Path, config: Path | None, output: Path | None) -> None:

@@ -18,6 +18,7 @@ def records_of(method: Method, options: Options) -> list[dict[str, Any]]:
         ReproError: one is missing, damaged or stale (its fingerprint is not that of today's code,
             cards and data); the message says what changed.
     """
+    method = options.plan.planned(method)
     found, stale = [], []
     remedy = f"run `repro run {method.slug} --scale {options.scale}`"
     if options.retrain:

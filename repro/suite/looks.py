@@ -31,10 +31,17 @@ def planned(method: Method, scale: str, work: Path) -> Method:
     if not path.is_file():
         return method
     try:
-        arms = {str(arm): int(found["seeds"]) for arm, found in store.read_json(path).items()}
+        arms = {str(arm): int(found["seeds"]) for arm, found in store.read_sealed(path).items()}
         return method.with_seeds(scale, arms)
     except (ReproError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReproError(f"{path}: {error}; delete it and run the same command again") from error
+
+
+def everywhere(method: Method, work: Path) -> Method:
+    """The same at every scale of the method."""
+    for scale in method.experiment.scales:
+        method = planned(method, scale, work)
+    return method
 
 
 def of_runs(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> Method:
@@ -44,9 +51,13 @@ def of_runs(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) ->
         counts[record["arm"]] = max(counts.get(record["arm"], 0), record["seed"] + 1)
     preset = method.preset(scale)
     allowed = comparison.looks(preset.most or 0, len(preset.seed_list()))[1:]
-    known = {a: n for a, n in counts.items() if n in allowed and a in method.arms(scale)}
     return method.with_seeds(
-        scale, {a: n for a, n in known.items() if not method.arm(scale, a).deterministic}
+        scale,
+        {
+            arm: max(counts[arm], len(method.seeds(scale, arm)))
+            for arm, card in method.arms(scale).items()
+            if counts.get(arm) in allowed and not card.deterministic
+        },
     )
 
 
@@ -71,17 +82,17 @@ def extend(method: Method, scale: str, work: Path, judged: Mapping[str, Any]) ->
     """Give the open checks of a method further seeds; a line for each arm that gets some.
 
     Args:
-        method: with the seeds that it was judged with.
-        judged: its verdicts.
+        judged: its verdicts, of the runs that are planned so far.
     """
+    method = planned(method, scale, work)
     asked = wanted(method, scale, judged)
     now = {arm: len(method.seeds(scale, arm)) for arm in method.arms(scale)}
     new = {arm: one for arm, one in asked.items() if one["seeds"] > now[arm]}
     if not new:
         return []
     path = path_of(work, scale, method.slug)
-    had = store.read_json(path) if path.is_file() else {}
-    store.write_json(path, {**had, **new})
+    had = store.read_sealed(path) if path.is_file() else {}
+    store.write_sealed(path, {**had, **new})
     return [
         f"{method.slug}/{arm}: {one['seeds']} seeds instead of {now[arm]}, open: "
         + ", ".join(one["because"])

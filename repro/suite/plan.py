@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import jsonschema
 
 from repro import documents, store
 from repro.errors import ReproError, nearest
-from repro.places import ROOT, short
+from repro.places import ROOT, short, work_root
+from repro.suite import looks
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import ModelRef
@@ -71,10 +72,20 @@ class Plan:
     """What a scale needs, in dependency order.
 
     retrain: train the models that come with the suite instead of loading them.
+    work: the folder that says which open checks were given further seeds.
     """
 
     scale: str
     retrain: bool = False
+    work: Path = field(default_factory=work_root)
+
+    def planned(self, method: Method) -> Method:
+        """A method with the seeds that it has at this scale.
+
+        Raises:
+            ReproError: what its open checks were given is damaged.
+        """
+        return looks.planned(method, self.scale, self.work)
 
     def is_trained(self, ref: ModelRef) -> bool:
         """Whether a model is trained here; else it comes with the suite."""
@@ -95,7 +106,7 @@ class Plan:
     def models_of(self, owner: str) -> list[ModelRef]:
         """The models of an owner that the methods of this scale need, in order."""
         found: dict[ModelRef, None] = {}
-        for method in methods_at(self.scale):
+        for method in map(self.planned, methods_at(self.scale)):
             found.update(
                 dict.fromkeys(method.in_order(self.scale, method.models(self.scale), self.retrain))
             )

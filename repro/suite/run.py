@@ -66,7 +66,7 @@ class Options:
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.scale, self.retrain)
+        return Plan(self.scale, self.retrain, self.work)
 
 
 def device_for(options: Options) -> str:
@@ -191,6 +191,7 @@ def run_arm(
     Args:
         seeds: a subset of the arm's seeds; None runs all and writes the arm's summary.
     """
+    method = options.plan.planned(method)
     card = method.arm(options.scale, arm_name)
     all_seeds = method.seeds(options.scale, arm_name)
     base = options.base / "runs" / method.slug
@@ -229,6 +230,7 @@ def run_arms(method: Method, options: Options) -> None:
     Raises:
         ReproError: the first failure, and how many there are.
     """
+    method = options.plan.planned(method)
     failures, summary = [], {}
     for name in options.plan.shared_arms(method):
         try:
@@ -454,6 +456,7 @@ def run_method(
 ) -> None:
     """All jobs of a method in dependency order in this process, without Snakemake."""
     device_for(options)
+    method = options.plan.planned(method)
     chosen = list(arms or method.arms(options.scale))
     known = {seed for arm in chosen for seed in method.seeds(options.scale, arm)}
     for seed in seeds or []:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro import environment
 from repro.errors import ReproError
-from repro.suite import fingerprint
+from repro.suite import fingerprint, looks
 from repro.suite.cards import library
 from repro.suite.cards.models import ModelRef
 from repro.suite.plan import Plan, mark, methods_at, scale_config
@@ -37,14 +37,16 @@ except (ReproError, OSError) as error:
 RETRAIN = str(config.get("retrain", "false")).lower() == "true"
 
 try:
-    METHODS = {method.slug: method for method in library.load_all()}
+    METHODS = {
+        method.slug: looks.everywhere(method, Path(WORK)) for method in library.load_all()
+    }
     METHODS_AT = {scale: [method.slug for method in methods_at(scale)] for scale in SCALES}
 except ReproError as error:
     raise WorkflowError(str(error)) from None
 
 
 def plan(scale):
-    return Plan(scale, RETRAIN)
+    return Plan(scale, RETRAIN, Path(WORK))
 
 
 def in_batches(scale):

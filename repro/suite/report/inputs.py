@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from repro.errors import ReproError
 from repro.places import short
 from repro.store import read_json, read_sealed
-from repro.suite import expression, records, verdict
+from repro.suite import expression, looks, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.checks import Check
 from repro.suite.cards.experiment import Experiment
@@ -187,6 +187,9 @@ class Source(Protocol):
     def slugs(self) -> set[str]:
         """The methods that have verdicts here."""
 
+    def planned(self, method: Method) -> Method:
+        """A method with the seeds that it has here."""
+
     def runs(self, slug: str) -> list[Record]: ...
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
@@ -211,13 +214,16 @@ class Work:
     def slugs(self) -> set[str]:
         return {path.stem for path in (self.folder / "verdicts").glob("*.json")}
 
+    def planned(self, method: Method) -> Method:
+        return looks.planned(method, self.scale, self.folder.parent)
+
     def runs(self, slug: str) -> list[Record]:
-        card = library.load(slug, self.root)
+        card = self.planned(library.load(slug, self.root))
         places = [(slug, arm, seed) for arm, seed in _runs_of(card, self.scale)]
         return records.read_work(self.folder / "runs", places, self._remedy(slug))
 
     def models(self, slug: str, owners: Iterable[str]) -> list[Record]:
-        refs = _models_of(library.load(slug, self.root), self.scale)
+        refs = _models_of(self.planned(library.load(slug, self.root)), self.scale)
         wanted = set(owners)
         places = [(ref.owner, ref.name, ref.seed) for ref in refs if ref.owner in wanted]
         return records.read_work(self.folder / "models", places, self._remedy(slug))
@@ -264,6 +270,10 @@ class Committed:
 
     def slugs(self) -> set[str]:
         return set(records.committed(self.folder))
+
+    def planned(self, method: Method) -> Method:
+        found = records.read_runs(self.folder / method.slug, self.scale)
+        return looks.of_runs(method, self.scale, found)
 
     def runs(self, slug: str) -> list[Record]:
         """The runs of a method, when every file of it is as it was published."""
@@ -315,7 +325,7 @@ def load(slug: str, source: Source) -> Report:
     Raises:
         ReproError: no such method, or its verdicts or records are missing or not readable.
     """
-    card = library.load(slug, source.root)
+    card = source.planned(library.load(slug, source.root))
     owners = {ref.owner for ref in _models_of(card, source.scale)}
     return report_of(card, source, source.runs(slug), source.models(slug, owners))
 

@@ -17,7 +17,7 @@ from repro import store
 from repro.coordinates import at_key
 from repro.errors import ReproError, nearest
 from repro.places import work_root
-from repro.suite import records
+from repro.suite import looks, records
 from repro.suite import run as runner
 from repro.suite.cards.method import Method
 from repro.suite.plan import scale_config
@@ -62,6 +62,7 @@ def carry(
         runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
         records.refuse_edited(folder, runs.values())
         models = {today.of_model(model): model for model in records.read_models(folder, scale)}
+        method = looks.of_runs(method, scale, runs.values())
         seed = method.seeds(scale, arm)[0] if seed is None else seed
         if (arm, seed) not in runs:
             raise ReproError(f"{method.slug} has no committed run {arm}/{seed} at scale {scale}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from repro.errors import ReproError
 from repro.places import short
-from repro.suite import records
+from repro.suite import looks, records
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
 from repro.suite.records import Record, Row
@@ -148,6 +148,7 @@ def _check_method(method: Method, source: inputs.Committed, say: Say) -> inputs.
         runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
         models = {today.of_model(model): model for model in records.read_models(folder, scale)}
         declared = today.declared(folder)
+        method = looks.of_runs(method, scale, runs.values())
         _check_runs(method, scale, runs, declared, say)
         _check_models(method, scale, models, declared, say)
         _check_declared({**runs, **models}, declared, say)

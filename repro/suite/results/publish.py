@@ -18,7 +18,7 @@ from typing import Any
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import records, verdict
+from repro.suite import looks, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at, scale_config
@@ -173,6 +173,9 @@ class Merged:
     def slugs(self) -> set[str]:
         return {self.method.slug}
 
+    def planned(self, method: Method) -> Method:
+        return self.method
+
     def runs(self, slug: str) -> list[Record]:
         return list(self.made.values())
 
@@ -197,6 +200,9 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
             work and were not judged there.
     """
     scale, base = options.scale, options.base
+    method = options.plan.planned(method)
+    if (target / "records.csv").is_file():
+        method = looks.of_runs(method, scale, records.read_runs(target, scale))
     runs, models = today.runs(method, scale), today.models(method, scale)
     if not runs:
         raise ReproError(f"{method.slug} runs no arm at scale {scale}; there is nothing to publish")
