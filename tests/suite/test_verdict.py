@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from repro import store
 from repro.errors import ReproError
 from repro.suite import looks, verdict
 from repro.suite.cards.checks import Checks
@@ -239,7 +240,7 @@ def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
             paper="toy",
             arms={name: Arm(**card) for name in arms},
             measurements={"m": Measurement(), "drawn": Measurement()},
-            scales={"small": Scale(seeds=min(3, *map(len, arms.values())), most=8)},
+            scales={"small": Scale(seeds=min(3, *(len(v) or 3 for v in arms.values())), most=8)},
         ),
         Checks(claims={"c": {"checks": [
             {"id": f"c-{i}", "tier": tier, "why": "", "expect": text}
@@ -422,13 +423,15 @@ def test_further_seeds_are_run_and_never_more_than_the_scale_allows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", '{"a": 3}', '{"a": {"seeds": 99}}', '{"b": {"seeds": 5}}', "{"]
+    "content", [{"a": 3}, {"a": {"seeds": 99}}, {"b": {"seeds": 5}}, {"a": {"seeds": None}}]
 )
-def test_a_damaged_plan_of_seeds_is_named(tmp_path, content):
+def test_a_plan_of_seeds_without_meaning_is_named(tmp_path, content):
     made, _ = of_one("m[a] < 1", a=[])
     path = looks.path_of(tmp_path, "small", "toy")
-    path.parent.mkdir(parents=True)
-    path.write_text(content)
+    store.write_sealed(path, content)
+    with pytest.raises(ReproError, match="toy.json: .*delete it"):
+        looks.planned(made, "small", tmp_path)
+    path.write_text(path.read_text().replace("5", "6").replace("3", "4").replace("9", "8"))
     with pytest.raises(ReproError, match="toy.json: .*delete it"):
         looks.planned(made, "small", tmp_path)
 
