@@ -8,8 +8,10 @@ from hypothesis import HealthCheck, settings
 from repro import places
 from repro.suite import definitions, fingerprint, plan, provenance
 from repro.suite.cards import library
+from torture.case import hear_signals
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+hear_signals()
 # A busy machine draws examples slowly; that says nothing about the code.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")

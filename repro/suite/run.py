@@ -401,7 +401,8 @@ def _logged(options: Options, label: str) -> Iterator[logging.Logger]:
     log = logging.getLogger(f"repro.{label.replace('/', '.')}")
     log.setLevel(logging.INFO)
     log.addHandler(handler)
-    print(f"{label}  (log: {path})", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a notice: the job does not need its reader
+        print(f"{label}  (log: {path})", file=sys.stderr, flush=True)
     started = time.perf_counter()
     log.info("start, commit %s", provenance.commit())
     try:
