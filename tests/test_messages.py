@@ -158,5 +158,7 @@ def test_the_readme_names_every_command():
 
 
 def test_make_help_prints_every_target():
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
     assert {line.split()[0] for line in shown.splitlines()} == TARGETS

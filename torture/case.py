@@ -84,6 +84,7 @@ class Case:
 
     def _report(self, sender: Any) -> None:
         os.setsid()  # what the case starts dies with it
+        hear_signals()
         with tempfile.TemporaryDirectory() as folder:
             outcome, said = self._judge(Path(folder))
         sender.send_bytes(json.dumps([outcome, said]).encode())
@@ -112,6 +113,16 @@ def _raw(error: BaseException) -> str:
     """What was raised, and in which line of the suite or of a library."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {str(error)[-SAID:]} ({frame.filename}:{frame.lineno})"
+
+
+def hear_signals() -> None:
+    """Undo what a shell's background or ``nohup`` lets every process below it ignore."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def _of_refusal(error: Exception) -> tuple[str, str]:

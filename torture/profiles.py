@@ -642,10 +642,10 @@ def _killed(folder: Path) -> int:
     path, out = _write(folder, _points()()), folder / "out"
     atomic = store.atomic
 
-    def dies(target: Path):
+    def dies(target: Path, *how):
         if target.suffix == ".png":
             raise KeyboardInterrupt
-        return atomic(target)
+        return atomic(target, *how)
 
     store.atomic = dies
     try:

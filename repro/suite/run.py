@@ -236,7 +236,7 @@ def run_arms(method: Method, options: Options) -> None:
         try:
             run_arm(method, name, options)
         except ReproError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _tell(f"error: {error}")
             failures.append(error)
         else:
             summary[name] = [
@@ -348,7 +348,7 @@ def _alone(options: Options, label: str) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except Timeout:
-            print(f"{label}  (waits for another process that does it)", file=sys.stderr, flush=True)
+            _tell(f"{label}  (waits for another process that does it)")
             held.acquire()
     except OSError as error:
         raise store.explain(path, error) from error
@@ -369,7 +369,7 @@ def _is_current(folder: Path, identity: str, options: Options, quiet: bool = Fal
         records.verify(record, "it is made anew")
     except ReproError as error:
         if not quiet:
-            print(error, file=sys.stderr, flush=True)
+            _tell(str(error))
         return False
     return True
 
@@ -403,7 +403,7 @@ def _logged(options: Options, label: str) -> Iterator[logging.Logger]:
     log = logging.getLogger(f"repro.{label.replace('/', '.')}")
     log.setLevel(logging.INFO)
     log.addHandler(handler)
-    print(f"{label}  (log: {path})", file=sys.stderr, flush=True)
+    _tell(f"{label}  (log: {path})")
     started = time.perf_counter()
     log.info("start, commit %s", provenance.commit())
     try:
@@ -442,6 +442,12 @@ class _LogFile(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):  # of what was told when it was written
             super().close()
+
+
+def _tell(line: str) -> None:
+    """A notice on standard error; a job does not end because nobody can read it."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _one_line(error: Exception) -> str:

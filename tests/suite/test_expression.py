@@ -3,7 +3,7 @@ import re
 from fnmatch import fnmatchcase
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repro.coordinates import at_key, canonical, matching, outside
@@ -146,8 +146,9 @@ def test_at_key_is_canonical():
 
 
 @given(st.text(max_size=40))
+@example("\U00010000" * 40)  # longer than a message quotes, once it is written out
 def test_never_fails_otherwise(text):
     try:
         parse(text)
     except ReproError as error:
-        assert str(error).startswith(f"check `{one_line(text)}`: ")
+        assert str(error).startswith(f"check `{one_line(text, 120)}`: ")

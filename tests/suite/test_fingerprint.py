@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from repro.errors import ReproError
 from repro.job import Job, Params, reproducible
 from repro.places import ROOT
-from repro.suite import definitions, fingerprint
+from repro.suite import definitions, fingerprint, provenance
 from repro.suite.cards import library
 from tests.conftest import forget
 
@@ -350,3 +351,16 @@ def test_determinism_is_set():
     reproducible(1)
     assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
     torch.set_num_threads(threads)
+
+
+def test_asking_git_leaves_no_lock(monkeypatch):
+    """A process that is killed while git holds its lock would stop the user's next git command."""
+    asked = []
+
+    def run(command, **how):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    provenance._git("status", "--porcelain")
+    assert asked[0][:2] == ["git", "--no-optional-locks"]

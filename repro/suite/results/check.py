@@ -294,7 +294,7 @@ def _compare(
     if whole:
         for path in sorted((folder / whole).glob("*")):
             if f"{whole}/{path.name}" not in texts:
-                say("extra file", f"{whole}/{path.name}")
+                say("extra file", f"{whole}/{path.name}{remedy}")
 
 
 def _bytes(path: Path) -> bytes:

@@ -76,12 +76,18 @@ def mend(results: Path, older_than_s: float) -> None:
             place = path.with_name(path.name[1:].rsplit(".", 2)[0])
             if path.is_symlink() or not path.is_dir():
                 path.unlink()
-            elif not os.path.lexists(place) and manifest.is_whole(path):
-                path.rename(place)
-            else:
-                shutil.rmtree(path)
+                continue
+            if not os.path.lexists(place) and (whole := _whole(path, place.name)):
+                whole.rename(place)
+            shutil.rmtree(path)
         except OSError as error:
             raise ReproError(
                 f"{short(path)}: is left of a killed command and cannot be swept "
                 f"({error.strerror}); remove it"
             ) from error
+
+
+def _whole(left: Path, name: str) -> Path | None:
+    """The folder that a kill between two renames left: the new one if it is whole, else the old."""
+    found = [left / name, *sorted(left.glob("*.old"))]
+    return next((one for one in found if one.is_dir() and manifest.is_whole(one)), None)

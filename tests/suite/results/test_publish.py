@@ -15,7 +15,7 @@ from repro.errors import ReproError
 from repro.suite import judging, run
 from repro.suite.cards import library
 from repro.suite.report import inputs, page
-from repro.suite.results import check, manifest, publish
+from repro.suite.results import check, manifest, publish, writing
 from tests.suite.results.conftest import COMMIT, edit, run_all, snapshot
 
 
@@ -250,6 +250,21 @@ def test_a_killed_replacement_leaves_the_old_or_the_new_folder(tmp_path):
         found = snapshot(place)
         assert set(found) == {"a", "b", "c/d"}
         assert len(set(found.values())) == 1
+
+
+@pytest.mark.parametrize("inside", [["0.old"], ["0.old", "toy"], ["toy"]])
+def test_what_a_kill_between_two_renames_took_away_is_put_back(published, inside):
+    """Without an exchange in one step the place is empty for an instant."""
+    before = snapshot(published.folder)
+    aside = published.folder.with_name(".toy.0123456789ab.partial")
+    aside.mkdir()
+    for name in inside:
+        shutil.copytree(published.folder, aside / name)
+    shutil.rmtree(published.folder)
+    with writing.alone(published.results):
+        assert snapshot(published.folder) == before
+    assert not aside.exists()
+    assert check.check(published.results) == []
 
 
 @pytest.mark.parametrize("exchange", [True, False])
