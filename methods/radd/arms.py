@@ -222,6 +222,36 @@ def score(job: Job) -> None:
                 job.measure("perplexity", math.exp(nats), split=split, scorer="own")
 
 
+def score_unweighted(job: Job) -> None:
+    """A control: DSE, t-DCE and AO without the weights that make them lambda-DCE.
+
+    What is left is the cross-entropy of the masked characters under each loss's own masks.
+    """
+    p, model = job.params, load(job)
+    x0 = windows(encoded(corpus(job).test, p.characters), p.windows, model.length)
+    stream, at = "test/unweighted", {"split": "test"}
+    job.measure(
+        "nats", estimate(job, model, "lambda-dce", x0, p.draws, stream), scorer="lambda-dce", **at
+    )
+    for scorer in p.scorers:
+        total = 0.0
+        for draw in range(p.draws):
+            generator = job.rng("score", f"{stream}/{scorer}", draw)
+            u = absorbing.uniforms(len(x0), "stratified", generator=generator)
+            if scorer == "ao":
+                k = (1 + torch.floor(model.length * u)).clamp(max=model.length)
+                m = absorbing.mask_exactly(x0, k, generator=generator)
+            else:
+                t = radd.T_MIN + (1 - radd.T_MIN) * u
+                lam = absorbing.LogLinear().masked(t)
+                m = absorbing.mask_independently(x0, lam, generator=generator)
+            x, m = x0.to(job.device), m.to(job.device)
+            with torch.no_grad():
+                log_c = model.c_theta(radd.corrupt(x, m, model.network.config.vocab))
+            total += float(radd.nll(log_c, x, m).double().mean())
+        job.measure("nats", total / p.draws / model.length, scorer=scorer, **at)
+
+
 # Sampling
 
 
@@ -282,6 +312,18 @@ def sample(job: Job) -> None:
         for cache in (True, False)
     ]
     job.measure("changed_by_cache", (pair[0] != pair[1]).double().mean())
+
+
+def sample_untrained(job: Job) -> None:
+    """A control: samples of a network that was never trained."""
+    p, text_judge = job.params, judge(job)
+    network = seeded(lambda: build(p, "lambda-dce"), job.rng("network"))
+    model = Loaded(network.to(job.device).eval(), "lambda-dce", p.length)
+    keep: dict[str, Any] = {"cache": True, "dtype": DTYPES[p.draws_in]}
+    for steps in job.progress(p.steps, "steps"):
+        generator = job.rng("sample", steps)
+        out = sampler_for(job, model, steps, p.sequences, generator=generator, **keep)()
+        measure_text(job, text_judge, out.x, steps=steps)
 
 
 def sample_in_order(job: Job) -> None:

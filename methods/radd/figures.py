@@ -47,7 +47,10 @@ def evaluations(results: Results) -> Figure:
 
 
 def speedup(results: Results) -> Figure:
-    """Measured speed-up by steps per token, the ideal one, and the paper's."""
+    """Measured speed-up by steps per token, the ideal one, and the paper's.
+
+    Bars span the intervals of all runs.
+    """
     figure, ax = style.subplots(width="half")
     frame = results.frame
     rows = frame[(frame["arm"] == "latency") & (frame["measurement"] == "speedup")]
@@ -56,10 +59,10 @@ def speedup(results: Results) -> Figure:
         at = {"batch": batch, "over": "sedd"}
         x, middle = results.sweep("speedup", "latency", "steps_per_token", **at)
         low, high = (
-            results.sweep(f"speedup_{end}", "latency", "steps_per_token", **at)[1][:, 0]
-            for end in ("low", "high")
+            pick(results.sweep(f"speedup_{end}", "latency", "steps_per_token", **at)[1], axis=1)
+            for end, pick in (("low", np.min), ("high", np.max))
         )
-        middle = middle[:, 0]
+        middle = np.median(middle, axis=1)
         ax.errorbar(
             x,
             middle,

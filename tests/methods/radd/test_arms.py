@@ -172,6 +172,23 @@ def test_shuffling_lets_every_window_meet_every_level(monkeypatch):
     assert np.abs(means - 0.5).max() < 0.1
 
 
+def test_without_their_weights_the_losses_differ():
+    """The control of the estimators: what makes them agree is their weights."""
+    scorers = ["dse", "t-dce", "ao"]
+    params = {"characters": 0, "windows": 64, "draws": 32, "scorers": scorers}
+    job = job_for(params, "lambda-dce")
+    arms.score_unweighted(job)
+    bare = found(job, "nats")
+    right = found(scored("lambda-dce", **params), "nats")
+    assert set(bare) == {key(split="test", scorer=s) for s in ["lambda-dce", *scorers]}
+    reference = key(split="test", scorer="lambda-dce")
+    assert bare[reference] == pytest.approx(right[reference], rel=0.05)
+    for scorer in scorers:
+        at = key(split="test", scorer=scorer)
+        assert right[at] == pytest.approx(right[reference], rel=0.1)
+        assert bare[at] < 0.7 * bare[reference]
+
+
 def test_normalised_scores_of_sedd_are_the_better_reading():
     """DSE is at least the cross-entropy of the normalised scores, draw by draw."""
     job = job_for({}, "sedd-unscale")
@@ -219,6 +236,23 @@ def test_sampling_in_order():
     arms.sample_in_order(job)
     assert found(job, "calls") == {key(order=name): 8 for name in orders}
     assert len(set(found(job, "judge_nll").values())) == 3
+
+
+def test_an_untrained_network_samples_every_character_alike():
+    """The control of the samples: their entropy is that of uniform draws, and the judge sees it."""
+    sizes = {k: SIZES[k] for k in ("d", "blocks", "heads", "cond", "length")}
+    params = {"characters": 0, "order": 3, "sequences": 400, "draws_in": "float64", "steps": [16]}
+    job = job_for(params | sizes)
+    arms.sample_untrained(job)
+    uniform = np.random.default_rng(0).integers(0, 31, (400, 8))
+    at = key(steps=16)
+    entropy = arms.unigram_entropy(uniform).mean()
+    assert found(job, "entropy")[at] == pytest.approx(entropy, abs=0.03)
+    nll = arms.judge(job).nll(uniform).mean()
+    assert found(job, "judge_nll")[at] == pytest.approx(nll, rel=0.03)
+    real = job_for({"characters": 0, "order": 3, "sequences": 40, "length": 8})
+    arms.held_out(real)
+    assert found(real, "judge_nll")[()] < 0.3 * nll
 
 
 def test_judge_is_better_on_text_than_on_noise():

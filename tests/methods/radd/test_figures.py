@@ -28,14 +28,21 @@ def results():
             *[("nfe", n * 0.9, {"steps": n}) for n in steps],
             *[("nfe_batch_cache", n, {"steps": n}) for n in steps],
         ),
-        record(
-            "latency", 0,
-            *[
-                (name, value * n, {"batch": 1, "over": "sedd", "steps_per_token": n})
-                for name, value in (("speedup", 2), ("speedup_low", 1.5), ("speedup_high", 3))
-                for n in (1, 4)
-            ],
-        ),
+        *[
+            record(
+                "latency", seed,
+                *[
+                    (
+                        name,
+                        (value + 0.1 * seed) * n,
+                        {"batch": 1, "over": "sedd", "steps_per_token": n},
+                    )
+                    for name, value in (("speedup", 2), ("speedup_low", 1.5), ("speedup_high", 3))
+                    for n in (1, 4)
+                ],
+            )
+            for seed in range(3)
+        ],
         record(
             "draws", 0,
             *[
@@ -88,6 +95,10 @@ def test_speedup_shows_the_ideal_and_the_paper(results):
     assert np.interp([1, 4], per_token, ideal) == pytest.approx([1.582, 4.52], abs=0.01)
     per_token, paper = line(ax, "paper, batch 1 (GPU, not comparable)")
     assert paper[-1] == pytest.approx(109.90 / 30.70) and per_token[-1] == 4
+    (ours,) = ax.containers
+    assert ours.lines[0].get_ydata().tolist() == pytest.approx([2.1, 8.4])  # the middle of the runs
+    bars = [bar[:, 1].tolist() for bar in ours.lines[2][0].get_segments()]
+    assert bars == [pytest.approx([1.5, 3.2]), pytest.approx([6, 12.8])]
 
 
 def test_likelihood_has_a_row_for_each_arm_and_a_dot_for_each_seed(results):
