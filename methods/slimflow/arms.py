@@ -71,6 +71,27 @@ def teacher(job: Job) -> None:
     _measure(job, v, network, eps=0.0, in_float32_up_to=4)
 
 
+def mirror(job: Job) -> None:
+    """How far the teacher's images of mirrored noises are from its images mirrored.
+
+    The mean squared difference over that of unrelated images: 0 of an equivariant teacher.
+    """
+    p, v, z = job.params, teacher_velocity(job), Judge(job).noise
+    with autocast(job):
+        x, mirrored = (
+            flow.euler(v, noise, p.steps, eps=0.0, batch=p.sample_batch).float()
+            for noise in (z, z.flip(-1))
+        )
+    unrelated = slim.squared(x, x.roll(1, 0))
+    job.measure("asymmetry", float(slim.squared(mirrored.flip(-1), x) / unrelated))
+
+
+def floor(job: Job) -> None:
+    """As many training images as the other arms have samples: real against real."""
+    judge = Judge(job)
+    judge.measure(judge.pictures(job.params.samples, "train", "floor"))
+
+
 def _trained(job: Job) -> str:
     """The one model of the arm that is not of the zoo."""
     (name,) = (n for n in job.model_paths if not n.startswith("zoo/"))

@@ -141,6 +141,17 @@ def test_distillation_starts_beside_the_noise():
     assert torch.allclose(slim.one_step(v, z), x)
 
 
+def test_one_step_calls_the_network_once():
+    times = []
+
+    def v(x, t):
+        times.append(t)
+        return -x
+
+    slim.one_step(v, normal(4, 3))
+    assert [t.tolist() for t in times] == [[slim.EPS] * 4]
+
+
 def test_feature_distance_is_zero_for_equal_images_and_passes_gradients():
     stages = zoo.build("fashion-mnist-classifier").eval().stages
     D = slim.feature_distance(stages, (0, 1, 3))

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from methods.slimflow import consistency, digits, structure, training
+from methods.slimflow import arms, consistency, digits, structure, training
 from methods.slimflow import method as slim
 from repro.errors import ReproError
 from repro.nets.edm import SongUNet
@@ -163,6 +163,25 @@ def test_teacher_and_students_are_measured_from_the_same_noise(card, models):
     assert {n for n, *_ in job.measured} == {"frechet", "precision", "recall"}
 
 
+def test_mirrored_noises_tell_an_equivariant_teacher_from_another(card, models, monkeypatch):
+    def asymmetry():
+        job, _ = run(card, "mirror", models, "arms", samples=16)
+        return value(job, "asymmetry")
+
+    assert 0 < asymmetry() < 2
+    ramp = torch.linspace(-1, 1, 8)
+    for v, expected in ((lambda x, t: -x, 0.0), (lambda x, t: 5 * ramp - x, None)):
+        monkeypatch.setattr(arms, "teacher_velocity", lambda job, v=v: v)
+        found = asymmetry()
+        assert found == pytest.approx(expected) if expected is not None else found > 1
+
+
+def test_training_images_are_nearer_than_samples(card, models):
+    real, _ = run(card, "floor", models, "arms")
+    sampled, _ = run(card, "naive", models, "arms")
+    assert value(real, "frechet") < value(sampled, "frechet", nfe=1)
+
+
 def test_consistency_distillation_learns_and_is_measured_by_its_own_function(card, models):
     job, state = at_gpu(
         card, "consistency-feature", models, steps=40, warmup=5, lr=3e-3, network=SHIPPED[0]
@@ -229,6 +248,8 @@ def test_baselines_have_the_updates_of_both_stages(card, scale):
     for name in ("direct", "naive", "consistency-l2", "consistency-feature"):
         assert steps(name) == both
     assert steps("guided-feature") == steps("distil-feature") == steps("guided-l2")
+    for name in ("distil-l2", "distil-feature", "reflow-plain"):
+        assert steps(f"{name}-long") == 2 * steps(name)
 
 
 def test_digits_in_five_networks(card, models):
