@@ -256,7 +256,7 @@ def timing(job: Job) -> None:
             )
             stack.enter_context(tuner)
             steps[name] = lambda tuner=tuner: tuner.step(index)
-        rounds = interleaved(steps, repeats=p.repeats, warmup=2)
+        rounds = interleaved(steps, repeats=p.repeats, warmup=1)
     for name in ("tla", "cma", "full-again"):
         job.measure("latency_ratio", rounds.ratio(name, "full").median, stage=name)
 
