@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ TUNED = {
     "local-only": qu.LOCAL_ONLY,
     "full": qu.FULL,
 }
+LOSSES = {"released": qu.RELEASED, "text": qu.Configuration(qu.Losses(1, 2), qu.Losses(1, 2))}
 GRIDS = {
     "tensor-single": qu.Granularity(channels=False, tables=False),
     "tensor-time": qu.Granularity(channels=False, tables=True),
@@ -196,6 +198,68 @@ def granularity(job: Job) -> None:
         for stage in ("tla", "cma"):
             chosen.tune(network, job.params.bits, stage, qu.RELEASED)
         chosen.measure_eps(network, grids=cell, tuned="yes")
+
+
+def static(job: Job) -> None:
+    """Q-Diffusion as its paper has it: one grid for a tensor and all steps, steps learned.
+
+    Beside it the same network with its time embedding in float, and one that was calibrated on
+    other chains, which shows what the choice of samples does to errors and ranges.
+    """
+    protocol, p = Protocol(job), job.params
+    network = protocol.quantised(p.bits, "tensor-single")
+    protocol.measure_eps(network, config="adaround")
+    protocol.measure_eps(qu.without_time(copy.deepcopy(network)), config="fp-time")
+
+    other = Protocol(job)
+    chains = rounded.chains(other, "calibration again")
+    other.data = uniform_grid(chains, p.calibration_steps, p.per_step)
+    protocol.measure_eps(other.quantised(p.bits, "tensor-single"), config="again")
+    seen = (qu.input_ranges(network, data) for data in (protocol.data, other.data))
+    _compare_ranges(job, *seen)
+
+    qu.learn_steps(
+        network, protocol.network, protocol.data, p.tla + p.cma,
+        lr=p.step_lr, batch=p.tuning_batch, generator=job.rng("steps"),
+    )  # fmt: skip
+    protocol.measure_eps(network, config="q-diffusion")
+
+
+def tuned(job: Job) -> None:
+    """Both stages on one network, measured after each: other losses or more iterations."""
+    protocol, p = Protocol(job), job.params
+    network = protocol.quantised(p.bits, p.grids)
+    times = protocol.reference.t
+    states = protocol.reference.x[:1, 0].expand(len(times), *protocol.shape)
+    stages: tuple[tuple[qu.Stage, str], ...] = (("tla", "tla"), ("cma", "tla-cma"))
+    for stage, config in stages:
+        protocol.tune(network, p.bits, stage, LOSSES[p.losses])
+        protocol.measure_eps(network, config=config)
+        error = qu.embedding_error(network, protocol.network, states, times)
+        job.measure("emb_error", error, config=config)
+
+
+def timing(job: Job) -> None:
+    """Time of a step of each stage over that of full fine-tuning, and of the latter over itself."""
+    protocol, p = Protocol(job), job.params
+    base = protocol.quantised(p.bits, "channel-time", nearest=True)
+    state = rounded.export(base)
+    index = torch.arange(p.tuning_batch)
+    cases: tuple[tuple[str, qu.Configuration, qu.Stage], ...] = (
+        ("tla", qu.RELEASED, "tla"), ("cma", qu.RELEASED, "cma"),
+        ("full", qu.FULL, "cma"), ("full-again", qu.FULL, "cma"),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        steps = {}
+        for name, how, stage in cases:
+            tuner = qu.Tuner(
+                copy.deepcopy(base), protocol.lesson, state, stage, how, lr=p.lr, step_lr=p.lr
+            )
+            stack.enter_context(tuner)
+            steps[name] = lambda tuner=tuner: tuner.step(index)
+        rounds = interleaved(steps, repeats=p.repeats, warmup=1)
+    for name in ("tla", "cma", "full-again"):
+        job.measure("latency_ratio", rounds.ratio(name, "full").median, stage=name)
 
 
 def cost(job: Job) -> None:
