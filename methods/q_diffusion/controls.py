@@ -114,7 +114,8 @@ def one_source(job: Job) -> None:
 def layers_beside(network: nn.Module, shortcuts: dict[str, int]) -> dict[str, int]:
     """The second convolutions of the blocks that own shortcuts, and the middle of their inputs."""
     names = [f"{name.rpartition('.')[0]}.conv2" for name in shortcuts]
-    return {name: network.get_submodule(name).in_channels // 2 for name in names}
+    found = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    return {name: found[name].in_channels // 2 for name in names}
 
 
 def split_elsewhere(job: Job) -> None:
