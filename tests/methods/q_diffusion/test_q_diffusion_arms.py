@@ -73,13 +73,75 @@ def lookup(job):
     return lambda r: found[r.name, tuple(sorted(tuple(p.split("=")) for p in r.at.split(",")))]
 
 
-@pytest.mark.parametrize("tier, arm, least", [("exact", "exact", 30), ("structural", None, 50)])
-def test_checks_of_exact_and_structural_tier_hold(card, run, jobs, tier, arm, least):
-    find = lookup(jobs[arm] if arm else run("structure"))
+@pytest.fixture(scope="module")
+def structure(run):
+    return run("structure")
+
+
+@pytest.mark.parametrize("tier, arm, least", [("exact", "exact", 18), ("structural", None, 36)])
+def test_checks_of_exact_and_structural_tier_hold(card, structure, jobs, tier, arm, least):
+    find = lookup(jobs[arm] if arm else structure)
     checks = [c for c in card.checks("smoke").values() if c.tier == tier]
     assert len(checks) >= least
     for check in checks:
         assert check.parsed.holds(find), check.expect
+
+
+@pytest.mark.parametrize(
+    "item, most",
+    [("layers-off", 0), ("off", 1e-5), ("sixteen-bit", 1e-3), ("exported", 0)],
+)
+def test_wrapped_copies_compute_what_the_network_computes(jobs, item, most):
+    assert value(jobs["exact"], "error", item=item) <= most
+
+
+@pytest.mark.parametrize(
+    "model, sizes",
+    [
+        ("cifar10", (142.99, 35.75, 17.87)),
+        ("bedroom", (1096.22, 274.06, 137.03)),
+        ("church", (1179.87, 294.97, 147.48)),
+    ],
+)
+def test_sizes_count_every_parameter_at_the_width(structure, model, sizes):
+    found = [value(structure, "size", model=model, bits=b, rule="all") for b in (32, 8, 4)]
+    assert found == pytest.approx(sizes, abs=0.006)
+
+
+def test_sizes_with_the_rest_in_floats(structure):
+    found = [value(structure, "size", model="cifar10", bits=b, rule="weights") for b in (8, 4)]
+    assert found == pytest.approx((35.91, 18.07), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "model, billions, within",
+    [
+        ("cifar10", (6582.7, 2289.6, 1144.8, 796.4, 398.2), 0.06),
+        ("bedroom", (107_070, 37_240, 18_620, 12_950, 6480), 5.5),
+        ("church", (22_140, 7700, 3850, 2680, 1340), 5.5),
+    ],
+)
+def test_bit_operations_are_twice_the_multiplications_times_both_widths(
+    structure, model, billions, within
+):
+    widths = ("W32A32", "W8A32", "W4A32", "W8A8", "W4A8")
+    found = [value(structure, "gbops", model=model, bits=bits) for bits in widths]
+    assert found == pytest.approx(billions, abs=within)
+
+
+def test_the_error_of_one_step_is_that_of_the_first_and_no_other(jobs):
+    at = {"bits": "W4A8", "scale": "max"}
+    first, alone = (
+        value(jobs[arm], "state_error", done="first", **at) for arm in ("linear", "one-step")
+    )
+    assert first == alone > 0
+    assert value(jobs["one-step"], "state_error", done="all", **at) < value(
+        jobs["linear"], "state_error", done="all", **at
+    )
+
+
+def test_few_iterations_leave_roundings_undecided(jobs):
+    assert 0.5 < value(jobs["rounding"], "undecided") < 1
 
 
 def test_every_arm_of_a_check_is_measured_at_its_coordinates(card, jobs):

@@ -200,3 +200,26 @@ def test_an_error_of_one_step_is_carried_by_the_later_ones():
     a, c = (0.5 / 0.1) ** 0.5, 0.5**0.5 - (0.5 / 0.1) ** 0.5 * 0.9**0.5
     assert float(first) == pytest.approx(c * (0.9 / 0.5) ** 0.5 * (1 / 0.9) ** 0.5)
     assert a > 1
+
+
+# Identities of quantiser, rounding and split ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "item, most",
+    [
+        ("one-sided-in-half-steps", 1.0001),  # with the range widened to hold 0; float32 slack
+        ("error-in-half-steps", 1.0001),
+        ("idempotence", 1e-6),
+        ("step-gradient", 1e-4),
+        ("clipped-gradient", 1e-6),
+        ("hard-weights", 1e-6),
+        ("joint-step", 1e-6),
+        ("joint-codes", 0),
+        ("step-ratio", 1e-4),
+        ("split-over-joint-error", 1e-3),
+    ],
+)
+def test_identities(item, most):
+    every = exact.quantiser_errors() | exact.rounding_errors() | exact.splitting_errors()
+    assert every[item] <= most
