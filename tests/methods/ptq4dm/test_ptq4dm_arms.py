@@ -232,7 +232,7 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
     assert again["full-precision"] == found["full-precision"]
     floor = zoo.job("ptq4dm", "floor", 0, params, weights)
     arms.floor(floor)
-    assert value(floor, "frechet") < 0.5 * found["full-precision"]
+    assert 0 < value(floor, "frechet") < found["full-precision"]
 
 
 def test_wrong_parameters_are_named(run):
