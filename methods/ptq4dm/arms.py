@@ -264,6 +264,41 @@ def tensors(job: Job) -> None:
             protocol.measure_frechet(final, tensor=label)
 
 
+@torch.no_grad()
+def tensors_ddim(job: Job) -> None:
+    """As `tensors`, by DDIM (η = 0) as in Table 1: all of them at 8 bits, and at 4 for contrast.
+
+    Without noise μ is x_{t-1}.
+    """
+    protocol, p = Protocol(job), job.params
+
+    def run(through: Callable[[str, Tensor], Tensor], x_T: Tensor) -> Tensor:
+        generator = job.rng("sampler")  # its draws are multiplied by σ = 0
+        parts = [
+            ptq.sample_with(
+                protocol.network,
+                part,
+                protocol.timesteps,
+                protocol.alphas_cumprod,
+                through,
+                eta=0.0,
+                generator=generator,
+                clip=p.clip,
+            )
+            for part in x_T.split(p.batch)
+        ]
+        return torch.cat(parts)
+
+    plain = run(lambda name, x: x, protocol.x_T)
+    protocol.measure_frechet(plain, tensor="none")
+    for label, bits in (("all", 8), ("all-4-bit", 4)):
+        through = ptq.TensorQuantiser(bits)
+        run(through, protocol.noise(p.calibration, "calibration"))
+        final = run(through.only(*ptq.TENSORS), protocol.x_T)
+        job.measure("trajectory_mse", (final - plain).square().mean(), tensor=label)
+        protocol.measure_frechet(final, tensor=label)
+
+
 def fast_samplers(job: Job) -> None:
     """One quantised network, calibrated once on DDIM states, used unchanged by other samplers."""
     protocol, p = Protocol(job), job.params
@@ -288,6 +323,97 @@ def fast_samplers(job: Job) -> None:
         mse = (finals[1] - finals[0]).square().mean()
         job.measure("trajectory_mse", mse, sampler=name)
         job.measure("relative_error", mse / finals[0].var(), sampler=name)
+
+
+# Arms for which a check must not hold, and that say whether it may decide ------------------------
+
+
+def floor(job: Job) -> None:
+    """The Fréchet distance of as many training images as `quality` has samples: real to real."""
+    protocol = Protocol(job)
+    protocol.measure_frechet(protocol.critic.pictures(job.params.many, "train", "floor"))
+
+
+def poor_quality(job: Job) -> None:
+    """As `quality`, with 8 bits calibrated on images, which fails in Table 2."""
+    protocol = Protocol(job)
+    x_T = protocol.noise(job.params.many, "many")
+    protocol.measure_frechet(protocol.sample(protocol.network, x_T), network="full-precision")
+    [(_, network)] = protocol.quantised(protocol.other_inputs("images"), ["W8A8"])
+    protocol.measure_frechet(protocol.sample(network, x_T), network="images")
+
+
+@torch.no_grad()
+def poor_samplers(job: Job) -> None:
+    """As `fast_samplers`, calibrated on images; DDIM on the whole grid and on half of it."""
+    protocol, p = Protocol(job), job.params
+    [(_, network)] = protocol.quantised(protocol.other_inputs("images"), ["W8A8"])
+    x_T, half = protocol.x_T[: p.batch], timesteps_quad(T, max(2, p.steps // 2))
+    for name, grid in (("ddim", protocol.timesteps), ("ddim-half", half)):
+        plain, final = (
+            ddim(model, x_T, grid, protocol.alphas_cumprod, clip=p.clip)
+            for model in (protocol.network, network)
+        )
+        error = (final - plain).square().mean() / plain.var()
+        job.measure("relative_error", error, sampler=name)
+
+
+def released_steps(job: Job) -> None:
+    """As `single_step`, but label k goes with the states that the released code gives to it.
+
+    Its counter starts at the noisy end and its labels are raw (`method.ndtc_released`).
+    """
+    protocol, p = Protocol(job), job.params
+    fractions = [float(f) for f in p.fractions]
+    labels = [protocol.time_steps(f).label for f in fractions]
+    sets = ptq.denoising_states(
+        protocol.network,
+        protocol.noise(p.calibration, "calibration"),
+        [ptq.TimeSteps(p.steps - 2 - k, k, raw=True) for k in labels],
+        protocol.timesteps,
+        protocol.alphas_cumprod,
+        p.clip,
+    )
+    for t, chosen in zip(fractions, sets, strict=True):
+        for bits, network in protocol.quantised(chosen, p.bits):
+            protocol.evaluate(network, f"{t:g}-{bits}", t=t, bits=bits)
+
+
+@torch.no_grad()
+def one_time_step(job: Job) -> None:
+    """Layer outputs as in `full_precision`, over batches of one time step, the middle one.
+
+    Widest over narrowest of as many batches as there are steps: what nothing but the draw changes.
+    """
+    protocol, p = Protocol(job), job.params
+    run = protocol.trajectory(protocol.network, protocol.x_T)
+    x, t = run.x[p.steps // 2], run.t[p.steps // 2]
+    layers = {n: m for n, m in protocol.network.named_modules() if isinstance(m, nn.Conv2d)}
+    layers.pop("conv_out", None)
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, out: Tensor) -> None:
+        values = torch.sort(out.flatten()).values
+        low, high = (values[round(q * (len(values) - 1))] for q in (0.01, 0.99))
+        seen[name] = values[[0, -1]].abs().amax(), high - low
+
+    hooks = [
+        layer.register_forward_hook(lambda m, i, out, name=name: look(name, out))
+        for name, layer in layers.items()
+    ]
+    sizes = []
+    for part in x.split(p.eps_samples):
+        protocol.network(part, t.expand(len(part)))
+        sizes.append(torch.stack([torch.stack(seen[name]) for name in layers]))
+    for hook in hooks:
+        hook.remove()
+    ratio = torch.stack(sizes).amax(0) / torch.stack(sizes).amin(0)  # (layers, 2)
+    for name, column in zip(("reach", "spread"), ratio.T, strict=True):
+        job.measure("activation_change", column.median(), statistic=name, over="median-layer")
+        job.measure("activation_change", column.amax(), statistic=name, over="worst-layer")
+
+
+# Facts -------------------------------------------------------------------------------------------
 
 
 def exact(job: Job) -> None:

@@ -54,6 +54,15 @@ def test_published_counts(counted):
     assert tuple(round(found[k] / 1e9, 5) for k in kinds) == GIGA_MACS[name]
 
 
+def test_size_and_share_left_in_float(counted):
+    name, network, found = counted
+    megabytes, share = {"cifar10": (52.55, 0.075), "imagenet64": (121.06, 0.104)}[name]
+    assert round(found["params"] / 1e6, 2) == megabytes
+    kinds = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Linear
+    weights = sum(m.weight.numel() for m in network.modules() if isinstance(m, kinds))
+    assert round(found["attention_weights"] / weights, 3) == share
+
+
 def test_published_names(counted):
     _, network, _ = counted
     state = network.state_dict()
