@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from methods.msd import arms
 from methods.msd import images as pictures_of
 from methods.msd import method as msd
 from methods.msd import networks as nets
@@ -35,16 +36,12 @@ class Unspecialised(plane.Toy):
         return plane.Choices([everything for chosen in sets for _ in range(chosen.students)])
 
 
-def _sets(job: Job) -> list[plane.Students]:
-    return [plane.Students(**chosen) for chosen in job.params.sets]
-
-
 def train_unspecialised(job: Job) -> State:
     """Sets of students that all learn all classes, each routed to by its part; DM."""
     toy, p = Unspecialised(job), job.params
     fake = plane.fake_from_teacher(toy)
     groups: dict[tuple[bool, int], list[plane.Students]] = {}
-    for chosen in _sets(job):
+    for chosen in arms._sets(job):
         size = p.batch // chosen.students if chosen.variant == "small-batch" else p.batch
         groups.setdefault((chosen.variant == "tsm", size), []).append(chosen)
     state: State = {}
@@ -56,7 +53,7 @@ def train_unspecialised(job: Job) -> State:
 
 def train_unspecialised_consistency(job: Job) -> State:
     """The same by consistency distillation."""
-    return plane.consistency_distillation(Unspecialised(job), _sets(job))
+    return plane.consistency_distillation(Unspecialised(job), arms._sets(job))
 
 
 def train_smaller(job: Job) -> State:
@@ -68,13 +65,13 @@ def train_smaller(job: Job) -> State:
     (larger,) = job.model_paths
     finished = job.model_params(larger)
     fake, state = plane.fake_from_teacher(toy), {}
-    for chosen in _sets(job):
+    for chosen in arms._sets(job):
         start: plane.MLPDenoisers | None = None
         if chosen.variant == "tsm":
             start = plane.matched_students(toy, [chosen])
         elif chosen.variant == "post":
             plain = plane.Students(chosen.students)
-            teachers = _students(toy, plain, job.model(larger), finished.width)
+            teachers = arms._loaded(toy, plain, job.model(larger), finished.width)
             start = plane.regressed_students(toy, [chosen], teachers, toy.partition(plain))
         state |= plane.distribution_matching(
             toy, [chosen], fake, batch_size=job.params.batch, start=start
@@ -82,27 +79,15 @@ def train_smaller(job: Job) -> State:
     return state
 
 
-def _students(
-    toy: plane.Toy, chosen: plane.Students, state: State, width: int
-) -> list[msd.Denoiser]:
-    prefix = f"{chosen.name}."
-    students = toy.denoisers(chosen.students, width, "load")
-    students.load_state_dict(
-        {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
-    return [students.one(k) for k in range(chosen.students)]
-
-
 def variance_between(points: Tensor, assign: Tensor) -> float:
     """Share of the variance of points (C, M, 2) that is between the parts of their classes (C,).
 
     0 where all parts have the same mean, 1 where all points of a part coincide.
     """
-    flat, owner = points.flatten(0, 1), assign.repeat_interleave(points.shape[1])
+    flat = points.flatten(0, 1)
+    owner = assign.repeat_interleave(points.shape[1])
+    means = torch.stack([flat[owner == k].mean(0) for k in owner])
     total = (flat - flat.mean(0)).square().sum()
-    means = torch.stack([flat[owner == k].mean(0) for k in owner.unique()])[
-        owner.unique(return_inverse=True)[1]
-    ]
     return ((means - flat.mean(0)).square().sum() / total).item()
 
 
@@ -110,8 +95,7 @@ def variance_between(points: Tensor, assign: Tensor) -> float:
 def references(job: Job) -> None:
     """L1 distance of an untrained student and of exact samples of random classes.
 
-    And how alike the classes of a part are: the share of the variance of the modes that lies
-    between four parts.
+    `between`: the share of the variance of the modes that lies between four parts.
     """
     toy, p = plane.Toy(job), job.params
     c = torch.arange(p.points * p.classes) % p.classes
