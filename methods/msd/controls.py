@@ -64,7 +64,8 @@ def train_smaller(job: Job) -> State:
     toy = plane.Toy(job)
     (larger,) = job.model_paths
     finished = job.model_params(larger)
-    fake, state = plane.fake_from_teacher(toy), {}
+    fake = plane.fake_from_teacher(toy)
+    state: State = {}
     for chosen in arms._sets(job):
         start: plane.MLPDenoisers | None = None
         if chosen.variant == "tsm":
