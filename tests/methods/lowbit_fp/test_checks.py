@@ -61,7 +61,7 @@ def as_the_paper_has_it(arm, name, at):
         return distance(arm, at)
     if name == "zero_share":
         return zeros(at)
-    return {"undecided": 0.0, "sample_variance": 1.0}.get(name, 0.5)
+    return {"undecided": 0.001, "sample_variance": 1.0}.get(name, 0.5)
 
 
 def without_the_method(arm, name, at):
@@ -87,7 +87,8 @@ def verdicts(world, scale="gpu"):
                     at = dict(zip(grid, values, strict=True))
                     measured.append({"name": name, "at": at, "value": world(arm, name, at)})
         for seed in METHOD.seeds(scale, arm):
-            records.append({"arm": arm, "seed": seed, "measurements": measured})
+            varied = [m | {"value": m["value"] * (1 + 1e-6 * seed)} for m in measured]
+            records.append({"arm": arm, "seed": seed, "measurements": varied})
     return {check["id"]: check for check in verdict.judge(METHOD, scale, records)["checks"]}
 
 
