@@ -19,9 +19,12 @@ from repro.metrics.fid import frechet_from_features
 from repro.numbers import to_bytes
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import AnyGrid, float_formats, scaled
-from repro.quant.layers import calibrate, quantise, quantised_layers
+from repro.quant.layers import calibrate, quantise, quantised_layers, use
+from repro.quant.reconstruction import capture, learn_rounding, units
 from repro.quant.rounded import calibration
+from repro.quant.rounding import rectified_sigmoid
 from repro.quant.study import PICTURES, Study
+from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -264,3 +267,99 @@ def _predicted(
             job.save(f"gain-{granularity}-{where}", gain)
             job.measure("kurtosis_correlation", lowbit.spearman(tails, gain), **at)
             job.measure("float_wins", sum(g > 0 for g in gain) / len(gain), **at)
+
+
+# Controls and preconditions -----------------------------------------------------------------------
+
+UNDECIDED = 0.01
+"""A rounding whose h is this far from 0 and from 1 could still turn."""
+
+
+def even(job: Job) -> None:
+    """As `activations`, to nearest, with one range per tensor: for formats of even steps."""
+    protocol = Protocol(job)
+    for weights, inputs in job.progress(job.params.pairs, "pairs of formats"):
+        network = protocol.quantised(weights, inputs)
+        at = {"weights": weights, "activations": inputs, "granularity": "tensor"}
+        protocol.measure_all(network, f"{weights}.{inputs}.tensor", **at)
+
+
+def shuffled(job: Job) -> None:
+    """As `learned`, but in every layer as many weights as learning turned, drawn at random, turn.
+
+    Also with the activations of `activations`.
+    """
+    protocol, p = Protocol(job), job.params
+    generator = job.rng("shuffle")
+    for name in job.progress(p.variants, "roundings"):
+        variant, up = lowbit.Variant.of(name), job.model(model_name(name))
+        options = {"granularity": variant.granularity}
+        plain = _nearest(protocol.quantised(variant.form, **options))
+        other = {}
+        for layer, directions in plain.items():
+            turned = (up[layer].to(directions.device) != directions).flatten()
+            order = torch.randperm(len(turned), generator=generator).to(turned.device)
+            other[layer] = directions ^ turned[order].view_as(directions).to(torch.uint8)
+        at = {"format": variant.form, **options, "aware": "no"}
+        protocol.evaluate(protocol.quantised(variant.form, up=other, **options), name, **at)
+        network = protocol.quantised(variant.form, p.activations, up=other, **options)
+        protocol.measure_eps(network, weights=variant.form, activations=p.activations, **options)
+
+
+def convergence(job: Job) -> None:
+    """Share of roundings that learning leaves undecided, with the optimiser of the models.
+
+    In `units` blocks spread over the network, each with the inputs of full precision.
+    """
+    protocol, p = Protocol(job), job.params
+    for name in job.progress(p.variants, "roundings"):
+        variant = lowbit.Variant.of(name)
+        choices = lowbit.recipe(protocol.network, variant.form, granularity=variant.granularity)
+        network = quantise(protocol.network, choices)
+        use(network, activations=False)
+        found = units(network)
+        chosen = list(found)[:: -(-len(found) // p.units)]
+        caches = capture(protocol.network, chosen, protocol.calibration, batch=p.batch)
+        undecided = total = 0
+        for unit in chosen:
+            alphas = learn_rounding(
+                found[unit],
+                caches[unit],
+                p.iterations,
+                generator=job.rng("rounding"),
+                batch=p.learning_batch,
+                lr=p.lr,
+            )
+            for h in (rectified_sigmoid(alpha) for parts in alphas.values() for alpha in parts):
+                undecided += int(((h > UNDECIDED) & (h < 1 - UNDECIDED)).sum())
+                total += h.numel()
+        at = {"format": variant.form, "granularity": variant.granularity}
+        job.measure("undecided", undecided / total, **at)
+
+
+@torch.no_grad()
+def kurtosis_of_others(job: Job) -> None:
+    """The correlations of `weights` when every layer gets the kurtosis of another."""
+    protocol = Protocol(job)
+    layers = {
+        name: module.weight.detach()
+        for name, module in protocol.network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Conv1d | nn.Linear)
+    }
+    gridded: dict[tuple[str, str], dict[str, Tensor]] = {}
+    errors: dict[tuple[str, str], dict[str, float]] = {}
+    for form, granularity in product(("INT4", "E2M1"), lowbit.GRANULARITIES):
+        grids = {n: lowbit.grid(w, form, granularity=granularity) for n, w in layers.items()}
+        gridded[form, granularity] = {n: grids[n](w) for n, w in layers.items()}
+        errors[form, granularity] = {n: lowbit.weight_error(w, grids[n]) for n, w in layers.items()}
+    order = torch.randperm(len(layers), generator=job.rng("shuffle")).tolist()
+    names, weights = list(layers), list(layers.values())
+    others = {name: weights[i] for name, i in zip(names, order, strict=True)}
+    _predicted(protocol, others, gridded, errors)
+
+
+def floor(job: Job) -> None:
+    """As many training images as the other arms have samples: real against real."""
+    if job.params.classifier:
+        judge = Judge(job)
+        judge.measure(judge.pictures(job.params.samples, "train", "floor"))
