@@ -21,7 +21,10 @@ from methods.autodiffusion import searches
 from methods.autodiffusion.arms import DETAILS, _evolution, _judge, _mixture, _uniform
 from methods.autodiffusion.guided import Guided
 from methods.autodiffusion.guided_arms import _measure
+from methods.autodiffusion.own_sampler import OwnSampler
+from methods.autodiffusion.own_sampler import settings as own_settings
 from methods.autodiffusion.problems import GRIDS, Images, abar, grid
+from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -101,6 +104,20 @@ def images(job: Job) -> None:
         at = {"sampler": sampler} if job.params.samplers else {}
         samples = _judge(job, problem, runs[sampler], **at)
         problem.judge.save_grid(samples, f"pictures-{sampler}")
+
+
+def own_sampler(job: Job) -> None:
+    """A blind search on the card's sampler, judged as `searched-plms` and `searched-dpm` are."""
+    problem = OwnSampler(job)
+    found = blind(job, problem.sampler, own_settings(job, problem))
+    samples = _judge(job, problem, lambda: problem.along(found, problem.judge.noise))
+    problem.judge.save_grid(samples, "pictures")
+
+
+def floor(job: Job) -> None:
+    """Real training images in the place of samples: the distance that as many images have."""
+    judge = Judge(job)
+    judge.measure(judge.pictures(job.params.samples, "train", "floor"))
 
 
 def guided(job: Job) -> None:

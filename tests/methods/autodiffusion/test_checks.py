@@ -14,7 +14,8 @@ SEARCHED = {4: 0.15, 6: 0.2, 10: 0.18}
 BLIND = 200.0
 UNIFORM = {4: 138.66, 5: 60.0, 6: 23.0, 10: 9.0, 20: 5.0}
 FRECHET = {"searched": 18.0, "searched-guided": 18.0, "random-search": 30.0, "joint": 12.0,
-           "random-search-guided": 30.0, "transfer": 20.0, "transfer-guided": 20.0,
+           "random-search-guided": 30.0, "searched-plms": 18.0, "searched-dpm": 18.0,
+           "transfer": 20.0, "transfer-guided": 20.0,
            "grids": 150.0, "grids-guided": 150.0}  # fmt: skip
 
 
