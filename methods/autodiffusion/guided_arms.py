@@ -220,3 +220,40 @@ def transfer(job: Job) -> None:
     """What a guided search found, on another network at the same scale."""
     problem = Guided(job)
     _measure(job, problem, _winner(job, job.params.found, problem.scale), "pictures")
+
+
+# The order of clipping ----------------------------------------------------------------------------
+
+
+def order(job: Job) -> None:
+    """How far guided samples are from those of the released order: clip, then guide.
+
+    The released sampler clips x0 of the network's own noise, moves the noise that belongs to it by
+    the gradient, and leaves x0 of the moved noise as it is.
+    """
+    problem = Guided(job)
+    chain = _chain(job)
+    expected = clipped_then_guided(problem, chain)
+    error = (problem.ddim(chain) - expected).abs().mean() / expected.abs().mean()
+    job.measure("error", float(error), item="clip-then-guide")
+
+
+@torch.inference_mode()
+def clipped_then_guided(problem: Guided, candidate: ad.Candidate) -> Tensor:
+    """Samples (n, C, H, W) of guided DDIM in the released order, from the evaluation noises."""
+    x, scale, clip = problem.judge.noise, problem.scale, problem.p.clip
+    y = problem.labels(len(x), "evaluation")
+    steps = candidate.chain()[0]
+    for s, step in zip((None, *steps)[-2::-1], reversed(steps), strict=True):
+        a = problem.abar[step]
+        a_s = torch.ones_like(a) if s is None else problem.abar[s]
+        t = torch.full((len(x),), step, device=x.device)
+        problem.scale = 0.0
+        eps = problem.predict(x, t, y, [ad.NONE])
+        problem.scale = scale
+        x0 = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-clip, clip)
+        eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
+        eps = guided(eps, log_gradient(problem.guide, x, t, y), a.expand(len(x)), scale)
+        x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        x = a_s.sqrt() * x0 + (1 - a_s).sqrt() * eps
+    return x.float()

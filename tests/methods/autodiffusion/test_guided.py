@@ -153,6 +153,23 @@ def test_labels_are_uniform_and_others_are_named(job):
         guided_arms.chi_square(torch.tensor([0, 10]), 10)
 
 
+def test_released_order_agrees_where_nothing_is_clipped(job):
+    """Without a bound that acts, clipping first or last is the same sampler."""
+    job.params._values["clip"] = 1e6
+    problem = guided.Guided(job, scale=2.0)
+    found = guided_arms.clipped_then_guided(problem, CHAIN)
+    torch.testing.assert_close(problem.ddim(CHAIN), found, rtol=1e-3, atol=1e-3)
+    assert problem.scale == 2.0
+
+
+def test_released_order_leaves_what_guidance_adds_beyond_the_bound(job):
+    problem = guided.Guided(job, scale=20.0)
+    found = guided_arms.clipped_then_guided(problem, ad.Candidate((400,)))
+    assert found.abs().max() > 1.0
+    problem.scale = 0.0
+    assert guided_arms.clipped_then_guided(problem, ad.Candidate((400,))).abs().max() <= 1 + 1e-4
+
+
 # Searches -----------------------------------------------------------------------------------------
 
 
