@@ -330,6 +330,8 @@ def _parsed(row: Row, key: str) -> Any:
         raise ValueError(f"{key} is nested too deeply") from None
     if not isinstance(content, kind):
         raise ValueError(f"{key} is not the JSON of a {kind.__name__}")
+    if key == "arrays" and any(not isinstance(name, str) for name in json.loads(row[key])):
+        raise ValueError("arrays is not a list of names")
     return content
 
 

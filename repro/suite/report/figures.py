@@ -103,7 +103,7 @@ def read_about(folder: Path, identity: str) -> dict[str, Any]:
         not isinstance(found, dict)
         or not all(isinstance(found.get(key), str) for key in words)
         or found["id"] != identity
-        or not isinstance(found.get("inches"), float | int)
+        or type(found.get("inches")) not in (float, int)
         or not 0 < found["inches"] < MOST_INCHES
     ):
         raise ReproError(f"{short(path)}: does not say what the figure shows; make it again")

@@ -18,6 +18,7 @@ from typing import Any
 
 from repro import store
 from repro.errors import ReproError
+from repro.places import short
 from repro.suite import looks, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
@@ -83,6 +84,13 @@ def unpublish(scale: str, slug: str, results: Path) -> list[str]:
 def _refuse_damage(results: Path, but: Collection[Path]) -> None:
     """What follows from all methods is not written from files that are not those published."""
     for scale in SCALES:
+        for slug in library.slugs():
+            path = results / scale / slug
+            if path.exists() and not path.is_dir():
+                raise ReproError(
+                    f"{short(path)}: is not the folder of a method's results; restore it (`git "
+                    "checkout`) or remove it"
+                )
         for slug in records.committed(results / scale):
             if results / scale / slug not in but:
                 manifest.refuse_damage(results / scale / slug)
@@ -254,7 +262,7 @@ def _in_work(wanted: dict[Key, str], work: Path) -> dict[Key, Record]:
     found = {}
     for key, identity in wanted.items():
         path = work / key[0] / str(key[1]) / "record.json"
-        if path.is_file():
+        if path.exists():
             record = records.read_record(path)
             if record.get("fingerprint") == identity:
                 found[key] = record
