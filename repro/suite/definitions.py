@@ -260,6 +260,7 @@ def _parsed(name: str, path: Path, text: bytes) -> Module:
         raise ReproError(f"{short(path)}: is nested too deeply to be read") from error
 
 
+@functools.lru_cache(maxsize=16)
 def _tree(text: bytes) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # said when the source is run

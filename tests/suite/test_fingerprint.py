@@ -73,7 +73,7 @@ NOTHING = {
     "where a dataset comes from": ("repro/data/sets/digits.py", "scikit-learn==", "scikit-learn>="),
     "an error text of the samplers": ("repro/diffusion/samplers.py", "sort the grid", "sort it"),
     "how verdicts are judged": ("repro/suite/verdict.py", "MINIMUM_SEEDS = 3", "MINIMUM_SEEDS = 4"),
-    "the page": ("repro/suite/report/page.py", "minimal sizes", "least sizes"),
+    "the page": ("repro/suite/report/site/html.py", "minimal sizes", "least sizes"),
     "a docstring of Job": ("repro/job.py", "Record one number.", "Keep one number."),
 }
 

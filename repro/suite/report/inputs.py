@@ -202,6 +202,10 @@ class Source(Protocol):
     def drawings(self, name: str) -> Path:
         """Folder of the figures of a method, or of the comparisons."""
 
+
+class Filed(Source, Protocol):
+    """A source whose records are files that a page can lead to."""
+
     def record_file(self, slug: str, record: Record, is_model: bool) -> Path:
         """The file that holds the record of a run or a model of a method."""
 

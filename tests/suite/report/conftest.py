@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from repro.suite.report import figures, inputs, ledger, page, tables
+from repro.suite.report import figures, inputs, ledger, tables
+from repro.suite.report.site import build
 from tests.suite.report import synthetic
 
 
@@ -23,8 +24,8 @@ def invented(tmp_path_factory) -> SimpleNamespace:
         tables.write(report, out / "tables" / report.paper.slug)
         figures.write(report, out / "figures" / report.paper.slug)
     ledger.write(synthetic.SCALE, reports, out)
-    made = page.write(source, reports, out / "index.html")
-    return SimpleNamespace(root=root, work=work, out=out, page=made, source=source)
+    made = build.write([build.Scale(source, reports)], out / "site")
+    return SimpleNamespace(root=root, work=work, out=out, site=made.parent, source=source)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ loaded from elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ AUDIT = "audit.json"
 class Scale:
     """What a site shows of one scale."""
 
-    source: inputs.Source
+    source: inputs.Filed
     reports: list[Report]
 
 
@@ -49,7 +49,8 @@ def write(scales: Sequence[Scale], folder: Path, results: Path | None = None) ->
         ReproError: inputs cannot be read.
     """
     tree = Tree(folder, places.repository())
-    ordered = sorted(scales, key=lambda one: [*SCALES].index(one.source.scale))
+    names = list(map(str, SCALES))
+    ordered = sorted(scales, key=lambda one: names.index(one.source.scale))
     with store.atomic_folder(folder, durable=False) as site:
         papers = [
             paper.of_paper(reports, {s.source.scale: s.source for s in ordered}, tree, site)
@@ -199,7 +200,7 @@ def _comparisons(scale: Scale, site: Path) -> list[dict[str, Any]]:
     return found
 
 
-def scales_of(sources: Mapping[str, inputs.Source]) -> list[Scale]:
+def scales_of(sources: Iterable[inputs.Filed]) -> list[Scale]:
     """What sources hold, those that hold something."""
-    read = [Scale(source, inputs.load_all(source)) for source in sources.values()]
+    read = [Scale(source, inputs.load_all(source)) for source in sources]
     return [scale for scale in read if scale.reports]

@@ -7,6 +7,7 @@ plot of the site, so that lengths compare. Verdicts have shapes of their own bes
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,7 @@ def strip(marks: Sequence[Mark], width: int = 520, lane: int = 8, least: int = 5
     ordered = sorted(marks, key=lambda mark: -mark.effect.value)
     height = max(least, len(ordered) * lane + 10)
     top = (height - len(ordered) * lane) / 2
-    counts = {v: sum(m.verdict == v for m in ordered) for v in dict.fromkeys(m.verdict for m in ordered)}
+    counts = Counter(mark.verdict for mark in ordered)
     said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items()) or "none"
     bars = "".join(
         f'<g class="{escape(mark.verdict)}">{_bar(mark, width, top + lane * (i + 0.5), 3)}</g>'
@@ -132,11 +133,13 @@ def _bar(mark: Mark, width: int, y: float, r: float = 4) -> str:
         if end:
             x = place(ENDS[0] if way < 0 else ENDS[1], width)
             parts.append(
-                f'<path class="ar" d="M{x - 3 * way:g} {y - 3:g}L{x:g} {y:g}L{x - 3 * way:g} {y + 3:g}"/>'
+                f'<path class="ar" d="M{x - 3 * way:g} {y - 3:g}l{3 * way} 3l{-3 * way} 3"/>'
             )
     if effect.paper is not None:
         x, d = place(effect.paper, width), r + 0.5
-        parts.append(f'<path class="pp" d="M{x:g} {y - d:g}l{d:g} {d:g}l-{d:g} {d:g}l-{d:g} -{d:g}z"/>')
+        parts.append(
+            f'<path class="pp" d="M{x:g} {y - d:g}l{d:g} {d:g}l-{d:g} {d:g}l-{d:g} -{d:g}z"/>'
+        )
     parts.append(f'<path class="mk" d="{_shape(mark.verdict, mean, y, r)}"/>')
     return "".join(parts)
 

@@ -81,10 +81,14 @@ def effect(evidence: Evidence, paper: str, numbers: tuple[float, float] | None) 
     if unit is None:
         return None
     size, threshold = unit
-    values = [threshold + float(result[k]) / size for k in ("margin", "margin_low", "margin_high")]
     own = of_the_paper(evidence, paper, numbers if threshold > 0 else None)
+    value, low, high = (
+        threshold + float(result[key]) / size for key in ("margin", "margin_low", "margin_high")
+    )
     return Effect(
-        *values,
+        value,
+        low,
+        high,
         threshold=threshold,
         seeds=tuple(threshold + float(m) / size for m in result["margins"]),
         paper=None if own is None else own / size,
@@ -125,23 +129,23 @@ def _is_distance(node: Node | None) -> bool:
 
 def split(link: Link, by_ratio: bool) -> Sides:
     """A link as the comparison of two terms with what its constants ask between them."""
-    low_factor, low = _scaled(link.low)
-    high_factor, high = _scaled(link.high)
-    factor = high_factor / low_factor
-    if by_ratio and low is None and isinstance(high, Operation) and high.op == "/":
-        return Sides(high.right, high.left, factor)
-    if by_ratio and high is None and isinstance(low, Operation) and low.op == "/":
-        return Sides(low.left, low.right, factor)
-    if by_ratio and factor > 0:
-        return Sides(low, high, factor)
+    if by_ratio:
+        low_factor, low = _scaled(link.low)
+        high_factor, high = _scaled(link.high)
+        if high_factor / low_factor > 0:
+            return Sides(*_opened(low, high, "/"), high_factor / low_factor)
     low_shift, low = _shifted(link.low)
     high_shift, high = _shifted(link.high)
-    shift = high_shift - low_shift
-    if low is None and isinstance(high, Operation) and high.op == "-":
-        return Sides(high.right, high.left, shift=shift)
-    if high is None and isinstance(low, Operation) and low.op == "-":
-        return Sides(low.left, low.right, shift=shift)
-    return Sides(low, high, shift=shift)
+    return Sides(*_opened(low, high, "-"), shift=high_shift - low_shift)
+
+
+def _opened(low: Node | None, high: Node | None, op: str) -> tuple[Node | None, Node | None]:
+    """Beside a constant, the two terms of a ratio or of a difference."""
+    if low is None and isinstance(high, Operation) and high.op == op:
+        return high.right, high.left
+    if high is None and isinstance(low, Operation) and low.op == op:
+        return low.left, low.right
+    return low, high
 
 
 def _scaled(node: Node) -> tuple[float, Node | None]:
@@ -186,10 +190,7 @@ def of_the_paper(
         return None
     sides = split(evidence.judged.link, True)
     if sides.is_bound:
-        ratio = sides.low or sides.high
-        if _ONE.fullmatch(paper.strip()) and _is_ratio(ratio) and float(paper) > 0:
-            return math.log(float(paper)) * (1 if sides.low is None else -1)
-        return None
+        return _printed_ratio(sides, paper.strip())
     if not (isinstance(sides.low, Reference) and isinstance(sides.high, Reference)):
         return None
     match = _TWO.match(paper)
@@ -201,6 +202,13 @@ def of_the_paper(
     if numbers is None or min(numbers) <= 0:
         return None
     return abs(math.log(numbers[0] / numbers[1]))
+
+
+def _printed_ratio(sides: Sides, paper: str) -> float | None:
+    """The logarithm of a single number beside a measurement that is a ratio."""
+    if not (_ONE.fullmatch(paper) and _is_ratio(sides.low or sides.high) and float(paper) > 0):
+        return None
+    return math.log(float(paper)) * (1 if sides.low is None else -1)
 
 
 def claim_numbers(claim: Any, result: Mapping[str, Any], own: bool) -> tuple[float, float] | None:

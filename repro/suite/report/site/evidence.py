@@ -1,4 +1,4 @@
-"""What led to the verdict of a check: its deciding link with values, preconditions, control, seeds."""
+"""What led to the verdict of a check: its deciding link, preconditions, control and seeds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from repro.errors import ReproError
 from repro.suite import expression, verdict
 from repro.suite.cards.models import ModelRef
 from repro.suite.comparison import Judged
@@ -69,9 +70,13 @@ class Examiner:
         """The evidence of a check.
 
         Raises:
-            ReproError: its measurements are not those that it was judged by.
+            ReproError: the card has no such check, or its measurements are not those that it was
+                judged by.
         """
-        check = self.checks[result["id"]]
+        check = self.checks.get(result["id"])
+        if check is None:
+            slug, scale = self.report.paper.slug, self.report.scale
+            raise ReproError(f"{slug}: no check `{result['id']}` at scale {scale}; judge it again")
         found = verdict.evaluate(check, self.measured, self.first)
         seeds = max(1, min(int(result["n_seeds"]), len(found.lookups)))
         look = found.at(seeds)
@@ -145,9 +150,7 @@ class Examiner:
 
 
 def _means(lookups: list[Lookup], text: str) -> Values:
-    return lambda node: float(
-        np.mean([expression.value(node, lookup, text) for lookup in lookups])
-    )
+    return lambda node: float(np.mean([expression.value(node, lookup, text) for lookup in lookups]))
 
 
 def references(node: Node) -> list[Reference]:
@@ -159,5 +162,3 @@ def references(node: Node) -> list[Reference]:
     if isinstance(node, expression.Operation):
         return [*references(node.left), *references(node.right)]
     return []
-
-

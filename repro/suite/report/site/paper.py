@@ -25,6 +25,9 @@ from repro.suite.words import KINDS, OF_THE_PAPER, ORDER
 
 LONGEST_PARAMETER = 80
 
+MOST_FIGURES, MOST_ROWS = 2, 4
+"""Links to figures and to rows of tables that a check has at most."""
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -89,7 +92,7 @@ class Pages:
 
     paper: Paper
     reports: dict[str, Report]
-    sources: Mapping[str, inputs.Source]
+    sources: Mapping[str, inputs.Filed]
     tree: Tree
     claims: list[Claimed] = field(default_factory=list)
     shown: dict[str, list[Picture]] = field(default_factory=dict)
@@ -117,7 +120,7 @@ class Pages:
 
 
 def of_paper(
-    reports: Mapping[str, Report], sources: Mapping[str, inputs.Source], tree: Tree, site: Path
+    reports: Mapping[str, Report], sources: Mapping[str, inputs.Filed], tree: Tree, site: Path
 ) -> Pages:
     """A paper at its scales: verdicts, evidence, tables.
 
@@ -226,29 +229,37 @@ def _links(pages: Pages, report: Report, evidence: Evidence) -> dict[str, list[d
     scale, references = report.scale, evidence.check.parsed.references()
     arms = list(dict.fromkeys(reference.arm for reference in references))
     titles = {picture.id: picture.about["title"] for picture in pages.shown[scale]}
-    drawn = [name for name in places.figures(report, references) if name in titles][:2]
-    rows = {
-        found.anchor: f"{found.table.title}"
-        for reference in references
-        if (found := places.row(scale, pages.tables[scale], reference))
-    }
-    runs = []
-    for arm in arms:
-        made = [record for record in report.results.records if record["arm"] == arm]
-        if made:
-            seeds = f"{len(made)} seeds" if len(made) > 1 else f"seed {made[0]['seed']}"
-            href = "#" + places.run_anchor(scale, made[0])
-            runs.append({"text": f"{report.results.title(arm)} ({seeds})", "href": href})
+    drawn = [name for name in places.figures(report, references) if name in titles]
+    found = [places.row(scale, pages.tables[scale], reference) for reference in references]
+    rows = {row.anchor: f"{row.table.title}: {_row_words(report, row)}" for row in found if row}
     functions = dict.fromkeys(report.experiment.arms[arm].run for arm in arms)
     return {
         "figures": [
             {"text": titles[name], "href": "#" + anchor("figure", scale, name), "id": name}
-            for name in drawn
+            for name in drawn[:MOST_FIGURES]
         ],
-        "rows": [{"text": text, "href": f"#{row}"} for row, text in list(rows.items())[:4]],
-        "runs": runs,
+        "rows": [{"text": text, "href": f"#{row}"} for row, text in rows.items()][:MOST_ROWS],
+        "runs": [link for arm in arms for link in _run_link(report, arm)],
         "code": [places.code(pages.tree, run) for run in functions],
     }
+
+
+def _run_link(report: Report, arm: str) -> list[dict[str, Any]]:
+    """The runs of an arm, by the first of them."""
+    made = [record for record in report.results.records if record["arm"] == arm]
+    if not made:
+        return []
+    seeds = f"{len(made)} seeds" if len(made) > 1 else f"seed {made[0]['seed']}"
+    href = "#" + places.run_anchor(report.scale, made[0])
+    return [{"text": f"{report.results.title(arm)} ({seeds})", "href": href}]
+
+
+def _row_words(report: Report, row: places.Row) -> str:
+    """What a row is of, as its first columns say."""
+    arm, at = row.key
+    coordinates = dict(part.split("=", 1) for part in at.split(",") if part)
+    words = [report.results.title(arm)] if arm else []
+    return ", ".join([*words, *([sentences.places(coordinates)] if at else [])])
 
 
 # The template's data -----------------------------------------------------------------------------
@@ -324,13 +335,11 @@ def _thumbnail(pages: Pages, judged: Judged) -> Picture | None:
 
 def _section(pages: Pages, scale: str) -> dict[str, Any]:
     """Figures, tables, runs and machines of a paper at a scale."""
-    report = pages.reports[scale]
-    cards = {card.id for card in report.experiment.tables}
-    every = pages.tables[scale]
-    timed = ("cost", "timing")
-    names = {n for n, card in report.experiment.measurements.items() if card.timing}
-    costs = [t for t in every if t.id in timed or t.id.removeprefix("measurements-") in names]
-    rest = [t for t in every if t.id not in cards and t not in costs]
+    report, every = pages.reports[scale], pages.tables[scale]
+    cards = [card.id for card in report.experiment.tables]
+    costs = [table for table in every if _is_timed(report, table)]
+    shown = [table for table in every if table.id in cards]
+    rest = [table for table in every if table not in shown and table not in costs]
     return {
         "scale": scale,
         "figures": [
@@ -338,12 +347,21 @@ def _section(pages: Pages, scale: str) -> dict[str, Any]:
             for picture in pages.shown[scale]
         ],
         "missing": pages.missing[scale],
-        "tables": [_table(scale, t) for t in every if t.id in cards and t not in costs],
-        "measurements": [_table(scale, t) for t in rest],
-        "costs": [_table(scale, t) for t in costs],
+        "tables": [_table(scale, table) for table in shown],
+        "measurements": [_table(scale, table) for table in rest],
+        "costs": [_table(scale, table) for table in costs],
         "environment": ledger.environment([report]),
         "runs": _runs(pages, scale),
     }
+
+
+def _is_timed(report: Report, table: Table) -> bool:
+    """Whether a table holds what depends on the clock."""
+    read = {str(record.get("measurement")) for record in table.records}
+    declared = report.experiment.measurements
+    cards = [card.id for card in report.experiment.tables]
+    timed = any(declared[name].timing for name in read if name in declared)
+    return table.id not in cards and (timed or table.id == "cost")
 
 
 def _claims_of(pages: Pages, scale: str, figure: str) -> list[dict[str, Any]]:
@@ -396,7 +414,7 @@ def _runs(pages: Pages, scale: str) -> list[dict[str, Any]]:
 
 
 def _group(
-    pages: Pages, source: inputs.Source, scale: str, kind: str, made: list[Record]
+    pages: Pages, source: inputs.Filed, scale: str, kind: str, made: list[Record]
 ) -> dict[str, Any]:
     report, name = pages.reports[scale], made[0]["arm"]
     params = made[0].get("params") or {}
@@ -449,5 +467,3 @@ def _as_given(value: float | int | str | None) -> str:
     if isinstance(value, (int, float)) and abs(value) >= 10_000 and float(value).is_integer():
         return number(value)
     return str(value)
-
-

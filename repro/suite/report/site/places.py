@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from repro import documents
 from repro.errors import ReproError
-from repro.places import ROOT
+from repro.places import ROOT, short
 from repro.suite import definitions
 from repro.suite.cards.base import WEB_ADDRESS
 from repro.suite.expression import Reference
@@ -36,10 +36,10 @@ class Tree:
     def link(self, path: Path, line: int | None = None) -> str:
         """Address of a file; of one outside the repository always relative to the page."""
         mark = f"#L{line}" if line else ""
-        path = path.resolve()
-        if self.url and path.is_relative_to(ROOT):
-            return f"{self.url}/blob/HEAD/{quote(path.relative_to(ROOT).as_posix())}{mark}"
-        return quote(os.path.relpath(path, self.page.resolve())) + mark
+        inside = Path(short(path))
+        if self.url and not inside.is_absolute():
+            return f"{self.url}/blob/HEAD/{quote(inside.as_posix())}{mark}"
+        return quote(os.path.relpath(path.resolve(), self.page.resolve())) + mark
 
     def commit(self, commit: str) -> str:
         """Address of a commit, or nothing."""
@@ -102,6 +102,7 @@ class Row:
     """A row of a table on the page."""
 
     table: Table
+    key: tuple[str, str]
     anchor: str
 
 
@@ -122,7 +123,7 @@ def row(scale: str, tables: list[Table], reference: Reference) -> Row | None:
             continue
         for key in table.keys:
             if key[0] in ("", reference.arm) and key[1] in ("", reference.at):
-                return Row(table, row_anchor(scale, table, key))
+                return Row(table, key, row_anchor(scale, table, key))
     return None
 
 
@@ -133,5 +134,4 @@ def code(tree: Tree, run: str) -> dict[str, Any]:
     if place is None:
         return {"text": run, "href": ""}
     path, line = place
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
-    return {"text": f"{name}, {shown}:{line}", "href": tree.link(path, line)}
+    return {"text": f"{name}, {short(path)}:{line}", "href": tree.link(path, line)}

@@ -24,7 +24,8 @@ SHORT = 3
 """Letters of a word that says little without its name, as `no`."""
 
 MOST_NAMED = 3
-"""Measurements of a term beyond which it is shown as it is written."""
+LONGEST = 170
+"""Measurements of a term, and letters of its phrase, beyond which it is shown as it is written."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Words:
         """A term as a phrase, or as it is written where it is long."""
         if len(references(node)) > MOST_NAMED:
             return f"`{text(node)}`"
-        return self._term(node)
+        phrase = self._term(node)
+        return phrase if len(phrase) <= LONGEST else f"`{text(node)}`"
 
     def _term(self, node: Node) -> str:
         if isinstance(node, Number):
@@ -179,9 +181,12 @@ def sentence(evidence: Evidence, experiment: Experiment) -> Sentence:
         return Sentence(seen, predicted, _outcome(evidence, None))
     link = evidence.judged.link
     if link.op == "==":
-        node, other = (link.high, link.low) if isinstance(link.low, Number) else (link.low, link.high)
-        bound = "exactly that" if _is_met(evidence, node, other) else f"exactly {_exactly(other, words)}"
-        return Sentence(_alone(words, node, evidence), bound, _outcome(evidence, None))
+        node, other = link.low, link.high
+        if isinstance(node, Number):
+            node, other = other, node
+        exactly = "that" if _is_met(evidence, node, other) else _exactly(other, words)
+        seen = _alone(words, node, evidence)
+        return Sentence(seen, f"exactly {exactly}", _outcome(evidence, None))
     for form in (_distance, _bound, _pair):
         found = form(words, evidence)
         if found is not None:
@@ -257,7 +262,8 @@ def _bound(words: Words, evidence: Evidence) -> Sentence | None:
 def _pair(words: Words, evidence: Evidence) -> Sentence | None:
     """Two terms, of which one is predicted to be lower."""
     judged = evidence.judged
-    sides = effects.split(judged.link, judged.by_ratio)
+    by_ratio = judged.by_ratio or (evidence.result["p"] is None and judged.link.positive)
+    sides = effects.split(judged.link, by_ratio)
     low, high = sides.low, sides.high
     if low is None or high is None:
         return None
@@ -265,7 +271,7 @@ def _pair(words: Words, evidence: Evidence) -> Sentence | None:
     one, other = (low, high) if first_is_low else (high, low)
     seen = _both(words, one, other, evidence)
     outcome = _outcome(evidence, evidence.values(high) - evidence.values(low))
-    return Sentence(seen, _prediction(evidence, sides, first_is_low), outcome)
+    return Sentence(seen, _prediction(evidence, sides, by_ratio, first_is_low), outcome)
 
 
 def _comes_first(words: Words, evidence: Evidence, low: Node, high: Node) -> bool:
@@ -288,9 +294,9 @@ def _both(words: Words, one: Node, other: Node, evidence: Evidence) -> str:
     return f"{head}: {values[0]} for {first} against {values[1]} for {second}"
 
 
-def _prediction(evidence: Evidence, sides: Sides, first_is_low: bool) -> str:
+def _prediction(evidence: Evidence, sides: Sides, by_ratio: bool, first_is_low: bool) -> str:
     """How the first of two terms is predicted to stand to the other."""
-    by_ratio, given = evidence.judged.by_ratio, evidence.check.least
+    given = evidence.check.least
     way, opposite = ("lower", "higher") if first_is_low else ("higher", "lower")
     asked = -math.log(sides.factor) if by_ratio else -sides.shift
     if given is not None:
