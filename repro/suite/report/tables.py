@@ -479,6 +479,12 @@ def _swept_tables(results: Results, names: list[str]) -> list[Table]:
     return tables
 
 
+def listed(results: Results, name: str, identity: str) -> Table:
+    """One measurement with a row for every arm and point that has it: no empty cells."""
+    swept = {key: value for key, value in _grouped(results, [name]).items() if key[2] != ""}
+    return _pivot(results, [name], swept, id=identity, title=heading(results, name), caption="")
+
+
 def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> Table:
     """One measurement by coordinates and arms, whichever are more downwards."""
     arms = [arm for arm in results.arms() if any(place[1] == arm for place in grouped)]

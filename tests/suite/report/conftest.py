@@ -28,6 +28,19 @@ def invented(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(root=root, work=work, out=out, site=made.parent, source=source)
 
 
+@pytest.fixture(scope="session")
+def two_scales(invented, tmp_path_factory) -> Path:
+    """The folder of a site of the same papers at two scales."""
+    scales = []
+    for scale in (synthetic.LARGER, synthetic.SCALE):
+        work = invented.root / "work" / scale
+        if not work.exists():
+            synthetic.write_work(invented.root, work, scale)
+        source = inputs.Work(scale, work, invented.root)
+        scales.append(build.Scale(source, inputs.load_all(source)))
+    return build.write(scales, tmp_path_factory.mktemp("two") / "site").parent
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> SimpleNamespace:
     """Cards and runs alone, for tests that change them."""

@@ -25,6 +25,9 @@ from repro.suite.words import KINDS, OF_THE_PAPER, ORDER
 
 LONGEST_PARAMETER = 80
 
+MOSTLY = 0.5
+"""Share of empty cells from which a table of one measurement becomes a list."""
+
 MOST_FIGURES, MOST_ROWS = 2, 4
 """Links to figures and to rows of tables that a check has at most."""
 
@@ -136,7 +139,8 @@ def of_paper(
         pages.shown[scale], pages.missing[scale] = _pictures(report, site)
         cards = [tables.card_table(report, card) for card in report.experiment.tables]
         costs = [table for table in tables.cost_tables(report) if table.id != "claims"]
-        pages.tables[scale] = _distinct([*cards, *tables.measurement_tables(report), *costs])
+        made = [_filled(report, t) for t in [*tables.measurement_tables(report), *costs]]
+        pages.tables[scale] = _distinct([*cards, *made])
     examiners = {scale: Examiner(report) for scale, report in reports.items()}
     pages.claims = [
         Claimed(
@@ -147,6 +151,20 @@ def of_paper(
         for claim in first.paper.claims
     ]
     return pages
+
+
+def _filled(report: Report, table: Table) -> Table:
+    """A table of one measurement as a list, where most of its cells would be dashes."""
+    names = {str(record.get("measurement")) for record in table.records}
+    if len(names) != 1 or _empty_share(table) < MOSTLY:
+        return table
+    return tables.listed(report.results, names.pop(), table.id)
+
+
+def _empty_share(table: Table) -> float:
+    """The share of dashes among the cells of a table but its first column."""
+    texts = [cell.text for row in table.rows for cell in row[1:]]
+    return sum(text in ("–", "") for text in texts) / max(1, len(texts))
 
 
 def _distinct(every: list[Table]) -> list[Table]:
@@ -387,7 +405,6 @@ def _claims_of(pages: Pages, scale: str, figure: str) -> list[dict[str, Any]]:
 def _table(scale: str, table: Table) -> dict[str, Any]:
     """A table with the ids of its rows, and whether it holds nothing but dashes."""
     keys = table.keys or [("", "")] * len(table.rows)
-    cells = [cell.text for row in table.rows for cell in row[1:]]
     return {
         "table": table,
         "anchor": places.table_anchor(scale, table),
@@ -395,7 +412,7 @@ def _table(scale: str, table: Table) -> dict[str, Any]:
             (places.row_anchor(scale, table, key) if any(key) else "", row)
             for key, row in zip(keys, table.rows, strict=True)
         ],
-        "empty": all(text in ("–", "") for text in cells),
+        "empty": _empty_share(table) == 1,
     }
 
 

@@ -263,6 +263,7 @@ def _pair(words: Words, evidence: Evidence) -> Sentence | None:
     """Two terms, of which one is predicted to be lower."""
     judged = evidence.judged
     by_ratio = judged.by_ratio or (evidence.result["p"] is None and judged.link.positive)
+    by_ratio = by_ratio and not any(map(_has_shift, (judged.link.low, judged.link.high)))
     sides = effects.split(judged.link, by_ratio)
     low, high = sides.low, sides.high
     if low is None or high is None:
@@ -272,6 +273,13 @@ def _pair(words: Words, evidence: Evidence) -> Sentence | None:
     seen = _both(words, one, other, evidence)
     outcome = _outcome(evidence, evidence.values(high) - evidence.values(low))
     return Sentence(seen, _prediction(evidence, sides, by_ratio, first_is_low), outcome)
+
+
+def _has_shift(node: Node) -> bool:
+    """Whether a constant is added to a term."""
+    return (
+        isinstance(node, Operation) and node.op in ("+", "-") and isinstance(node.right, Number)
+    )
 
 
 def _comes_first(words: Words, evidence: Evidence, low: Node, high: Node) -> bool:
@@ -326,7 +334,7 @@ def _outcome(evidence: Evidence, lead: float | None) -> str:
         return f"undecided at {seeds} seed{'s' if seeds != 1 else ''}"
     if lead is None or evidence.judged.evidence.mean >= 0:
         return "but it is not"
-    return "came out the other way" if lead < 0 else "but it is less"
+    return "came out the other way" if lead < 0 else "but falls short"
 
 
 def _plain(value: float) -> str:
