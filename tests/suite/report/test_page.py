@@ -287,7 +287,9 @@ def test_the_table_of_the_audit_stands_at_the_end(invented, tmp_path):
 def test_smoke_says_that_it_is_no_evidence(invented, tmp_path):
     source = dataclasses.replace(invented.source, scale="smoke")
     index = build.write([build.Scale(source, [])], tmp_path / "site")
-    banner = re.search(r'<p class="banner" role="note">(.*?)</p>', index.read_text("utf-8")).group(1)
+    banner = re.search(r'<p class="banner" role="note">(.*?)</p>', index.read_text("utf-8")).group(
+        1
+    )
     assert banner == "<strong>smoke scale:</strong> exercises the code, is not evidence"
 
 
