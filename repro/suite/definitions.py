@@ -152,7 +152,7 @@ def place(text: str) -> tuple[Path, int] | None:
 def texts(text: str) -> frozenset[str]:
     """The texts in ``module:name`` and in what it reaches of its own module.
 
-    They say of a figure which measurements and arms it shows. None where it cannot be found.
+    They say of a figure which measurements and arms it shows. Nothing where it cannot be found.
     """
     name, _, attribute = text.partition(":")
     path = module_path(name)

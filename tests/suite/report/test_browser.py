@@ -1,4 +1,4 @@
-"""The site in a real browser: filters, widths, themes, accessibility, and that it loads nothing else.
+"""The site in a real browser: filters, widths, themes, accessibility, requests.
 
 One start of the browser a theme loads a harness with a frame per case; the frames are as wide as a
 phone or a desk, because a headless window has a least width of its own.
@@ -84,11 +84,13 @@ const look = async (frame) => {
     !e.closest(".scroll") && !e.closest("svg") && !e.closest("pre") && !e.closest(".sr") &&
     e.getBoundingClientRect().right > root.clientWidth + 0.5);
   result.wide = wide.slice(0, 5).map((e) => `${e.tagName}.${e.className}`);
-  const boxes = [...page.querySelectorAll(".scroll")].filter((b) => b.scrollWidth > b.clientWidth + 4);
+  const boxes = [...page.querySelectorAll(".scroll")]
+    .filter((box) => box.scrollWidth > box.clientWidth + 4);
   result.fixed = boxes.every((box) => {
     box.scrollLeft = 60;
     const cell = box.querySelector("tbody th");
-    return !cell || Math.abs(cell.getBoundingClientRect().left - box.getBoundingClientRect().left) < 3;
+    const left = (e) => e.getBoundingClientRect().left;
+    return !cell || Math.abs(left(cell) - left(box)) < 3;
   });
   const pictures = [...page.querySelectorAll("img")];
   for (const picture of pictures) picture.loading = "eager";
@@ -102,8 +104,8 @@ const look = async (frame) => {
     script.textContent = window.axeSource;
     page.head.append(script);
     const found = await view.axe.run(page, {iframes: false, resultTypes: ["violations"]});
-    result.axe = found.violations.map((v) =>
-      [v.impact, v.id, v.nodes.slice(0, 3).map((n) => n.target.join(" ") + ": " + n.html.slice(0, 160))]);
+    const said = (n) => `${n.target.join(" ")}: ${n.html.slice(0, 160)}`;
+    result.axe = found.violations.map((v) => [v.impact, v.id, v.nodes.slice(0, 3).map(said)]);
     result.rules = found.passes.length;
   }
   if (form) {

@@ -1,4 +1,4 @@
-"""The site as text: links, pictures, words, sizes. What a browser makes of it is in test_browser."""
+"""The site as text: links, pictures, words, sizes; test_browser sees it in a browser."""
 
 from __future__ import annotations
 

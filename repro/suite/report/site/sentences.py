@@ -52,7 +52,7 @@ class Words:
         card = _card(self.experiment, node)
         if card is None:
             return number(value)
-        spec = "d" if value.is_integer() and abs(value) < 1e15 else card.format
+        spec = "d" if value.is_integer() and 1e3 <= abs(value) < 1e15 else card.format
         return number(value, spec) + (f" {card.unit}" if card.unit else "")
 
     def term(self, node: Node) -> str:
@@ -84,7 +84,14 @@ class Words:
             head, one, other = self.alike(node.left, node.right)
             return f"{_lower(head)}, {one} {'over' if node.op == '/' else 'less'} {other}"
         signs = {"+": "plus", "-": "less", "*": "times", "/": "over", "**": "to the power"}
-        return f"{self._term(node.left)} {signs[node.op]} {self._term(node.right)}"
+        left, right = (self._inside(node, side) for side in (node.left, node.right))
+        return f"{left} {signs[node.op]} {right}"
+
+    def _inside(self, outer: Operation, node: Node) -> str:
+        """A term within another; a sum within a product stands in brackets."""
+        phrase = self._term(node)
+        is_sum = isinstance(node, Operation) and node.op in ("+", "-")
+        return f"({phrase})" if is_sum and outer.op in ("*", "/", "**") else phrase
 
     def alike(self, one: Node, other: Node) -> tuple[str, str, str]:
         """One measurement of two arms or places: what is common, and a name for each."""
@@ -277,9 +284,7 @@ def _pair(words: Words, evidence: Evidence) -> Sentence | None:
 
 def _has_shift(node: Node) -> bool:
     """Whether a constant is added to a term."""
-    return (
-        isinstance(node, Operation) and node.op in ("+", "-") and isinstance(node.right, Number)
-    )
+    return isinstance(node, Operation) and node.op in ("+", "-") and isinstance(node.right, Number)
 
 
 def _comes_first(words: Words, evidence: Evidence, low: Node, high: Node) -> bool:
