@@ -161,8 +161,8 @@ S4, D4 = "fid[search, steps=4]", "fid[ddim, steps=4]"
             {S4: 10, "fid[search, steps=8]": 9, D4: 10, "loss[search]": 3, "loss[ddim]": 1},
             {},
             "(FID (searched steps), 4 steps less 8 steps) over FID of uniform DDIM (4 steps): 0.1 "
-            "against 2.500 nats for 0.5 times test loss of searched steps plus test loss of uniform "
-            "DDIM; predicted not higher, and so it is.",
+            "against 2.500 nats for 0.5 times test loss of searched steps plus test loss of "
+            "uniform DDIM; predicted not higher, and so it is.",
         ),
     ],
 )
