@@ -286,6 +286,7 @@ def _row_words(report: Report, row: places.Row) -> str:
 def data(pages: Pages) -> dict[str, Any]:
     """What `paper.html.j2` needs."""
     scales = list(pages.reports)
+    seen: set[str] = set()
     return {
         "pages": pages,
         "card": pages.paper,
@@ -299,8 +300,8 @@ def data(pages: Pages) -> dict[str, Any]:
             s: {kind: held(r.verdicts(), kind) for kind in ledger.BESIDE}
             for s, r in pages.reports.items()
         },
-        "own": [_claim(pages, c) for c in pages.of_kind(*OF_THE_PAPER)],
-        "others": [_claim(pages, c) for c in pages.of_kind(*set(KINDS) - set(OF_THE_PAPER))],
+        "own": [_claim(pages, c, seen) for c in pages.of_kind(*OF_THE_PAPER)],
+        "others": [_claim(pages, c, seen) for c in pages.of_kind(*set(KINDS) - set(OF_THE_PAPER))],
         "axis": drawing.scale(300),
         "licences": [
             (kind, text)
@@ -312,7 +313,8 @@ def data(pages: Pages) -> dict[str, Any]:
     }
 
 
-def _claim(pages: Pages, claimed: Claimed) -> dict[str, Any]:
+def _claim(pages: Pages, claimed: Claimed, seen: set[str]) -> dict[str, Any]:
+    """A claim; `seen`: the figures that stand beside an earlier one and need not stand twice."""
     claim = claimed.claim
     return {
         "card": claim,
@@ -321,7 +323,7 @@ def _claim(pages: Pages, claimed: Claimed) -> dict[str, Any]:
         "scales": [
             {
                 "judged": judged,
-                "thumbnail": _thumbnail(pages, judged),
+                "thumbnail": _thumbnail(pages, judged, seen),
                 "comparable": bool(judged.checks)
                 and all(c.evidence.result["comparable"] for c in judged.checks),
             }
@@ -341,14 +343,16 @@ def _claim(pages: Pages, claimed: Claimed) -> dict[str, Any]:
     }
 
 
-def _thumbnail(pages: Pages, judged: Judged) -> Picture | None:
+def _thumbnail(pages: Pages, judged: Judged, seen: set[str]) -> Picture | None:
     """The figure to stand beside a claim: the first that its deciding check leads to."""
-    if judged.deciding is None:
-        return None
-    found = judged.deciding.shown["links"]["figures"]
-    if not found:
-        return None
-    return next((p for p in pages.shown[judged.scale] if p.id == found[0]["id"]), None)
+    links = judged.deciding.shown["links"]["figures"] if judged.deciding else []
+    by_id = {picture.id: picture for picture in pages.shown[judged.scale]}
+    for link in links:
+        picture = by_id[link["id"]]
+        if picture.src not in seen:
+            seen.add(picture.src)
+            return picture
+    return None
 
 
 def _section(pages: Pages, scale: str) -> dict[str, Any]:
