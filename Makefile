@@ -37,8 +37,8 @@ gpu: env ## the GPU presets (needs CUDA)
 	@$(RUN) -m repro publish gpu
 	@$(RUN) -m repro ledger gpu
 
-page: env ## the page of the committed results, from results/ alone
-	@$(RUN) -m repro report small
+page: env ## the site of all committed results, from results/ alone
+	@$(RUN) -m repro report
 
 paper: env ## official weights and data (bring them, see README)
 	$(SNAKE) paper

@@ -62,7 +62,7 @@ def test_smoke_of_every_method(tmp_path):
     """
     done = snakemake(tmp_path, "smoke")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    page = tmp_path / "work" / "smoke" / "report" / "index.html"
+    page = tmp_path / "work" / "smoke" / "report" / "site" / "index.html"
     assert page.stat().st_size > 10_000
     for method in library.load_all():
         path = tmp_path / "work" / "smoke" / "verdicts" / f"{method.slug}.json"

@@ -354,7 +354,7 @@ def _paths() -> Iterator[Case]:
                 kind,
                 f"make with {name}",
                 _made(name),
-                lambda lines, name=name: lines[-1] == f"{name}/bin/python|-m|repro|report|small|",
+                lambda lines, name=name: lines[-1] == f"{name}/bin/python|-m|repro|report|",
                 slow=name not in NAMES[:2],
             )
         for variable in ("work", "cwd") if name in IN_THE_DAG else ():

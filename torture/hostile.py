@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,12 @@ def _sources(here: Tree, file: str, place: str, text: str) -> tuple[Any, list[An
 
 
 def page_of(source: Any, reports: list[Any]) -> str:
-    from repro.suite.report import page
+    """All pages of the site, one after the other."""
+    from repro.suite.report.site import build
 
-    return page.render(source, reports)
+    with tempfile.TemporaryDirectory() as folder:
+        index = build.write([build.Scale(source, reports)], Path(folder) / "site")
+        return "".join(path.read_text() for path in sorted(index.parent.glob("*.html")))
 
 
 def files_of(reports: list[Any]) -> dict[str, str]:
@@ -167,11 +171,16 @@ class Elements(html.parser.HTMLParser):
             link = (value or "").strip().lower()
             if name.startswith("on") or name in ("autofocus", "formaction", "srcdoc"):
                 self.bad.append(f"{tag} {name}={value}")
-            if name in ("href", "src", "action", "data") and not link.startswith(
-                ("http://", "https://", "#", "data:image/")
+            if (
+                name in ("href", "src", "action", "data")
+                and not link.startswith(("http://", "https://", "#", "data:image/"))
+                and not OWN.match(link)
             ):
                 self.bad.append(f"{tag} {name}={value}")
 
+
+OWN = re.compile(r"(\.\./|pictures/)[\w./%-]+(#l\d+)?$|[a-z0-9-]+\.html(#[\w.-]+)?$")
+"""Links of the site to its own pages, to its pictures and to files of the repository."""
 
 DANGEROUS = ("script", "img", "svg", "iframe", "b", "table", "h1", "h2", "a", "form", "input")
 
@@ -597,7 +606,8 @@ def _work_page(path: str, place: str, value: Any) -> Callable[[Path], Any]:
         reporting.report_method(library.load("alpha"), here.options)
         _edit_json(here.work / "small" / path, place, value)
         page = reporting.report_scale(here.options, require_all=False)
-        return Elements(page.read_text()).bad
+        pages = sorted(page.parent.glob("*.html"))
+        return [bad for one in pages for bad in Elements(one.read_text()).bad]
 
     return run
 

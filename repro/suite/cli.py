@@ -230,12 +230,17 @@ def _run_profile(method: Method, profile: Path, config: Path | None, output: Pat
 
 @app.command()
 def report(
-    scale: str,
+    scale: Annotated[str | None, typer.Argument(help="default: all that are committed")] = None,
     work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
 ) -> None:
-    """Make the page of a scale: of its committed results, or of the runs in the work folder."""
+    """Make the site of the committed results, of all scales or of one, or of the runs here."""
     from repro.suite import reporting
 
+    if scale is None:
+        if work:
+            raise ReproError("--work needs the scale of the runs: `repro report small --work`")
+        print_page(reporting.report_all(ROOT / "results", work_root()))
+        return
     options = _options(scale)
     if work or not records.committed(ROOT / "results" / scale):
         path = reporting.report_scale(options, require_all=False)
@@ -254,15 +259,18 @@ def ledger(
     claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
 ) -> None:
     """What a scale came to, a line a method: of the runs here, or else of what is committed."""
+    from repro.suite import reporting
     from repro.suite.report import inputs
 
     scale_config(scale)  # names a scale that there is not
     options = runner.Options(scale)
     source: inputs.Source = inputs.Work(scale, options.base)
-    page = options.base / "report" / "index.html"
+    page = reporting.index_of_work(options)
     if not source.slugs():
         source = inputs.Committed(scale, ROOT / "results" / scale)
-        page = options.base / "committed" / "index.html"
+        page = reporting.index_of_committed(options)
+        if not page.is_file() and reporting.index_of_all(work_root()).is_file():
+            page = reporting.index_of_all(work_root())
     reports = inputs.load_all(source)
     if not reports:
         raise ReproError(f"no verdicts at scale {scale}; run `make {scale}` first")

@@ -40,6 +40,8 @@ REMARKS = (
 )
 VERIFIED = ("repro.data.catalogue",)
 LOOSE = "<module>"
+MOST_IMPORTS = 10
+"""Modules through which a name is followed to where it is written."""
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 _LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
@@ -124,6 +126,58 @@ def files(labels: Iterable[str]) -> list[Path]:
     return sorted({path for path in paths if path is not None})
 
 
+def place(text: str) -> tuple[Path, int] | None:
+    """The source file and the line of what a card names as ``module:name``.
+
+    What a module imports from another of this tree is where it is written. None where it cannot be
+    found.
+    """
+    name, _, attribute = text.partition(":")
+    for _ in range(MOST_IMPORTS):
+        path = module_path(name)
+        if path is None:
+            return None
+        tree = _tree(documents.read_bytes(path))
+        for node in tree.body:
+            if not isinstance(node, ast.Import | ast.ImportFrom) and attribute in _bound(node):
+                return path, node.lineno
+        module = _module(name)
+        reference = module.imports.get(attribute) if module else None
+        if reference is None or len(reference.names) != 1:
+            return None
+        name, attribute = reference.module, reference.names[0]
+    return None
+
+
+def texts(text: str) -> frozenset[str]:
+    """The texts in ``module:name`` and in what it reaches of its own module.
+
+    They say of a figure which measurements and arms it shows. Nothing where it cannot be found.
+    """
+    name, _, attribute = text.partition(":")
+    path = module_path(name)
+    if path is None:
+        return frozenset()
+    bound: dict[str, list[ast.stmt]] = {}
+    for node in _tree(documents.read_bytes(path)).body:
+        for one in _bound(node):
+            bound.setdefault(one, []).append(node)
+    found: set[str] = set()
+    seen: set[str] = set()
+    todo = [attribute]
+    while todo:
+        one = todo.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for inner in (inner for node in bound.get(one, ()) for inner in ast.walk(node)):
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                found.add(inner.value)
+            elif isinstance(inner, ast.Name):
+                todo.append(inner.id)
+    return frozenset(found)
+
+
 def _root(text: str) -> Reference:
     name, _, attribute = text.partition(":")
     module = _module(name)
@@ -206,6 +260,7 @@ def _parsed(name: str, path: Path, text: bytes) -> Module:
         raise ReproError(f"{short(path)}: is nested too deeply to be read") from error
 
 
+@functools.lru_cache(maxsize=16)
 def _tree(text: bytes) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # said when the source is run

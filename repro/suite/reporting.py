@@ -8,8 +8,10 @@ from repro import store
 from repro.errors import ReproError
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at
-from repro.suite.report import comparisons, figures, inputs, ledger, page, tables
+from repro.suite.report import comparisons, figures, inputs, ledger, tables
+from repro.suite.report.site import build
 from repro.suite.run import Options
+from repro.suite.words import SCALES
 
 
 def report_method(method: Method, options: Options) -> None:
@@ -23,7 +25,7 @@ def report_method(method: Method, options: Options) -> None:
 
 
 def report_scale(options: Options, require_all: bool) -> Path:
-    """Page and ledger of a scale from its work folder; returns the page.
+    """Site and ledger of a scale from its work folder; returns the site's index.
 
     Args:
         require_all: every method of the scale has to be judged; otherwise those that are.
@@ -55,11 +57,26 @@ def report_scale(options: Options, require_all: bool) -> Path:
         for folder in across:
             if folder.exists():
                 store.remove_folder(folder)
-    return page.write(source, reports, out / "index.html")
+    return build.write([build.Scale(source, reports)], index_of_work(options).parent)
+
+
+def index_of_work(options: Options) -> Path:
+    """Where the site of the runs of a scale begins."""
+    return options.base / "report" / "site" / "index.html"
+
+
+def index_of_committed(options: Options) -> Path:
+    """Where the site of the committed results of a scale begins."""
+    return options.base / "committed" / "index.html"
+
+
+def index_of_all(work: Path) -> Path:
+    """Where the site of all committed results begins."""
+    return work / "site" / "index.html"
 
 
 def report_committed(options: Options, results: Path) -> Path:
-    """The page of the committed results of a scale, from them alone; returns it.
+    """The site of the committed results of a scale, from them alone; returns its index.
 
     It lies in the work folder beside the page of the runs made here, which it leaves alone.
 
@@ -70,4 +87,17 @@ def report_committed(options: Options, results: Path) -> Path:
     reports = inputs.load_all(source)
     if not reports:
         raise ReproError(f"no results of scale {options.scale} are committed under {results}")
-    return page.write(source, reports, options.base / "committed" / "index.html")
+    return build.write([build.Scale(source, reports)], index_of_committed(options).parent, results)
+
+
+def report_all(results: Path, work: Path) -> Path:
+    """The site of the committed results of all scales, from them alone; returns its index.
+
+    Raises:
+        ReproError: nothing is committed, or a file of it is damaged.
+    """
+    sources = [inputs.Committed(scale, results / scale) for scale in SCALES]
+    scales = build.scales_of(sources)
+    if not scales:
+        raise ReproError(f"no results are committed under {results}")
+    return build.write(scales, index_of_all(work).parent, results)

@@ -460,7 +460,7 @@ def _failing(name: str, parsed: expression.Check | None, measured: Measurements,
     """Why a precondition does not hold at every seed; nothing where it does."""
     if parsed is None:
         return f"precondition `{name}` is not measured at this scale"
-    found = evaluate(_plain(name, parsed), measured, first)
+    found = evaluate(plain(name, parsed), measured, first)
     if all(found.holds):
         return ""
     seen = found.observed(len(found.lookups))
@@ -472,11 +472,11 @@ def _control(check: Check, measured: Measurements, first: int) -> Evaluated | No
     if check.control is None:
         return None
     facts = {"tier": check.tier, "least": check.least}
-    return evaluate(_plain(f"{check.id} (control)", check.control, **facts), measured, first)
+    return evaluate(plain(f"{check.id} (control)", check.control, **facts), measured, first)
 
 
-def _plain(name: str, parsed: expression.Check, **facts: Any) -> Check:
-    """An expression as a check that belongs to no claim."""
+def plain(name: str, parsed: expression.Check, **facts: Any) -> Check:
+    """An expression as a check that belongs to no claim: a precondition, a control."""
     bare = CheckCard(**{"id": "x", "tier": "reduced", "expect": parsed.text, "why": "", **facts})
     return Check(
         **{**dict(bare), "id": name, "control": None},

@@ -211,3 +211,30 @@ def test_what_was_read_once_is_remembered_until_the_text_changes(tree, tmp_path)
         assert reached() != before
     finally:
         definitions._index.cache_clear()
+
+
+def test_the_place_of_a_function_is_where_it_is_written(tmp_path, monkeypatch):
+    folder = tmp_path / "methods" / "one"
+    folder.mkdir(parents=True)
+    (folder / "arms.py").write_text(
+        "from methods.one.other import run as go\n\n\n@x\ndef own():\n    pass\n"
+    )
+    (folder / "other.py").write_text("A = 1\n\n\ndef run():\n    pass\n")
+    monkeypatch.setattr(definitions, "ROOT", tmp_path)
+    definitions._module.cache_clear()
+    assert definitions.place("methods.one.arms:own") == (folder / "arms.py", 5)
+    assert definitions.place("methods.one.arms:go") == (folder / "other.py", 4)
+    assert definitions.place("methods.one.arms:gone") is None
+    assert definitions.place("elsewhere:run") is None
+
+
+def test_the_texts_of_a_figure_are_those_that_it_reaches_in_its_module(tmp_path, monkeypatch):
+    folder = tmp_path / "methods" / "one"
+    folder.mkdir(parents=True)
+    (folder / "figures.py").write_text(
+        'ARMS = ["a"]\n\n\ndef draw(r):\n    return part(r, "fid")\n\n\n'
+        'def part(r, name):\n    return [r(arm) for arm in ARMS]\n\n\ndef other():\n    "b"\n'
+    )
+    monkeypatch.setattr(definitions, "ROOT", tmp_path)
+    assert definitions.texts("methods.one.figures:draw") == {"a", "fid"}
+    assert definitions.texts("elsewhere:draw") == frozenset()

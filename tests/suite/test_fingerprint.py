@@ -72,8 +72,8 @@ NOTHING = {
     "a citation of a dataset": ("repro/data/sets/digits.py", "E. Alpaydin", "Alpaydin"),
     "where a dataset comes from": ("repro/data/sets/digits.py", "scikit-learn==", "scikit-learn>="),
     "an error text of the samplers": ("repro/diffusion/samplers.py", "sort the grid", "sort it"),
-    "how verdicts are judged": ("repro/suite/verdict.py", "MINIMUM_SEEDS = 3", "MINIMUM_SEEDS = 4"),
-    "the page": ("repro/suite/report/page.py", "minimal sizes", "least sizes"),
+    "how verdicts are judged": ("repro/suite/inference.py", "PER_LOOK = 0.02", "PER_LOOK = 0.03"),
+    "the page": ("repro/suite/report/site/html.py", "minimal sizes", "least sizes"),
     "a docstring of Job": ("repro/job.py", "Record one number.", "Keep one number."),
 }
 

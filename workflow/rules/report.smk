@@ -53,7 +53,7 @@ rule page:
         page_inputs,
     output:
         report(
-            f"{WORK}/{{scale}}/report/index.html",
+            f"{WORK}/{{scale}}/report/site/index.html",
             caption="../report/page.rst",
             category="page",
         ),
@@ -75,7 +75,7 @@ for _scale in SCALES:
         name:
             _scale
         input:
-            f"{WORK}/{_scale}/report/index.html",
+            f"{WORK}/{_scale}/report/site/index.html",
 
     for _slug in METHODS_AT[_scale]:
 

@@ -203,6 +203,13 @@ class Source(Protocol):
         """Folder of the figures of a method, or of the comparisons."""
 
 
+class Filed(Source, Protocol):
+    """A source whose records are files that a page can lead to."""
+
+    def record_file(self, slug: str, record: Record, is_model: bool) -> Path:
+        """The file that holds the record of a run or a model of a method."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What the runs of a scale left under its work folder (``work/<scale>``)."""
@@ -255,6 +262,9 @@ class Work:
     def drawings(self, name: str) -> Path:
         return self.folder / "report" / "figures" / name
 
+    def record_file(self, slug: str, record: Record, is_model: bool) -> Path:
+        return record["folder"] / "record.json"
+
 
 @dataclass(frozen=True)
 class Committed:
@@ -299,6 +309,9 @@ class Committed:
 
     def drawings(self, name: str) -> Path:
         return self.folder / name / "figures"
+
+    def record_file(self, slug: str, record: Record, is_model: bool) -> Path:
+        return self.folder / slug / ("models.csv" if is_model else "records.csv")
 
 
 def _is_finding(one: Any) -> bool:

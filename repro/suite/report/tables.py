@@ -72,6 +72,7 @@ class Table:
         rows: cells, row by row.
         notes: lines under the table.
         records: long-form rows for the CSV, full precision.
+        keys: arm and coordinates (`at_key`) of each row, empty where a row holds several.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Table:
     rows: list[list[Cell]]
     notes: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[tuple[str, str]] = field(default_factory=list)
 
     def markdown(self, level: int = 1) -> str:
         """GitHub-flavoured Markdown with heading, caption, table and notes."""
@@ -371,6 +373,7 @@ def _pivot(
         rows=rows,
         notes=summaries.notes(),
         records=_records(results, grouped),
+        keys=order,
     )
 
 
@@ -476,6 +479,12 @@ def _swept_tables(results: Results, names: list[str]) -> list[Table]:
     return tables
 
 
+def listed(results: Results, name: str, identity: str) -> Table:
+    """One measurement with a row for every arm and point that has it: no empty cells."""
+    swept = {key: value for key, value in _grouped(results, [name]).items() if key[2] != ""}
+    return _pivot(results, [name], swept, id=identity, title=heading(results, name), caption="")
+
+
 def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> Table:
     """One measurement by coordinates and arms, whichever are more downwards."""
     arms = [arm for arm in results.arms() if any(place[1] == arm for place in grouped)]
@@ -491,6 +500,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> T
             [*map(Cell, labels[at]), *(summaries.cell(name, arm, at) for arm in arms)]
             for at in keys
         ]
+        places = [("", at) for at in keys]
     else:
         one = len(axes) == 1 and axes != ["At"]
         columns = ["Arm", *(f"{axes[0]} {labels[at][0]}" if one else at for at in keys)]
@@ -499,6 +509,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> T
             for arm in arms
         ]
         numeric = [False]
+        places = [(arm, "") for arm in arms]
     return Table(
         id=f"measurements-{name}",
         title=heading(results, name),
@@ -508,6 +519,7 @@ def _sweep_table(results: Results, name: str, grouped: Mapping[Place, Any]) -> T
         rows=rows,
         notes=summaries.notes(),
         records=_records(results, grouped),
+        keys=places,
     )
 
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from repro.suite.report import figures, inputs, ledger, page, tables
+from repro.suite.report import figures, inputs, ledger, tables
+from repro.suite.report.site import build
 from tests.suite.report import synthetic
 
 
@@ -23,8 +24,21 @@ def invented(tmp_path_factory) -> SimpleNamespace:
         tables.write(report, out / "tables" / report.paper.slug)
         figures.write(report, out / "figures" / report.paper.slug)
     ledger.write(synthetic.SCALE, reports, out)
-    made = page.write(source, reports, out / "index.html")
-    return SimpleNamespace(root=root, work=work, out=out, page=made, source=source)
+    made = build.write([build.Scale(source, reports)], out / "site")
+    return SimpleNamespace(root=root, work=work, out=out, site=made.parent, source=source)
+
+
+@pytest.fixture(scope="session")
+def two_scales(invented, tmp_path_factory) -> Path:
+    """The folder of a site of the same papers at two scales."""
+    scales = []
+    for scale in (synthetic.LARGER, synthetic.SCALE):
+        work = invented.root / "work" / scale
+        if not work.exists():
+            synthetic.write_work(invented.root, work, scale)
+        source = inputs.Work(scale, work, invented.root)
+        scales.append(build.Scale(source, inputs.load_all(source)))
+    return build.write(scales, tmp_path_factory.mktemp("two") / "site").parent
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from repro.suite import records, verdict
 from repro.suite.cards import library
 from repro.suite.report import inputs
 
-SCALE = "small"
+SCALE, LARGER = "small", "gpu"
 SEEDS = 3
 STEPS = [8, 16, 32, 64, 128]
 
@@ -203,7 +203,10 @@ MASKED_RUN = {
         },
         "loss": {"title": "Training loss", "unit": "nats"},
     },
-    "scales": {SCALE: {"seeds": SEEDS, "params": {"steps": STEPS, "updates": 800}}},
+    "scales": {
+        scale: {"seeds": SEEDS, "params": {"steps": STEPS, "updates": 800}}
+        for scale in (SCALE, LARGER)
+    },
     "figures": [
         {
             "id": "evaluations",
@@ -391,7 +394,7 @@ EIGHT_RUN = {
         "precision": {"title": "Precision", "direction": "higher", "format": ".3f"},
         "size": {"title": "Weights", "unit": "MB", "direction": "lower", "format": ".2f"},
     },
-    "scales": {SCALE: {"seeds": SEEDS}},
+    "scales": {SCALE: {"seeds": SEEDS}, LARGER: {"seeds": SEEDS}},
     "figures": [
         {
             "id": "samples",
@@ -544,7 +547,7 @@ def write_work(root: Path, work: Path, scale: str = SCALE) -> None:
 def attest(root: Path, work: Path, slug: str, judged: dict | None = None) -> None:
     """Write verdicts, by default those of the judge, as of the invented runs that are there."""
     made = inputs.Work(work.name, work, root).runs(slug)
-    judged = judged or verdict.judge(library.load(slug, root), SCALE, made)
+    judged = judged or verdict.judge(library.load(slug, root), work.name, made)
     path = work / "verdicts" / f"{slug}.json"
     store.write_sealed(path, judged | {"evidence": records.evidence(made)})
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from repro.errors import ReproError
-from repro.suite.report import comparisons, inputs, page
+from repro.suite.report import comparisons, inputs
+from repro.suite.report.site import build
 from tests.suite.report import synthetic
 
 CARD = {
@@ -58,12 +59,20 @@ def test_rows_of_several_papers_stand_in_one_table(compared):
     assert float(uniform["mean"]) == results.values("fid", "uniform").mean()
 
 
-def test_the_page_has_a_section_for_them(compared):
+def site_of(compared, reports):
+    index = build.write([build.Scale(compared.source, reports)], compared.out / "site")
+    return {path.name: path.read_text(encoding="utf-8") for path in index.parent.glob("*.html")}
+
+
+def test_the_site_has_a_page_for_them(compared):
     reports = inputs.load_all(compared.source)
-    assert 'id="across"' not in page.render(compared.source, reports)
+    pages = site_of(compared, reports)
+    assert "comparisons.html" not in pages and "comparisons.html" not in pages["index.html"]
     compared.write(CARD)
-    html = page.render(compared.source, reports)
-    assert 'id="across"' in html and "Quality against bits" in html
+    pages = site_of(compared, reports)
+    assert 'href="comparisons.html"' in pages["index.html"]
+    assert "Quality against bits" in pages["comparisons.html"]
+    assert "pictures/comparisons-small-bits.svg" in pages["comparisons.html"]
 
 
 def test_mistakes_are_named(compared):
@@ -82,7 +91,7 @@ def test_nothing_ran_nothing_written(compared):
     (card,) = comparisons.load(compared.root).values()
     assert comparisons.found(card, reports) == []
     assert list(comparisons.ran(reports, compared.root)) == []
-    assert page.render(compared.source, reports)
+    assert "comparisons.html" not in site_of(compared, reports)
 
 
 ALONG = CARD | {

@@ -74,6 +74,10 @@ def test_without_a_work_folder_ledger_and_page_are_those_of_the_committed_result
     assert "small/committed/index.html" in command(cli.report, "small").replace("\n", "")
     assert (published.options.base / "committed" / "index.html").is_file()
     assert "committed/index.html" in command(cli.ledger, "small").replace("\n", "")
+    assert "work/site/index.html" in command(cli.report, None).replace("\n", "")
+    assert (published.options.work / "site" / "toy.html").is_file()
+    with pytest.raises(ReproError, match="--work needs the scale"):
+        cli.report(None, work=True)
     with pytest.raises(ReproError, match="no verdicts at scale gpu"):
         cli.ledger("gpu")
     with pytest.raises(ReproError, match="no verdicts at scale small; run a method first"):
@@ -123,8 +127,9 @@ def test_a_new_paper_is_run_published_shown_and_checked(clone):
     shutil.rmtree(clone / "work")
     assert "every run from the code of today" in repro("check")
     assert "index.html" in repro("report", "small")
-    page = (clone / "work/small/committed/index.html").read_text()
-    assert 'id="my-paper"' in page and "Not drawn yet" not in page
+    site = clone / "work/small/committed"
+    assert 'href="my-paper.html"' in (site / "index.html").read_text()
+    assert "Not drawn yet" not in (site / "my-paper.html").read_text()
 
     source = clone / "methods/my_paper/arms.py"
     text = source.read_text().replace("\n    evaluate(job,", "\n    1 + 1\n    evaluate(job,")

@@ -1,0 +1,1 @@
+"""The site: an index of all claims, and a page a paper."""
