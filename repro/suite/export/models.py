@@ -83,8 +83,8 @@ class CheckOfClaim(Part):
     interval: str
     """Effect and interval as tables, figures and page print them."""
     least: float | None
-    """The smallest effect that would matter, a ratio where `by_ratio` and else a difference; margins
-    lie beyond it."""
+    """The smallest effect that would matter, a ratio where `by_ratio` and else a difference;
+    margins are what lies beyond it."""
     smallest_detectable: float | None
     """The smallest mean margin that this number of seeds decides in four of five cases."""
     p: float | None

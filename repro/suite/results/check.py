@@ -145,7 +145,10 @@ def _published(scale: str, folder: Path, say: Say) -> list[Method]:
             say("no method of this scale", name)
     for slug in wanted:
         if slug not in there:
-            say("method without results", f"{slug}; run `make {scale}`, `repro publish --scale {scale}`")
+            say(
+                "method without results",
+                f"{slug}; run `make {scale}`, `repro publish --scale {scale}`",
+            )
     return [method for slug, method in wanted.items() if slug in there]
 
 
