@@ -59,29 +59,39 @@ def claims(
         scale_config(name)  # names a scale that there is not
     _refuse_others("--kind", kind, KINDS)
     _refuse_others("--verdict", verdict, VERDICTS)
+    found = _found(results, scale or SCALES, papers, kind or KINDS, verdict or VERDICTS)
+    if as_json:
+        say(found)
+        return
+    if as_csv:
+        from repro.suite.export.claims import csv_text
+
+        sys.stdout.write(csv_text(found))
+    elif found.claims:
+        Output().print(_table(found))
+    for one in found.not_judged:
+        typer.echo(f"not judged: {one.reason}", err=True)
+
+
+def _found(
+    results: Path,
+    scales: Sequence[str],
+    papers: Sequence[str] | None,
+    kinds: Sequence[str],
+    verdicts: Sequence[str],
+) -> models.Claims:
+    """The claims of these scales and papers that have one of the kinds and verdicts.
+
+    Raises:
+        ReproError: of these scales and papers nothing is committed.
+    """
     from repro.suite.export import claims as exporting
 
-    found = exporting.committed(results, scale or SCALES, papers)
+    found = exporting.committed(results, scales, papers)
     if not found.claims and not found.not_judged:
         raise ReproError(f"no committed results of these under {results}; `make small` makes them")
-    chosen = found.model_copy(
-        update={
-            "claims": [
-                claim
-                for claim in found.claims
-                if (not kind or claim.kind in kind) and (not verdict or claim.verdict in verdict)
-            ]
-        }
-    )
-    if as_json:
-        say(chosen)
-    elif as_csv:
-        sys.stdout.write(exporting.csv_text(chosen))
-    else:
-        _print(chosen)
-    if not as_json:
-        for one in chosen.not_judged:
-            typer.echo(f"not judged: {one.paper} at scale {one.scale}: {one.reason}", err=True)
+    chosen = [one for one in found.claims if one.kind in kinds and one.verdict in verdicts]
+    return found.model_copy(update={"claims": chosen})
 
 
 def _refuse_others(option: str, given: list[str] | None, known: Sequence[str]) -> None:
@@ -92,8 +102,7 @@ def _refuse_others(option: str, given: list[str] | None, known: Sequence[str]) -
             )
 
 
-def _print(found: models.Claims) -> None:
-    out = Output()
+def _table(found: models.Claims) -> Table:
     table = Table()
     for heading in ("claim", "kind", "verdict", "tier", "effect [interval]", "paper", "why"):
         table.add_column(heading, overflow="fold")
@@ -113,4 +122,4 @@ def _print(found: models.Claims) -> None:
             check.paper if check else "",
             claim.reason or (check.observed if check else ""),
         )
-    out.print(table)
+    return table

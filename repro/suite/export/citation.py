@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import ConfigDict, Field
 
+from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
 from repro.suite.cards import library
@@ -134,8 +135,8 @@ def of(name: str) -> list[str]:
         return _of_comparison(rest)
     if head not in library.slugs():
         raise ReproError(
-            f"nothing to cite as `{name}`{nearest(name, known())}; give a paper, `paper/claim` or "
-            f"`{COMPARISONS}/<name>`"
+            f"nothing to cite as `{one_line(name, 60)}`{nearest(name, known())}; give a paper, "
+            f"`paper/claim` or `{COMPARISONS}/<name>`"
         )
     return _of_claim(head, rest) if rest else [head]
 
@@ -144,7 +145,7 @@ def _of_claim(slug: str, claim: str) -> list[str]:
     method = library.load(slug)
     claims = [one.id for one in method.paper.claims]
     if claim not in claims:
-        raise ReproError(f"{slug} has no claim `{claim}`{nearest(claim, claims)}")
+        raise ReproError(f"{slug} has no claim `{one_line(claim, 60)}`{nearest(claim, claims)}")
     arms = {
         reference.arm
         for scale in method.experiment.scales
@@ -163,7 +164,8 @@ def _of_comparison(identity: str) -> list[str]:
     cards = comparisons.load()
     if identity not in cards:
         raise ReproError(
-            f"no comparison `{identity}`{nearest(identity, cards)}; there are {', '.join(cards)}"
+            f"no comparison `{one_line(identity, 60)}`{nearest(identity, cards)}; there are "
+            f"{', '.join(cards)}"
         )
     return list(dict.fromkeys(row.method for row in cards[identity].rows))
 

@@ -89,31 +89,23 @@ def of_report(report: Report) -> list[models.ClaimResult]:
         own = report.claim_checks(claim.id)
         said = report.claim_verdict(claim.id)
         chosen = deciding(own, said)
-        found.append(
-            models.ClaimResult(
-                scale=report.scale,
-                paper=report.paper.slug,
-                claim=claim.id,
-                kind=claim.kind,
-                statement=claim.statement,
-                metric=claim.metric,
-                unit=claim.unit,
-                paper_baseline=claim.baseline,
-                paper_method=claim.method,
-                setting=claim.setting,
-                where=claim.where,
-                evidence=claim.evidence,
-                best_tier=claim.best_tier,
-                tier=judged.get("tier") or None,
-                verdict=said,
-                reason=judged.get("reason") or "",
-                deciding=None if chosen is None else chosen["id"],
-                checks=[_check(report, check, gates, measured) for check in own],
-                findings=report.findings(claim.id),
-                records=f"{report.scale}/{report.paper.slug}/records.csv",
-                measurements=f"{report.scale}/{report.paper.slug}/runs.csv",
-            )
-        )
+        facts = {
+            "scale": report.scale,
+            "paper": report.paper.slug,
+            "claim": claim.id,
+            "paper_baseline": claim.baseline,
+            "paper_method": claim.method,
+            **{key: getattr(claim, key) for key in _AS_CARD},
+            "tier": judged.get("tier") or None,
+            "verdict": said,
+            "reason": judged.get("reason") or "",
+            "deciding": None if chosen is None else chosen["id"],
+            "checks": [_check(report, check, gates, measured) for check in own],
+            "findings": report.findings(claim.id),
+            "records": f"{report.scale}/{report.paper.slug}/records.csv",
+            "measurements": f"{report.scale}/{report.paper.slug}/runs.csv",
+        }
+        found.append(models.ClaimResult.model_validate(facts))
     return found
 
 
@@ -132,33 +124,36 @@ def deciding(checks: Sequence[Mapping[str, Any]], said: str) -> Mapping[str, Any
     return min(own, key=lambda c: -1 if c["p"] is None else c["p"])
 
 
+_AS_CARD = ("kind", "statement", "metric", "unit", "setting", "where", "evidence", "best_tier")
+_AS_JUDGED = (
+    *("id", "tier", "verdict", "expect", "why", "observed", "by_ratio", "link", "n_seeds"),
+    *("margins", "comparable", "reason"),
+)
+"""Keys that a claim and a check have as the card and the judge have them."""
+
+
 def _check(
     report: Report,
-    check: Mapping[str, Any],
+    check: dict[str, Any],
     gates: Mapping[str, verdict.Gate],
     measured: verdict.Measurements,
 ) -> models.CheckOfClaim:
     card = report.method.checks(report.scale)[check["id"]]
     runs = _runs(report, card.parsed.references(), check["n_seeds"])
     numbers = _numbers(check)
-    return models.CheckOfClaim(
+    facts = {
         **{key: check[key] for key in _AS_JUDGED},
         **{key: value for key, (value, _) in numbers.items()},
-        interval=formatting.margin(check),
-        needs=[_need(gates[name]) for name in card.needs],
-        control=_control(report, card, measured),
-        paper=report.paper_says(check),
-        timing=report.is_timing(check),
-        runs=[f"{run['arm']}/{run['seed']}" for run in runs],
-        commits=sorted({str(run["commit"]) for run in runs if run["commit"]}),
-        absent={key: why for key, (value, why) in numbers.items() if value is None},
-    )
-
-
-_AS_JUDGED = (
-    *("id", "tier", "verdict", "expect", "why", "observed", "by_ratio", "link", "n_seeds"),
-    *("margins", "comparable", "reason"),
-)
+        "interval": formatting.margin(check),
+        "needs": [_need(gates[name]) for name in card.needs],
+        "control": _control(report, card, measured),
+        "paper": report.paper_says(check),
+        "timing": report.is_timing(check),
+        "runs": [f"{run['arm']}/{run['seed']}" for run in runs],
+        "commits": sorted({str(run["commit"]) for run in runs if run["commit"]}),
+        "absent": {key: why for key, (value, why) in numbers.items() if value is None},
+    }
+    return models.CheckOfClaim.model_validate(facts)
 
 
 def _numbers(check: Mapping[str, Any]) -> dict[str, tuple[float | None, str]]:
@@ -202,8 +197,12 @@ def _control(report: Report, card: Check, measured: verdict.Measurements) -> mod
     if control is None:
         return models.Control(expect="", verdict="untested", observed="")
     decision = verdict.alone(control, first)
-    seen = control.observed(decision.look.n)
-    return models.Control(expect=control.check.expect, verdict=decision.verdict, observed=seen)
+    facts = {
+        "expect": control.check.expect,
+        "verdict": decision.verdict,
+        "observed": control.observed(decision.look.n),
+    }
+    return models.Control.model_validate(facts)
 
 
 def _runs(report: Report, references: Iterable[Any], n_seeds: int) -> list[records.Record]:

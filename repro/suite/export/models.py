@@ -169,7 +169,9 @@ class NotJudged(Part):
     """A paper whose committed runs the cards of today cannot judge."""
 
     scale: Scale
+    """The scale."""
     paper: str
+    """Slug of the paper."""
     reason: str
     """One line: what is missing."""
 
@@ -178,7 +180,9 @@ class Claims(Part):
     """Every claim of every committed scale (`repro claims --json`, `results/claims.json`)."""
 
     format: Literal["repro-claims"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     claims: list[ClaimResult]
     """By scale, paper, and in the order of the paper's card."""
     not_judged: list[NotJudged]
@@ -189,13 +193,20 @@ class Claims(Part):
 
 
 class PaperInList(Part):
+    """One paper."""
+
     slug: str
     """Name by which every command knows it."""
     short: str
+    """Its short name."""
     title: str
+    """Title."""
     venue: str
+    """Where it was published."""
     year: int
+    """When."""
     field: str
+    """What it is about, a word of a fixed list."""
     claims: int
     """Number of claims."""
     checks: int
@@ -210,33 +221,58 @@ class PaperList(Part):
     """Every paper in scope (`repro list --json`)."""
 
     format: Literal["repro-list"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     papers: list[PaperInList]
+    """In the order of their slugs."""
 
 
 class Code(Part):
+    """A repository."""
+
     url: str
+    """Where it is."""
     commit: str | None
+    """The commit that was read; null where none is named."""
 
 
 class PaperClaim(Part):
+    """A claim as its card has it."""
+
     id: str
+    """Its name, unique within the paper."""
     kind: Kind
+    """Whose it is."""
     statement: str
+    """The claim in a sentence."""
     metric: str
+    """What it is about; may be empty."""
     unit: str
+    """Unit of the paper's numbers; may be empty."""
     paper_baseline: Value
+    """The paper's number of the baseline; null where it prints none."""
     paper_method: Value
+    """The paper's number of the method; null where it prints none."""
     setting: str
+    """Under which conditions the paper's numbers stand; may be empty."""
     where: str
+    """Where in the paper."""
     evidence: Evidence
+    """Where the paper's numbers are from."""
     best_tier: Tier
+    """The most that could be shown of it."""
 
 
 class PaperArm(Part):
+    """A method variant or a baseline."""
+
     id: str
+    """Name of the method variant or baseline."""
     title: str
+    """What it is; may be empty."""
     baseline: bool
+    """Whether it is a baseline."""
     deterministic: bool
     """Whether it runs once, with seed 0."""
     scales: list[Scale]
@@ -244,12 +280,21 @@ class PaperArm(Part):
 
 
 class PaperCheck(Part):
+    """A check as its card has it."""
+
     claim: str
+    """The claim that predicts it."""
     id: str
+    """Its name, unique within the paper."""
     tier: Tier
+    """What it can show."""
     expect: str
+    """The expression over measurements that has to hold."""
     why: str
+    """Where its threshold comes from."""
     least: float | None
+    """The smallest effect that would matter, a ratio of positive sides or else a difference;
+    null where the card names none."""
     needs: list[str]
     """Names of its preconditions."""
     scales: list[Scale]
@@ -257,11 +302,18 @@ class PaperCheck(Part):
 
 
 class Data(Part):
+    """A dataset."""
+
     name: str
+    """Name by which `repro data` knows it."""
     title: str
+    """What it is."""
     licence: str
+    """Its licence."""
     citation: str
+    """How to cite it."""
     megabytes: float
+    """What is fetched."""
     here: bool
     """Whether it is in the cache of this machine."""
 
@@ -270,26 +322,43 @@ class PaperShown(Part):
     """A paper's facts, claims, experiment and data (`repro show --json`)."""
 
     format: Literal["repro-show"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     slug: str
+    """Name by which every command knows it."""
     short: str
+    """Its short name."""
     title: str
+    """Title."""
     authors: list[str]
+    """In the order of the publication."""
     venue: str
+    """Where it was published."""
     year: int
+    """When."""
     arxiv: str | None
+    """Number at arXiv; null where it has none."""
     doi: str | None
+    """Null where it has none."""
     citation: str
+    """One line of text."""
     field: str
+    """What it is about, a word of a fixed list."""
     summary: str
+    """What it does, in a few sentences."""
     code: Code | None
     """The released code; null where there is none."""
     licence: dict[str, str]
     """Licences of code, weights and data, as far as there are any."""
     claims: list[PaperClaim]
+    """In the order of the card."""
     arms: list[PaperArm]
+    """Method variants and baselines."""
     checks: list[PaperCheck]
+    """At all scales."""
     data: list[Data]
+    """What its models and arms read."""
 
 
 # Check and machine ------------------------------------------------------------------------------
@@ -299,32 +368,48 @@ class Checked(Part):
     """What `repro check --json` found; the exit status is 1 where there is a difference."""
 
     format: Literal["repro-check"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     results: str
     """The folder."""
     ok: bool
+    """Whether there is no difference."""
     differences: list[str]
     """A line for each place and kind of difference."""
 
 
 class Client(Part):
+    """A program."""
+
     name: str
+    """The program."""
     here: bool
+    """Whether it is on the path."""
     use: str
     """What it is needed for."""
 
 
 class DataHere(Part):
+    """A dataset of the suite."""
+
     name: str
+    """Name by which `repro data` knows it."""
     here: bool
+    """Whether it is in the cache."""
 
 
 class OfficialData(Part):
+    """A dataset that a person brings."""
+
     name: str
+    """Its name."""
     here: bool
+    """Whether all its files are there."""
     folder: str
     """Where its files go."""
     files: list[str]
+    """Patterns of its files; `a|b` means either."""
     obtain: str
     """Who hands them out."""
 
@@ -333,19 +418,27 @@ class Machine(Part):
     """What this machine can run (`repro doctor --json`)."""
 
     format: Literal["repro-doctor"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     suite: str
     """Version of the suite."""
     python: str
+    """Version of Python."""
     cores: int
+    """Cores of the machine."""
     free_disk_gb: float
+    """Free space where the command runs, in 10⁹ bytes."""
     torch: str | None
     """Version; null where it is missing."""
     gpu: str | None
     """Name of the first CUDA GPU; null where there is none."""
     clients: list[Client]
+    """Programs that something needs."""
     data_cache: str
+    """Folder of the data; `REPRO_DATA` moves it."""
     data: list[DataHere]
+    """Every dataset of the suite."""
     official: list[OfficialData]
     """What a person brings for the scale `paper`."""
 
@@ -354,32 +447,52 @@ class Machine(Part):
 
 
 class CitedPaper(Part):
+    """A paper."""
+
     slug: str
+    """Name by which every command knows it."""
     title: str
+    """Title."""
     authors: list[str]
+    """In the order of the publication."""
     venue: str
+    """Where it was published."""
     year: int
+    """When."""
     arxiv: str | None
+    """Number at arXiv; null where it has none."""
     doi: str | None
+    """Null where it has none."""
     citation: str
     """One line of text."""
     bibtex: str
+    """The entry."""
 
 
 class CitedSuite(Part):
+    """The suite."""
+
     title: str
+    """Title."""
     authors: list[str]
+    """In the order of the publication."""
     version: str
+    """Version of the suite."""
     licence: str
+    """SPDX identifier."""
     keywords: list[str]
+    """What it is about."""
     bibtex: str
+    """The entry."""
 
 
 class Cited(Part):
     """What to cite (`repro cite --json`)."""
 
     format: Literal["repro-cite"]
+    """What this object is."""
     version: Literal[1]
+    """Of the schema of this format."""
     suite: CitedSuite
     """As `CITATION.cff` has it."""
     papers: list[CitedPaper]

@@ -92,7 +92,7 @@ def _follows(scale: str, results: Path) -> bool:
     """Whether a command that was killed has left nothing to be derived."""
     folder = results / scale
     known: dict[str, list[inputs.Report]] = {}
-    wanted = {}
+    wanted: dict[Path, str] = {}
     if records.committed(folder):
         reports = known[scale] = inputs.load_all(inputs.Committed(scale, folder))
         texts = layout.of_scale(scale, reports)

@@ -291,7 +291,7 @@ DAMAGES = {
             shutil.copytree(t.root / "methods/toy", t.root / "methods/tee")
             and rename(t.root / "methods/tee", "tee")
         ),
-        "small: method without results: tee; run `make small`, `repro publish small`",
+        "small: method without results: tee; run `make small`, `repro publish --scale small`",
     ),
     "foreign scale": (lambda t: (t.results / "huge").mkdir(), "results: extra file: huge"),
 }
