@@ -32,9 +32,15 @@ def _papers(ctx: Any) -> list[str]:
     return [slug for slug in library.slugs() if slug not in given]
 
 
+def _paper(ctx: Any) -> str | None:
+    """The paper that the command names; behind an option whose value is due it is not parsed."""
+    known = library.slugs()
+    return next((word for word in (ctx.params.get("paper"), *ctx.args) if word in known), None)
+
+
 def _methods(ctx: Any) -> Iterator[Method]:
     """The paper that the command names, or else every paper."""
-    named = ctx.params.get("paper")
+    named = _paper(ctx)
     for slug in [named] if named else library.slugs():
         with contextlib.suppress(ReproError):
             yield library.load(slug)
@@ -42,7 +48,7 @@ def _methods(ctx: Any) -> Iterator[Method]:
 
 def _scales(ctx: Any) -> list[str]:
     own = {scale for method in _methods(ctx) for scale in method.experiment.scales}
-    return [scale for scale in SCALES if scale in own] if ctx.params.get("paper") else [*SCALES]
+    return [scale for scale in SCALES if scale in own] if _paper(ctx) else [*SCALES]
 
 
 def _arms(ctx: Any) -> list[str]:

@@ -131,7 +131,9 @@ def test_a_new_paper_is_run_published_shown_and_checked(clone):
     source.write_text(text)
     commit()
     assert "stale run" in repro("check", status=1)
-    said = repro("carry", "my-paper", "--scale", "small", "--arm", "linear", "--reason", "an idle statement")
+    said = repro(
+        "carry", "my-paper", "--scale", "small", "--arm", "linear", "--reason", "an idle statement"
+    )
     assert "declared" in said
     repro("unpublish", "my-paper", "--scale", "small")
     assert not (clone / "results/small").exists()
