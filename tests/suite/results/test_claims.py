@@ -104,11 +104,12 @@ def test_what_cannot_be_judged_is_named_and_stops_nothing(published):
     edit(
         published.root, lambda card: card["scales"].update(gpu={"seeds": 5, "params": {"width": 3}})
     )
+    run_all(published.options)
     publish.publish(published.options, published.results, ["toy"])
     found = read(published)
     assert {one["scale"] for one in found["claims"]} == {"small"}
     (left,) = found["not_judged"]
-    assert (left["scale"], left["paper"]) == ("gpu", "toy") and "exact" in left["reason"]
+    assert (left["scale"], left["paper"]) == ("gpu", "toy") and "lacks seed 4" in left["reason"]
 
 
 def test_a_number_that_is_none_is_null_with_a_reason():
