@@ -20,29 +20,29 @@ env: ## the environment (locked versions, verified hashes); at once where it is 
 
 smoke: env ## real data, every method at smoke scale, tables and page (about twenty seconds a method)
 	$(SNAKE) smoke
-	@$(RUN) -m repro ledger smoke
+	@$(RUN) -m repro ledger --scale smoke
 
 # Open checks ask for further seeds, as far as the scale allows; 1 says that none does.
-further = while :; do $(RUN) -m repro seeds $(1); case $$? in 0) $(SNAKE) $(1) || exit 1;; 1) break;; *) exit 2;; esac; done
+further = while :; do $(RUN) -m repro seeds --scale $(1); case $$? in 0) $(SNAKE) $(1) || exit 1;; 1) break;; *) exit 2;; esac; done
 
 small: env ## the committed results: a quarter of an hour to an hour of CPU a method
 	$(SNAKE) small
 	@$(call further,small)
-	@$(RUN) -m repro publish small
-	@$(RUN) -m repro ledger small
+	@$(RUN) -m repro publish --scale small
+	@$(RUN) -m repro ledger --scale small
 
 gpu: env ## the GPU presets (needs CUDA)
 	$(SNAKE) gpu
 	@$(call further,gpu)
-	@$(RUN) -m repro publish gpu
-	@$(RUN) -m repro ledger gpu
+	@$(RUN) -m repro publish --scale gpu
+	@$(RUN) -m repro ledger --scale gpu
 
 page: env ## the site of all committed results, from results/ alone
 	@$(RUN) -m repro report
 
 paper: env ## official weights and data (bring them, see README)
 	$(SNAKE) paper
-	@$(RUN) -m repro ledger paper
+	@$(RUN) -m repro ledger --scale paper
 
 lint: env ## style, complexity, types and the import contracts
 	$(RUN) -m ruff check .

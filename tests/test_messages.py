@@ -59,7 +59,7 @@ def commands(text):
 def fault(command):
     """What of a command does not exist, or None."""
     try:
-        program, *words = shlex.split(command.replace("…", ANY))
+        program, *words = shlex.split(re.sub(r"<[^<>]+>|…", ANY, command))
     except ValueError:
         return f"no command: {command}"
     if program.startswith("python"):
@@ -86,9 +86,30 @@ def fault_of_repro(words):
         if name not in group.commands:
             return f"no command `repro {name}`"
         group = group.commands[name]
-    known = {option for parameter in group.params for option in parameter.opts}
+    options = {name: one for one in group.params for name in one.opts if name[0] == "-"}
     given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-    return f"no option {given - known - {'--help'}}" if given - known - {"--help"} else None
+    if unknown := given - {*options, "--help"}:
+        return f"no option {unknown}"
+    if any(one.name == "scale" and one.required for one in group.params):
+        if words and not given & {"--scale", "-s"}:
+            return "no --scale"
+    places = [one.nargs for one in group.params if one.param_type_name == "argument"]
+    by_place = positional(words, options)
+    if -1 not in places and len(by_place) > len(places):
+        return f"`{by_place[len(places)]}` in no place"
+    return None
+
+
+def positional(words, options):
+    """The words of a command that are neither an option nor the value of one."""
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            found.append(word)
+        elif word in options and not options[word].is_flag and "=" not in word:
+            del rest[:1]
+    return found
 
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
@@ -135,6 +156,9 @@ def test_what_it_tells_to_run_exists(path):
         "repro data get mnist --now",
         "repro get mnist",
         "repro run radd --scales small",
+        "repro run small radd",
+        "repro publish radd",
+        "repro ledger --scale small radd",
         "make huge",
         "python -m repro.nothing list",
         "python tools/nothing.py",

@@ -49,15 +49,20 @@ SLOTS = {
     "run --profile": ("run", "diffusion-couple", "--profile", HERE),
     "run --config alone": ("run", "radd", "--config", HERE),
     "run --out alone": ("run", "radd", "--out", HERE),
-    "report": ("report", HERE),
-    "ledger": ("ledger", HERE),
-    "publish": ("publish", HERE),
-    "publish a method": ("publish", "small", HERE),
-    "unpublish": ("unpublish", HERE, "radd"),
-    "unpublish a method": ("unpublish", "small", HERE),
-    "carry": ("carry", HERE, "radd", "--arm", "exact", "--reason", "r"),
-    "carry a method": ("carry", "small", HERE, "--arm", "exact", "--reason", "r"),
-    "carry an arm": ("carry", "small", "radd", "--arm", HERE, "--reason", "r"),
+    "claims": ("claims", HERE),
+    "claims --scale": ("claims", "--scale", HERE),
+    "claims --kind": ("claims", "--kind", HERE),
+    "claims --verdict": ("claims", "--verdict", HERE),
+    "cite": ("cite", HERE),
+    "report": ("report", "--scale", HERE),
+    "ledger": ("ledger", "--scale", HERE),
+    "publish": ("publish", "--scale", HERE),
+    "publish a method": ("publish", HERE, "--scale", "small"),
+    "unpublish": ("unpublish", "radd", "--scale", HERE),
+    "unpublish a method": ("unpublish", HERE, "--scale", "small"),
+    "carry": ("carry", "radd", "--scale", HERE, "--arm", "exact", "--reason", "r"),
+    "carry a method": ("carry", HERE, "--scale", "small", "--arm", "exact", "--reason", "r"),
+    "carry an arm": ("carry", "radd", "--scale", "small", "--arm", HERE, "--reason", "r"),
     "job data": ("job", "data", HERE),
     "job model: scale": ("job", "model", HERE, "radd", "wiki-sedd-scale", "0"),
     "job model: owner": ("job", "model", "smoke", HERE, "wiki-sedd-scale", "0"),
@@ -182,7 +187,7 @@ def _places() -> Iterator[Case]:
         yield Case("a place that cannot be written", f"--out: {kind}", _out(kind), slow=True)
     for name, words in {
         "run": ("run", "diffusion-couple"),
-        "report": ("report", "small"),
+        "report": ("report", "--scale", "small"),
         "job data": ("job", "data", "digits"),
         "job arm": ("job", "arm", "smoke", "diffusion-couple", "exact"),
         "job models": ("job", "models", "smoke", "radd"),
@@ -237,7 +242,7 @@ def _raising(raised: BaseException, words: tuple[str, ...]) -> Callable[[Path], 
 
 
 def _ends() -> Iterator[Case]:
-    for words in (("list",), ("show", "radd"), ("report", "smoke")):
+    for words in (("list",), ("show", "radd"), ("report", "--scale", "smoke")):
         for name, (raised, status) in ENDS.items():
             lines = 0 if name in ("an exit", "a closed pipe") else 1
             yield Case(
@@ -254,8 +259,10 @@ def _ends() -> Iterator[Case]:
 SHOWN = {
     "list": ("list",),
     "show": ("show", "radd"),
-    "ledger": ("ledger", "small"),
-    "claims": ("ledger", "small", "--claims"),
+    "ledger": ("ledger", "--scale", "small"),
+    "claims": ("ledger", "--scale", "small", "--claims"),
+    "list as JSON": ("list", "--json"),
+    "cite": ("cite",),
     "help": ("--help",),
     "a mistake": ("show", "nöpe ≤"),
 }
@@ -385,7 +392,7 @@ MOMENTS = {
     "an arm of the DAG": ("job", "arm", "smoke", "diffusion-couple", "exact"),
     "a training": ("job", "model", "smoke", "superdiff", "plane-up", "0"),
     "judging": ("job", "verdict", "smoke", "diffusion-couple"),
-    "reporting": ("report", "small"),
+    "reporting": ("report", "--scale", "small"),
 }
 
 

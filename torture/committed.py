@@ -326,6 +326,7 @@ PLACE: dict[str, Callable[[Path], None]] = {
 FILES = (
     "README.md",
     "results/README.md",
+    *(f"results/claims.{kind}" for kind in ("json", "csv")),
     *(f"results/small/{name}" for name in ("environment.json", "ledger.md")),
     *(
         f"results/small/comparisons/{name}"

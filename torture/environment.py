@@ -113,7 +113,7 @@ COLUMNS = ("", " ", "x", "0", "-5", "1", "1e3", "150.5", "²", "9" * 30, "0x50")
 
 def _columns() -> Iterator[Case]:
     for value in COLUMNS:
-        for words in (("list",), ("ledger", "small")):
+        for words in (("list",), ("ledger", "--scale", "small")):
             yield Case(
                 "environment variables",
                 f"COLUMNS: {value!r}: {words[0]}",
@@ -145,7 +145,7 @@ COMMANDS = {
     "list": ("list",),
     "show": ("show", "radd"),
     "doctor": ("doctor",),
-    "ledger": ("ledger", "small"),
+    "ledger": ("ledger", "--scale", "small"),
     "job data": ("job", "data", "digits"),
 }
 

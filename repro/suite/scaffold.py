@@ -95,7 +95,7 @@ Commands, each as often as you like (done stays done):
   .venv/bin/repro run @slug@ --scale smoke   seconds; --scale small is what gets published
   .venv/bin/python -m pytest tests/methods/@module@
   make lint
-  .venv/bin/repro publish small @slug@   what was run of committed code; `make check` asks for it
+  .venv/bin/repro publish @slug@ --scale small   what was run of committed code, for `make check`
 README.md, "Add a paper", and docs/architecture.md say more."""
 
 

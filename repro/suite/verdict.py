@@ -362,6 +362,16 @@ def smallest_detectable(margins: Sequence[float]) -> float | None:
     return (inference.limit(n) + float(stdtrit(n - 1, 0.8))) * spread / math.sqrt(n)
 
 
+def measurements(method: Method, records: Iterable[Mapping[str, Any]]) -> Measurements:
+    """What the runs of a method measured.
+
+    Raises:
+        ReproError: a record is malformed, or two give one measurement at one seed.
+    """
+    deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
+    return Measurements(records, deterministic)
+
+
 def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Every verdict of a method at a scale, as plain data (the content of ``verdicts/``).
 
@@ -369,8 +379,7 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
         records: run records with ``arm``, ``seed`` and ``measurements``.
     """
     records = list(records)
-    deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
-    measured = Measurements(records, deterministic)
+    measured = measurements(method, records)
     first = len(method.preset(scale).seed_list())
     try:
         _refuse_seeds(method, scale, records)
@@ -419,14 +428,11 @@ def _results(method: Method, scale: str, measured: Measurements, first: int) -> 
     for claim in dict.fromkeys(one.check.claim for one in every):
         own = [one for one in every if one.check.claim == claim and not one.is_identity]
         decisions |= zip(own, of_comparisons(own, first), strict=True)
-    failing = {
-        name: why
-        for name, parsed in method.preconditions(scale).items()
-        if (why := _failing(name, parsed, measured, first))
-    }
+    gates = preconditions(method, scale, measured)
+    failing = {name: gate.failing for name, gate in gates.items() if gate.failing}
     results = []
     for one in every:
-        control = _control(one.check, measured, first)
+        control = control_of(one.check, measured, first)
         decision = _gated(one.check, decisions[one], failing, control, first)
         card = method.paper.claim(one.check.claim)
         paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
@@ -449,26 +455,62 @@ def _gated(
         return decision
     if control is None:
         return decision.inconclusive("its control is not run at this scale")
-    passes = of_identity(control) if control.is_identity else of_comparisons([control], first)[0]
+    passes = alone(control, first)
     if passes.verdict == "reproduced":
         seen = f"{control.check.expect}: {control.observed(passes.look.n)}"
         return decision.inconclusive(f"its control holds as well ({seen})")
     return decision
 
 
-def _failing(name: str, parsed: expression.Check | None, measured: Measurements, first: int) -> str:
-    """Why a precondition does not hold at every seed; nothing where it does."""
-    if parsed is None:
-        return f"precondition `{name}` is not measured at this scale"
-    found = evaluate(plain(name, parsed), measured, first)
-    if all(found.holds):
-        return ""
-    seen = found.observed(len(found.lookups))
-    return f"precondition `{name}` holds for {sum(found.holds)} of {len(found.holds)} seeds: {seen}"
+def alone(found: Evaluated, first: int) -> Decision:
+    """What comes of a check that belongs to no claim, as a control."""
+    return of_identity(found) if found.is_identity else of_comparisons([found], first)[0]
 
 
-def _control(check: Check, measured: Measurements, first: int) -> Evaluated | None:
-    """The check that must not hold, evaluated."""
+@dataclass(frozen=True)
+class Gate:
+    """A precondition with what it found.
+
+    Attributes:
+        holds: whether it does, seed by seed; empty where it is not measured at this scale.
+        observed: means of its sides.
+    """
+
+    id: str
+    expect: str
+    holds: list[bool]
+    observed: str
+
+    @property
+    def failing(self) -> str:
+        """Why it does not hold at every seed; nothing where it does."""
+        if not self.holds:
+            return f"precondition `{self.id}` is not measured at this scale"
+        if all(self.holds):
+            return ""
+        return (
+            f"precondition `{self.id}` holds for {sum(self.holds)} of {len(self.holds)} seeds: "
+            f"{self.observed}"
+        )
+
+
+def preconditions(method: Method, scale: str, measured: Measurements) -> dict[str, Gate]:
+    """The preconditions of a method by their ids.
+
+    Raises:
+        ReproError: a measurement is missing or not finite.
+    """
+    first, gates = len(method.preset(scale).seed_list()), {}
+    for name, parsed in method.preconditions(scale).items():
+        gates[name] = Gate(name, method.expected.preconditions[name].expect, [], "")
+        if parsed is not None:
+            found = evaluate(plain(name, parsed), measured, first)
+            gates[name] = Gate(name, parsed.text, found.holds, found.observed(len(found.lookups)))
+    return gates
+
+
+def control_of(check: Check, measured: Measurements, first: int) -> Evaluated | None:
+    """The check that must not hold, evaluated; None where there is none at this scale."""
     if check.control is None:
         return None
     facts = {"tier": check.tier, "least": check.least}

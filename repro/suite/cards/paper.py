@@ -71,7 +71,7 @@ _TEX = str.maketrans(
 )
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     """Text as LaTeX prints it, on one line."""
     return " ".join(text.translate(_TEX).split())
 
@@ -122,9 +122,9 @@ class Paper(Strict):
     def bibtex(self) -> str:
         """The publication as a BibTeX entry."""
         lines = [
-            f"  title = {{{_tex(self.title)}}}",
-            f"  author = {{{' and '.join(map(_tex, self.authors))}}}",
-            f"  booktitle = {{{_tex(self.venue)}}}",
+            f"  title = {{{tex(self.title)}}}",
+            f"  author = {{{' and '.join(map(tex, self.authors))}}}",
+            f"  booktitle = {{{tex(self.venue)}}}",
             f"  year = {{{self.year}}}",
         ]
         if self.arxiv:

@@ -21,14 +21,16 @@ from repro.errors import ReproError
 from repro.places import short
 from repro.suite import looks, records
 from repro.suite.cards.method import Method
+from repro.suite.export import claims
 from repro.suite.plan import methods_at
 from repro.suite.records import Record, Row
-from repro.suite.report import comparisons, figures, inputs, ledger
+from repro.suite.report import comparisons, figures, inputs
 from repro.suite.results import layout, manifest, today, writing
 from repro.suite.results.evidence import is_commit
 from repro.suite.results.today import Key
 from repro.suite.words import SCALES
 
+OF_RESULTS = ("README.md", *claims.FILES)
 OF_SCALE = ("environment.json", "ledger.md")
 
 Say = Callable[[str, str], None]
@@ -80,17 +82,24 @@ def check(results: Path) -> list[str]:
         where = path.relative_to(results.parent)
         say("left of a killed command", f"{where}; run that command again, it sweeps it")
     for name in there:
-        if name not in (*SCALES, "README.md") and not _is_leftover(name):
+        if name not in (*SCALES, *OF_RESULTS) and not _is_leftover(name):
             say("extra file", name)
     remedy = ""
+    known: dict[str, list[inputs.Report]] = {}
     for scale in scales:
-        remedy = _check_scale(scale, results / scale, found) or remedy
+        reports, writes = _check_scale(scale, results / scale, found)
+        remedy = writes or remedy
+        if reports is not None:
+            known[scale] = reports
     with _noted(say, "cannot be derived"):
-        _compare(results, {"README.md": ledger.readme(results)}, say, remedy=remedy)
+        texts = layout.of_results(results, known)
+        if len(known) < len(scales):  # of a method that cannot be read the claims are unknown
+            texts = {"README.md": texts["README.md"]}
+        _compare(results, texts, say, remedy=remedy)
         readme = results.parent / "README.md"
         if readme.is_file():
-            texts = {"README.md": layout.of_readme(readme, results)}
-            _compare(results.parent, texts, found.at("the tree"), remedy=remedy)
+            own = {"README.md": layout.of_readme(readme, results)}
+            _compare(results.parent, own, found.at("the tree"), remedy=remedy)
     return found.lines()
 
 
@@ -98,27 +107,33 @@ def _is_leftover(name: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
-def _check_scale(scale: str, folder: Path, found: Differences) -> str:
-    """Check a scale; returns what writes again what follows from all its methods, as words."""
+def _check_scale(
+    scale: str, folder: Path, found: Differences
+) -> tuple[list[inputs.Report] | None, str]:
+    """Check a scale; returns its methods and what writes again what follows from all of them.
+
+    None in their place says that one cannot be read.
+    """
     say = found.at(scale)
     if not folder.is_dir() or folder.is_symlink():
         say("not a folder", folder.name)
-        return ""
+        return None, ""
     published = _published(scale, folder, say)
     slug = f" {published[0].slug}" if published else ""
-    remedy = f"; `repro publish {scale}{slug}` writes it again"
+    remedy = f"; `repro publish{slug} --scale {scale}` writes it again"
     source = inputs.Committed(scale, folder)
-    reports = []
+    reports: list[inputs.Report] = []
     for method in published:
         report = _check_method(method, source, found.at(f"{scale}/{method.slug}"))
         if report is not None:
             reports.append(report)
-    if len(reports) == len(published):
-        with _noted(say, "cannot be derived"):
-            _compare(folder, layout.of_scale(scale, reports), say, remedy=remedy)
-            across = found.at(f"{scale}/across")
-            _check_comparisons(folder / comparisons.FOLDER, reports, across, remedy)
-    return remedy
+    if len(reports) < len(published):
+        return None, remedy
+    with _noted(say, "cannot be derived"):
+        _compare(folder, layout.of_scale(scale, reports), say, remedy=remedy)
+        across = found.at(f"{scale}/across")
+        _check_comparisons(folder / comparisons.FOLDER, reports, across, remedy)
+    return reports, remedy
 
 
 def _published(scale: str, folder: Path, say: Say) -> list[Method]:
@@ -130,7 +145,10 @@ def _published(scale: str, folder: Path, say: Say) -> list[Method]:
             say("no method of this scale", name)
     for slug in wanted:
         if slug not in there:
-            say("method without results", f"{slug}; run `make {scale}`, `repro publish {scale}`")
+            say(
+                "method without results",
+                f"{slug}; run `make {scale}`, `repro publish --scale {scale}`",
+            )
     return [method for slug, method in wanted.items() if slug in there]
 
 

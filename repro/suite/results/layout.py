@@ -3,6 +3,8 @@
 ::
 
     results/README.md                      the ledger over all scales
+    results/claims.json                    every claim of every scale, for other programs
+    results/claims.csv                     the same, a row a claim with the check that decides it
     results/<scale>/environment.json       machines, commits and versions of all runs
     results/<scale>/ledger.md              every claim with its verdict
     results/<scale>/comparisons/           tables, figures, manifest.sha256
@@ -29,6 +31,7 @@ from repro import store
 from repro.errors import ReproError
 from repro.places import short
 from repro.suite import records
+from repro.suite.export import claims
 from repro.suite.report import ledger, tables
 from repro.suite.report.inputs import Report, findings_of
 
@@ -38,12 +41,12 @@ BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 def of_method(report: Report) -> dict[str, str]:
     """Text by path of every file of a method's folder but drawings, declarations and manifest."""
     runs = report.results.records
-    claims = tables.claim_records(report)
+    rows = tables.claim_records(report)
     return {
         "runs.csv": records.runs_csv(runs, report.experiment),
         "records.csv": records.records_csv(runs),
         "models.csv": records.models_csv([*report.results.model_records, *report.zoo_records]),
-        "claims.csv": records.to_csv(claims, tables.CLAIM_COLUMNS),
+        "claims.csv": records.to_csv(rows, tables.CLAIM_COLUMNS),
         "findings.json": store.json_text(findings_of(report.method, report.scale)),
         **{f"tables/{name}": text for name, text in tables.files(report).items()},
     }
@@ -54,6 +57,21 @@ def of_scale(scale: str, reports: Sequence[Report]) -> dict[str, str]:
     return {
         "environment.json": store.json_text(ledger.environment(reports)),
         "ledger.md": ledger.scale_ledger(scale, list(reports)),
+    }
+
+
+def of_results(results: Path, known: Mapping[str, Sequence[Report]]) -> dict[str, str]:
+    """Text by path of what the results say over all scales.
+
+    Args:
+        known: scale → reports of all its methods, where they are read already.
+
+    Raises:
+        ReproError: a committed file is damaged.
+    """
+    return {
+        "README.md": ledger.readme(results),
+        **claims.files(claims.committed(results, known=known)),
     }
 
 

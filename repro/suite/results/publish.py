@@ -24,7 +24,7 @@ from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at, scale_config
 from repro.suite.records import Record, Row
-from repro.suite.report import comparisons, figures, inputs, ledger
+from repro.suite.report import comparisons, figures, inputs
 from repro.suite.results import evidence, layout, manifest, today, writing
 from repro.suite.results.today import Key
 from repro.suite.run import Options
@@ -99,13 +99,15 @@ def _refuse_damage(results: Path, but: Collection[Path]) -> None:
 def _follows(scale: str, results: Path) -> bool:
     """Whether a command that was killed has left nothing to be derived."""
     folder = results / scale
-    wanted = {results / "README.md": ledger.readme(results)}
+    known: dict[str, list[inputs.Report]] = {}
+    wanted: dict[Path, str] = {}
     if records.committed(folder):
-        reports = inputs.load_all(inputs.Committed(scale, folder))
+        reports = known[scale] = inputs.load_all(inputs.Committed(scale, folder))
         texts = layout.of_scale(scale, reports)
         wanted |= {folder / name: text for name, text in texts.items()}
     elif folder.exists():
         return False
+    wanted |= {results / name: text for name, text in layout.of_results(results, known).items()}
     readme = results.parent / "README.md"
     if readme.is_file():
         wanted[readme] = layout.of_readme(readme, results)
@@ -123,8 +125,9 @@ def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
     """
     folder = results / scale
     said: list[str] = []
+    known: dict[str, list[inputs.Report]] = {}
     if records.committed(folder):
-        reports = inputs.load_all(inputs.Committed(scale, folder, arrays=work))
+        reports = known[scale] = inputs.load_all(inputs.Committed(scale, folder, arrays=work))
         across = folder / comparisons.FOLDER
         if any(comparisons.ran(reports)):
             with store.atomic_folder(across) as temporary:
@@ -138,7 +141,7 @@ def derive(scale: str, results: Path, work: Path | None = None) -> list[str]:
         layout.write(folder, layout.of_scale(scale, reports))
     elif folder.exists():
         store.remove_folder(folder)
-    store.write_text(results / "README.md", ledger.readme(results))
+    layout.write(results, layout.of_results(results, known))
     path = results.parent / "README.md"
     if path.is_file():
         store.write_text(path, layout.of_readme(path, results))

@@ -272,6 +272,14 @@ DAMAGES = {
         lambda t: (t.results / "README.md").write_text("x"),
         "results: does not follow from runs and cards: README.md line 1",
     ),
+    "claims for programs": (
+        lambda t: edit_text(t.results / "claims.json", "reproduced", "contradicted"),
+        "results: does not follow from runs and cards: claims.json line ",
+    ),
+    "claims as a table": (
+        lambda t: (t.results / "claims.csv").unlink(),
+        "results: missing file: claims.csv; `repro publish toy --scale small` writes it again",
+    ),
     "table of the README": (
         lambda t: (t.root / "README.md").write_text(
             (t.root / "README.md").read_text().replace("Toy", "Tee")
@@ -291,10 +299,16 @@ DAMAGES = {
             shutil.copytree(t.root / "methods/toy", t.root / "methods/tee")
             and rename(t.root / "methods/tee", "tee")
         ),
-        "small: method without results: tee; run `make small`, `repro publish small`",
+        "small: method without results: tee; run `make small`, `repro publish --scale small`",
     ),
     "foreign scale": (lambda t: (t.results / "huge").mkdir(), "results: extra file: huge"),
 }
+
+
+def edit_text(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 def rename(folder, slug):

@@ -47,7 +47,7 @@ def test_the_ledger_is_a_line_a_method(published, command):
     assert len(printed.splitlines()) < 12
     assert cells(printed, "toy")[:-1] == ["toy", "0 of 1", "identity-2", "1", "1", "0", "0"]
     assert cells(printed, "all")[1:3] == ["0 of 1", "1"]
-    assert "page: none yet; `repro report small` makes it" in printed
+    assert "page: none yet; `repro report --scale small` makes it" in printed
     assert "identity-2: 0 > -1" not in printed
     assert "identity-2: 0 > -1" in command(cli.ledger, "small", claims=True)
 
@@ -120,13 +120,13 @@ def test_a_new_paper_is_run_published_shown_and_checked(clone):
     repro("new", "my-paper")
     commit()
     repro("run", "my-paper", "--scale", "small")
-    assert "my-paper: " in repro("publish", "small", "my-paper")
+    assert "my-paper: " in repro("publish", "my-paper", "--scale", "small")
     assert "small/my-paper/tables/claims.md" in (clone / "results/README.md").read_text()
 
     # a fresh clone has no work folder
     shutil.rmtree(clone / "work")
     assert "every run from the code of today" in repro("check")
-    assert "index.html" in repro("report", "small")
+    assert "index.html" in repro("report", "--scale", "small")
     site = clone / "work/small/committed"
     assert 'href="my-paper.html"' in (site / "index.html").read_text()
     assert "Not drawn yet" not in (site / "my-paper.html").read_text()
@@ -136,7 +136,9 @@ def test_a_new_paper_is_run_published_shown_and_checked(clone):
     source.write_text(text)
     commit()
     assert "stale run" in repro("check", status=1)
-    said = repro("carry", "small", "my-paper", "--arm", "linear", "--reason", "an idle statement")
+    said = repro(
+        "carry", "my-paper", "--scale", "small", "--arm", "linear", "--reason", "an idle statement"
+    )
     assert "declared" in said
-    repro("unpublish", "small", "my-paper")
+    repro("unpublish", "my-paper", "--scale", "small")
     assert not (clone / "results/small").exists()

@@ -15,6 +15,7 @@ from repro import store
 from repro.errors import ReproError
 from repro.suite import judging, run
 from repro.suite.cards import library
+from repro.suite.export.claims import FILES
 from repro.suite.report import inputs
 from repro.suite.report.site import build
 from repro.suite.results import check, manifest, publish, writing
@@ -36,7 +37,7 @@ def test_a_published_method_is_whole(published):
     }  # fmt: skip
     assert set(snapshot(published.results)) - {
         f"small/toy/{name}" for name in snapshot(published.folder)
-    } == {"README.md", "small/environment.json", "small/ledger.md"}
+    } == {"README.md", *FILES, "small/environment.json", "small/ledger.md"}
     assert check.check(published.results) == []
     assert "| [Toy](results/README.md#toy) |" in (published.root / "README.md").read_text()
     assert (published.root / "README.md").read_text().endswith("\n\nend\n")
@@ -212,7 +213,8 @@ def test_unpublish_is_the_only_removal(published):
     with pytest.raises(ReproError, match="toi has no results of scale small; published are toy"):
         publish.unpublish("small", "toi", published.results)
     publish.unpublish("small", "toy", published.results)
-    assert set(snapshot(published.results)) == {"README.md"}
+    assert set(snapshot(published.results)) == {"README.md", *FILES}
+    assert store.read_json(published.results / "claims.json")["claims"] == []
     assert "Toy" not in (published.results / "README.md").read_text()
     assert "Toy" not in (published.root / "README.md").read_text()
     run_all(published.options)

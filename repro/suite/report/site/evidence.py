@@ -64,7 +64,7 @@ class Examiner:
         self.measured = verdict.Measurements(report.results.records, deterministic)
         self.first = len(report.method.preset(report.scale).seed_list())
         self.checks = report.method.checks(report.scale)
-        self.preconditions = report.method.preconditions(report.scale)
+        self.gates = verdict.preconditions(report.method, report.scale, self.measured)
 
     def of(self, result: Mapping[str, Any]) -> Evidence:
         """The evidence of a check.
@@ -93,33 +93,25 @@ class Examiner:
 
     def _precondition(self, name: str) -> Outcome:
         card = self.report.method.expected.preconditions[name]
-        parsed = self.preconditions.get(name)
         facts = {"name": name, "expect": " ".join(card.expect.split()), "why": card.why}
-        if parsed is None:
+        gate = self.gates[name]
+        if not gate.holds:
             return Outcome(**facts, observed="not measured at this scale", good=False)
-        found = verdict.evaluate(verdict.plain(name, parsed), self.measured, self.first)
-        count = f"{sum(found.holds)} of {len(found.holds)} seeds"
-        observed = found.observed(len(found.lookups))
-        if len(found.holds) > 1:
-            observed = f"{observed} (holds at {count})"
-        return Outcome(**facts, observed=observed, good=all(found.holds))
+        observed = gate.observed
+        if len(gate.holds) > 1:
+            observed += f" (holds at {sum(gate.holds)} of {len(gate.holds)} seeds)"
+        return Outcome(**facts, observed=observed, good=not gate.failing)
 
     def _control(self, check: verdict.Check) -> Outcome | None:
         if not check.has_control:
             return None
-        if check.control is None:
+        found = verdict.control_of(check, self.measured, self.first)
+        if found is None:
             return Outcome("control", "", "not run at this scale", "", good=False)
-        facts = {"tier": check.tier, "least": check.least}
-        plain = verdict.plain(f"{check.id} (control)", check.control, **facts)
-        found = verdict.evaluate(plain, self.measured, self.first)
-        decision = (
-            verdict.of_identity(found)
-            if found.is_identity
-            else verdict.of_comparisons([found], self.first)[0]
-        )
+        decision = verdict.alone(found, self.first)
         return Outcome(
             name="control",
-            expect=" ".join(check.control.text.split()),
+            expect=found.check.expect,
             observed=found.observed(decision.look.n),
             why="",
             good=decision.verdict != "reproduced",
