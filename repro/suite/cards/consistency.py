@@ -68,6 +68,13 @@ def cross_check(method: Method) -> None:
         _check_preset(file, f"scales.{name}", preset, method)
         _check_replaced(file, f"scales.{name}.replace", preset.replace, datasets, models)
         _check_at_scale(file, f"scales.{name}", name, method, models)
+    for number, reads in enumerate(experiment.reads):
+        where = f"reads.{number}"
+        file.matched(
+            f"{where}.of", reads.of, [*experiment.arms, *experiment.models], "arm or model"
+        )
+        for name in reads.data:
+            file.known(f"{where}.data", name, datasets, "dataset")
     _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
 
