@@ -293,7 +293,7 @@ def shuffled(job: Job) -> None:
     generator = job.rng("shuffle")
     for name in job.progress(p.variants, "roundings"):
         variant, up = lowbit.Variant.of(name), job.model(model_name(name))
-        options = {"granularity": variant.granularity}
+        options: lowbit.Choices = {"granularity": variant.granularity}
         plain = _nearest(protocol.quantised(variant.form, **options))
         other = {}
         for layer, directions in plain.items():

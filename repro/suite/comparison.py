@@ -16,6 +16,8 @@ from repro.suite.links import Link
 FIRST = min(inference.LOOKS)
 """Fewer seeds decide nothing."""
 
+TOO_SMALL = "on the predicted side, but by less than the least effect that matters"
+
 
 @dataclass(frozen=True, eq=False)
 class Judged:
@@ -25,6 +27,7 @@ class Judged:
         by_ratio: whether margins are natural logarithms of the ratio of its sides.
         margins: one a seed, positive on the predicted side.
         holds: whether the link is true at each seed, strictness included.
+        bar: the least effect that matters, as it was taken off the margins.
     """
 
     link: Link
@@ -32,6 +35,7 @@ class Judged:
     margins: list[float]
     holds: list[bool]
     evidence: Evidence
+    bar: float = 0.0
 
     @property
     def shown(self) -> bool:
@@ -44,6 +48,11 @@ class Judged:
     def against(self) -> bool:
         """On the other side beyond the limit."""
         return self.evidence.t <= -inference.limit(self.evidence.n) and not any(self.holds)
+
+    @property
+    def too_small(self) -> bool:
+        """Against, and yet on the predicted side: less than the least effect that matters."""
+        return self.against and -self.bar < self.evidence.mean
 
 
 def judged(
@@ -66,10 +75,12 @@ def judged(
     else:
         margins = -abs(high - low) if link.op == "==" else high - low
     holds = [link.holds(lookup) for lookup in lookups]
+    bar = 0.0
     if least is not None and link.op != "==":
-        margins = margins - (np.log(least) if by_ratio else least)
+        bar = float(np.log(least)) if by_ratio else least
+        margins = margins - bar
         holds = [bool(margin >= 0) for margin in margins]
-    return Judged(link, by_ratio, margins.tolist(), holds, inference.evidence(margins))
+    return Judged(link, by_ratio, margins.tolist(), holds, inference.evidence(margins), bar)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +106,14 @@ class Look:
     @property
     def links(self) -> list[Judged]:
         return [link for clause in self.clauses for link in clause]
+
+    @property
+    def holds(self) -> list[bool]:
+        """Whether every clause holds at each seed, by the least effect that matters."""
+        return [
+            all(any(link.holds[seed] for link in clause) for clause in self.clauses)
+            for seed in range(self.n)
+        ]
 
     @property
     def best(self) -> list[Judged]:
@@ -125,7 +144,8 @@ def decide(look: Look, corrected: Mapping[Judged, bool]) -> tuple[str, str, Judg
     pairs = zip(look.best, look.clauses, strict=True)
     lost = [best for best, clause in pairs if _is_lost(clause, corrected)]
     if lost:
-        return "contradicted", "", min(lost, key=lambda link: link.evidence.t)
+        worst = min(lost, key=lambda link: link.evidence.t)
+        return "contradicted", TOO_SMALL if worst.too_small else "", worst
     if all(_is_shown(clause, corrected) for clause in look.clauses):
         return "reproduced", "", weakest
     if any(link.against for link in look.links):

@@ -143,19 +143,22 @@ class Check:
         return replace(self, terms=tuple(_expanded(term, meant) for term in self.terms))
 
     def renamed(self, names: Mapping[str, str]) -> Check:
-        """The same about other arms or coordinates: ``names`` maps an arm or ``key=value``.
+        """The same about something else: ``names`` maps a measurement, an arm or ``key=value``.
 
         Raises:
-            ReproError: a name does not occur.
+            ReproError: a name does not occur, or a side would be compared with itself.
         """
+        whole = {_reference(a): _reference(b) for a, b in names.items() if "[" in a}
+        parts = {canonical_place(a): canonical_place(b) for a, b in names.items() if "[" not in a}
         used = {name for r in self.references() for name in (r.arm, *r.at.split(","))}
         for name in names:
-            if canonical_place(name) not in used:
+            if not ({canonical_place(name)} & used or _reference(name) in self._references):
                 raise ReproError(f"`{name}` does not occur in `{self.text}`")
-        places = {canonical_place(old): canonical_place(new) for old, new in names.items()}
-        terms = tuple(_mapped(term, lambda r: r.renamed(places)) for term in self.terms)
-        made = Check("", terms, self.ops)
-        return replace(made, text=made.written())
+        for a, b in parts.items():
+            if ("=" in a) != ("=" in b):
+                raise ReproError(f"`{b}` cannot take the place of `{a}`; one is key=value")
+        terms = tuple(_mapped(t, lambda r: whole.get(r) or r.renamed(parts)) for t in self.terms)
+        return parse(Check("", terms, self.ops).written())
 
     def written(self) -> str:
         """The check as it would be written."""
@@ -183,6 +186,16 @@ def parse(text: str) -> Check:
         ReproError: the text is not a comparison of this grammar, or not within its bounds.
     """
     return _Parser(text).check()
+
+
+def _reference(name: str) -> Reference | None:
+    """The measurement that a text such as ``nfe[ours, steps=4]`` names; None for other names."""
+    if "[" not in name:
+        return None
+    found = parse(f"{name} < 0").terms[0]
+    if not isinstance(found, Reference):
+        raise ReproError(f"`{name}` is not one measurement")
+    return found
 
 
 def canonical_place(name: str) -> str:

@@ -8,7 +8,7 @@ of them, so judging ``min`` as one number would find effects where there are non
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from repro.suite.expression import TESTS, Call, Check, Lookup, Node, Number, Operation, Reference
@@ -70,21 +70,30 @@ def clauses(check: Check) -> list[Clause]:
 
 def _parts(node: Node, every: str, some: str) -> Iterator[tuple[Node, ...]]:
     """A side as tuples of alternatives, all of which must hold: min and max at its top, scaled."""
-    if isinstance(node, Operation) and node.op in ("*", "/") and _is_factor(node.right):
-        for part in _parts(node.left, every, some):
-            yield tuple(Operation(node.op, one, node.right) for one in part)
-    elif isinstance(node, Operation) and node.op == "*" and _is_factor(node.left):
-        for part in _parts(node.right, every, some):
-            yield tuple(Operation("*", node.left, one) for one in part)
-    elif isinstance(node, Call) and node.function == every:
+    if isinstance(node, Call) and node.function == every:
         for argument in node.arguments:
             yield from _parts(argument, every, some)
     elif isinstance(node, Call) and node.function == some:
         inner = [list(_parts(argument, every, some)) for argument in node.arguments]
-        for chosen in itertools.product(*inner):
-            yield tuple(one for part in chosen for one in part)
+        yield from (tuple(itertools.chain(*chosen)) for chosen in itertools.product(*inner))
+    elif (scaled := _scaled(node)) is not None:
+        inside, again = scaled
+        for part in _parts(inside, every, some):
+            yield tuple(map(again, part))
     else:
         yield (node,)
+
+
+def _scaled(node: Node) -> tuple[Node, Callable[[Node], Node]] | None:
+    """What a positive number multiplies or divides, and how to do so again."""
+    if not isinstance(node, Operation):
+        return None
+    op, left, right = node.op, node.left, node.right
+    if op in ("*", "/") and _is_factor(right):
+        return left, lambda one: Operation(op, one, right)
+    if op == "*" and _is_factor(left):
+        return right, lambda one: Operation("*", left, one)
+    return None
 
 
 def _is_factor(node: Node) -> bool:

@@ -156,12 +156,20 @@ class Evaluated:
     random: bool
 
     @property
+    def is_exact(self) -> bool:
+        return self.check.tier in ("exact", "structural")
+
+    @property
     def is_identity(self) -> bool:
-        return self.check.tier in ("exact", "structural") or not self.random
+        """Whether it has to hold as it stands: without a random arm there is nothing to bound."""
+        return self.is_exact or not self.random
 
     @property
     def holds(self) -> list[bool]:
-        return [self.check.parsed.holds(lookup) for lookup in self.lookups]
+        """Whether it holds at each seed; by the least effect that matters, where it has one."""
+        if self.check.least is None:
+            return [self.check.parsed.holds(lookup) for lookup in self.lookups]
+        return self.at(len(self.lookups)).holds
 
     def observed(self, seeds: int) -> str:
         """The means of its sides over the first seeds, with what holds between them."""
@@ -175,7 +183,7 @@ class Evaluated:
             ReproError: a side has no finite value.
         """
         try:
-            return Look.at(self.check, self.lookups[:seeds], ratios=not self.is_identity)
+            return Look.at(self.check, self.lookups[:seeds], ratios=not self.is_exact)
         except ReproError as error:
             raise _of_check(self.check, error) from error
 

@@ -152,3 +152,26 @@ def test_never_fails_otherwise(text):
         parse(text)
     except ReproError as error:
         assert str(error).startswith(f"check `{one_line(text, 120)}`: ")
+
+
+def test_a_control_may_take_one_measurement():
+    check = parse("loss[ours, steps=4, kind=a] < loss[ours, steps=4, kind=b]")
+    control = check.renamed({"loss[ours, kind=a, steps=4]": "loss[other, steps=8]"})
+    assert control.text == "loss[other, steps=8] < loss[ours, kind=b, steps=4]"
+    assert check.renamed({"steps=4": "steps=2"}).text.count("steps=2") == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ({"kind=a": "kind=b"}, "compared with itself"),
+        ({"theirs": "other"}, "`theirs` does not occur"),
+        ({"loss[ours]": "loss[other]"}, "does not occur"),
+        ({"loss[ours] + 1": "loss[other]"}, "is not one measurement"),
+        ({"kind=a": "kind"}, "key=value"),
+    ],
+)
+def test_controls_that_say_nothing(names, why):
+    check = parse("loss[ours, steps=4, kind=a] < loss[ours, steps=4, kind=b]")
+    with pytest.raises(ReproError, match=why):
+        check.renamed(names)

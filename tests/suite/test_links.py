@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from repro.suite.expression import parse, text
@@ -73,6 +73,7 @@ sides = st.recursive(
     st.tuples(*[st.integers(-3, 3)] * 3),
 )
 def test_clauses_say_what_the_check_says(left, op, right, values):
+    assume(left != right)  # refused: a side compared with itself
     check = parse(f"{left} {op} {right}")
     known = dict(zip("abc", map(float, values), strict=True))
 
@@ -81,6 +82,7 @@ def test_clauses_say_what_the_check_says(left, op, right, values):
 
     said = all(any(link.holds(lookup) for link in clause) for clause in clauses(check))
     assert said == check.holds(lookup)
-    again = [parse(str(link)).holds(lookup) for link in itertools.chain(*clauses(check))]
-    assert again == [link.holds(lookup) for link in itertools.chain(*clauses(check))]
-    assert all(parse(f"{text(term)} < 1").terms for term in check.terms)
+    for link in itertools.chain(*clauses(check)):
+        if link.low != link.high:
+            assert parse(str(link)).holds(lookup) == link.holds(lookup)
+    assert all(parse(f"{text(term)} < x[z]").terms for term in check.terms)

@@ -262,9 +262,13 @@ def of_one(expect: str, tier: str = "reduced", **arms: list[float]):
     return made, measured
 
 
-def gated(expect: str, preconditions=(), least=None, needs=(), control=(), **arms) -> dict:
-    """One check with its gates, judged."""
+def gated(
+    expect: str, preconditions=(), least=None, needs=(), control=(), fixed=(), **arms
+) -> dict:
+    """One check with its gates, judged; the arms `fixed` are deterministic."""
     made, measured = of_one(expect, **arms)
+    for name in fixed:
+        made.experiment.arms[name] = Arm(run="methods.toy.arms:run", deterministic=True)
     [card] = made.expected.claims["c"].checks
     card = card.model_copy(update={"least": least, "needs": list(needs), "control": dict(control)})
     made.expected = Checks(
@@ -391,10 +395,21 @@ def test_the_least_effect_is_a_ratio_or_a_difference():
     assert gated("m[a] < m[b]", **values)["verdict"] == "reproduced"
     found = gated("m[a] < m[b]", least=1.05, **values)
     assert found["verdict"] == "contradicted" and found["by_ratio"]
+    assert (
+        found["reason"] == "on the predicted side, but by less than the least effect that matters"
+    )
+    turned = gated("m[b] < m[a]", least=1.05, **values)
+    assert turned["verdict"] == "contradicted" and not turned["reason"]
     assert found["margin"] == pytest.approx(math.log(1 / 0.97 / 1.05), abs=1e-4)
     low = {"a": [-0.97, -0.971, -0.969], "b": [0.0, 0.0, 0.0]}
     assert gated("m[a] < m[b]", least=0.9, **low)["verdict"] == "reproduced"
     assert gated("m[a] < m[b]", least=1.0, **low)["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1.02, "reproduced"), (1.05, "contradicted")])
+def test_the_least_effect_holds_for_single_runs_too(least, expected):
+    found = gated("m[a] < m[b]", least=least, fixed=("a", "b"), a=[0.97], b=[1.0])
+    assert found["verdict"] == expected and found["by_ratio"]
 
 
 def test_open_checks_ask_for_further_seeds():

@@ -299,20 +299,10 @@ def _check_checks(file: _File, method: Method) -> None:
             )
         for number, check in enumerate(expectation.checks):
             where = f"claims.{claim}.checks.{number}"
-            if not check.why.strip():
-                file.fail(f"{where}.why", "is empty; say where the threshold comes from")
             if check.id in ids:
                 file.fail(f"{where}.id", f"`{check.id}` stands twice")
             ids.add(check.id)
-            try:
-                references = expression.parse(check.expect).references()
-            except ReproError as error:
-                file.fail(f"{where}.expect", str(error))
-            if not references:
-                file.fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
-            for need in check.needs:
-                file.known(f"{where}.needs", need, method.expected.preconditions, "precondition")
-            _check_control(file, f"{where}.control", check, method)
+            _check_check(file, where, check, method)
     for name, precondition in method.expected.preconditions.items():
         _check_measured(file, f"preconditions.{name}.expect", precondition.expect, method)
     judged = {name for scale in method.experiment.scales for name in method.checks(scale)}
@@ -320,6 +310,21 @@ def _check_checks(file: _File, method: Method) -> None:
         for number, check in enumerate(expectation.checks):
             if check.id not in judged:
                 _explain_unjudged(file, f"claims.{claim}.checks.{number}.expect", check, method)
+
+
+def _check_check(file: _File, where: str, check: CheckCard, method: Method) -> None:
+    """What a check says of itself, without the others."""
+    if not check.why.strip():
+        file.fail(f"{where}.why", "is empty; say where the threshold comes from")
+    try:
+        references = expression.parse(check.expect).references()
+    except ReproError as error:
+        file.fail(f"{where}.expect", str(error))
+    if not references:
+        file.fail(f"{where}.expect", f"`{check.expect}` mentions no measurement")
+    for need in check.needs:
+        file.known(f"{where}.needs", need, method.expected.preconditions, "precondition")
+    _check_control(file, f"{where}.control", check, method)
 
 
 def _check_control(file: _File, where: str, check: CheckCard, method: Method) -> None:
