@@ -27,9 +27,10 @@ def of_job(owner: Owner, name: str, purpose: Purpose) -> Reading:
 
 def _declared(owner: Owner, name: str) -> dict[Part, tuple[Purpose, str]]:
     return {
-        (dataset, reads.part): (reads.purpose, reads.why)
+        (dataset, part): (reads.purpose, reads.why)
         for reads in owner.reads(name)
         for dataset in reads.data
+        for part in reads.part
     }
 
 
@@ -39,8 +40,27 @@ def on_purpose(owner: Owner, name: str) -> dict[Part, str]:
     return {part: why for part, (purpose, why) in declared if purpose == "measured"}
 
 
-def of_model(job: Reading, earlier: Mapping[str, Record]) -> dict[str, Any]:
-    """The items of a model's record: its own, and those of the models that it was trained from."""
+def _refuse_undeclared(owner: Owner, name: str, job: Reading) -> None:
+    """Whose card says which parts of a data set it reads may read no other."""
+    declared = _declared(owner, name)
+    datasets = {dataset for dataset, _ in declared}
+    for dataset, part in {part for found in job.found.values() for part in found}:
+        if dataset in datasets and (dataset, part) not in declared:
+            raise ReproError(
+                f"{owner.slug}/{name} reads `{part}` of `{dataset}`, which its card does not say; "
+                "add it under `reads` in experiment.yaml with its purpose, or read what it says"
+            )
+
+
+def of_model(
+    owner: Owner, name: str, job: Reading, earlier: Mapping[str, Record]
+) -> dict[str, Any]:
+    """The items of a model's record: its own, and those of the models that it was trained from.
+
+    Raises:
+        ReproError: it reads what its card does not say.
+    """
+    _refuse_undeclared(owner, name, job)
     inherited, unknown = _of_records(earlier)
     return items.recorded(items.union(job.found, inherited), unknown)
 
@@ -49,8 +69,10 @@ def of_run(owner: Owner, name: str, job: Reading, models: Mapping[str, Record]) 
     """The items of a run's record.
 
     Raises:
-        ReproError: it is measured on what it, or one of its models, was fitted to.
+        ReproError: it is measured on what it, or one of its models, was fitted to, or reads what its
+            card does not say.
     """
+    _refuse_undeclared(owner, name, job)
     measured = job.found.get("measured", {})
     allowed = on_purpose(owner, name)
     for who, record in models.items():

@@ -161,7 +161,7 @@ def _train(
         origin, train = None, function(card.train, card.threads)
         with items.reading(reads.of_job(method, ref.name, "trained")) as reading:
             tensors = train(job)
-        read = reads.of_model(reading, _records(job))
+        read = reads.of_model(method, ref.name, reading, _records(job))
     record = provenance.record(job, parts, time.perf_counter() - started, code)
     record[reads.ITEMS] = read
     if origin is not None:

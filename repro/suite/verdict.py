@@ -28,7 +28,7 @@ import numpy as np
 from repro.coordinates import at_key
 from repro.documents import quoted
 from repro.errors import ReproError
-from repro.suite import comparison, expression, inference
+from repro.suite import baselines, comparison, expression, inference
 from repro.suite.cards.checks import Check, CheckCard
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim
@@ -424,10 +424,14 @@ def _results(method: Method, scale: str, measured: Measurements, first: int) -> 
         for name, parsed in method.preconditions(scale).items()
         if (why := _failing(name, parsed, measured, first))
     }
+    unbeaten = baselines.unbeaten(method, scale, measured)
     results = []
     for one in every:
         control = _control(one.check, measured, first)
         decision = _gated(one.check, decisions[one], failing, control, first)
+        lost = [unbeaten[r.arm] for r in one.check.parsed.references() if r.arm in unbeaten]
+        if lost and not one.is_identity:
+            decision = decision.inconclusive(lost[0])
         card = method.paper.claim(one.check.claim)
         paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
         results.append(result(one, decision, paper, control))

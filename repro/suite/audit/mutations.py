@@ -6,11 +6,11 @@ Left out, by what the cards say and not by name:
 * arms all of whose checks are undecided before: there is no verdict to lose;
 * exchanges with an arm that no ordered link sets against it: the expression is symmetric in both;
 * exchanges and copies where a claim of no difference (``a <= 1.05 * b``) holds for them as well;
-* of arms that are read as controls alone, all that makes them fail in another way: they have to fail.
+* of arms that are read as controls alone, what makes them fail in another way: they have to fail.
 
 A baseline that is twice as bad helps the method. What notices it is a bound on its worse side: a
-control, a precondition, ``beats``. Where nothing does, the trial says from which factor on something
-would.
+control, a precondition, ``beats``. Where nothing does, the trial says from which factor on
+something would.
 """
 
 from __future__ import annotations

@@ -44,7 +44,10 @@ class Model(Strict):
 
 
 class Arm(Strict):
-    """One method variant or baseline under the protocol that all arms share."""
+    """One method variant or baseline under the protocol that all arms share.
+
+    ``beats``: the arm that a baseline has to be better than, its own start (untrained, untuned).
+    """
 
     run: Dotted
     title: str = ""
@@ -52,6 +55,7 @@ class Arm(Strict):
     data: list[str] = []
     params: Params = {}
     baseline: bool = False
+    beats: str | None = None
     deterministic: bool = False
     machine: bool = False
     gpu: bool = False
@@ -176,12 +180,13 @@ class Reads(Strict):
 
     Attributes:
         of: arms and models; `*` stands for any text.
-        part: a split (train, test, ood) or a volume (t1).
+        part: a split (train, test, ood) or a volume (t1). Of a data set of which one is named here,
+            they may read no other.
     """
 
     of: Annotated[list[str], Field(min_length=1)]
     data: Names
-    part: Identifier
+    part: Names
     purpose: Purpose
     why: Annotated[str, Field(pattern=r"\S")]
 
