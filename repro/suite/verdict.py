@@ -385,6 +385,28 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     }
 
 
+def identities(
+    method: Method, scale: str, records: Iterable[Mapping[str, Any]]
+) -> dict[str, bool]:
+    """Whether each exact or structural check and each precondition that is measured holds, by id.
+
+    Raises:
+        ReproError: the records cannot be judged.
+    """
+    records = list(records)
+    found = {
+        result["id"]: result["verdict"] == "reproduced"
+        for result in judge(method, scale, records)["checks"]
+        if result["tier"] in ("exact", "structural")
+    }
+    deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
+    measured, first = Measurements(records, deterministic), len(method.preset(scale).seed_list())
+    for name, parsed in method.preconditions(scale).items():
+        if parsed is not None:
+            found[f"precondition {name}"] = not _failing(name, parsed, measured, first)
+    return found
+
+
 def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Holes among the seeds of an arm, and seeds of a random arm that agree to the last bit."""
     seen: dict[str, dict[tuple[Any, ...], int]] = {}
