@@ -69,8 +69,8 @@ def of_run(owner: Owner, name: str, job: Reading, models: Mapping[str, Record]) 
     """The items of a run's record.
 
     Raises:
-        ReproError: it is measured on what it, or one of its models, was fitted to, or reads what its
-            card does not say.
+        ReproError: it is measured on what it, or one of its models, was fitted to, or reads what
+            its card does not say.
     """
     _refuse_undeclared(owner, name, job)
     measured = job.found.get("measured", {})

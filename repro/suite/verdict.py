@@ -385,9 +385,7 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     }
 
 
-def identities(
-    method: Method, scale: str, records: Iterable[Mapping[str, Any]]
-) -> dict[str, bool]:
+def identities(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
     """Whether each exact or structural check and each precondition that is measured holds, by id.
 
     Raises:

@@ -1,10 +1,10 @@
-"""Faults planted in a copy of the tree: what the judge there says of the paper's arms, and the tests.
+"""Faults planted in a copy of the tree: what its judge says of the paper's arms, and its tests.
 
 A fault is data (``faults.yaml``): a file, the text that stands once in it, what takes its place. It
-is never planted where the suite lies. The judge's part (`repro.suite.audit.trial`) runs the paper's
-arms of exact and structural checks and those that the fault names, at smoke, beginning from the work
-of an untouched tree: fingerprints decide what is run anew. The tests are those of the paper and of
-the module that the fault is in.
+is never planted where the suite lies. The judge's part (`repro.suite.audit.trial`) runs at smoke
+the paper's arms of exact and structural checks and those that the fault names, beginning from the
+work of an untouched tree: fingerprints decide what is run anew. The tests are those of the paper
+and of the module that the fault is in.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ def plant(fault: Fault, tree: Path) -> None:
     if tree.resolve() == ROOT:
         raise ReproError(f"{tree} is the suite itself; plant faults in a copy of it")
     text = path.read_text("utf-8") if path.is_file() else ""
-    if text.count(fault.before) != 1:
+    if (count := text.count(fault.before)) != 1:
         raise ReproError(
-            f"fault `{fault.id}`: its text stands {text.count(fault.before)} times in {fault.file}; "
-            "mend repro/suite/audit/faults.yaml"
+            f"fault `{fault.id}`: its text stands {count} times in {fault.file}; mend "
+            "repro/suite/audit/faults.yaml"
         )
     store.write_text(path, text.replace(fault.before, fault.after))
 
@@ -173,56 +173,61 @@ def tests_of(fault: Fault, tree: Path) -> list[str]:
     return [path for path in dict.fromkeys(found) if (tree / path).exists()]
 
 
-def tested(tree: Path, paths: Sequence[str]) -> str:
+def tested(tree: Path, paths: Sequence[str], without: Iterable[str] = ()) -> str:
     """The first test that fails; empty where all pass."""
-    options = ("-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no")
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
+    options += [f"--deselect={name}" for name in without]
     status, said = _run(tree, "-m", "pytest", *options, *paths)
     if status == 0:
         return ""
-    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return documents.one_line(failed[0].split(" - ")[0] if failed else f"status {status}", 160)
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0].split()[1] if failed else f"status {status}"
 
 
 @dataclass
 class Bench:
-    """What the untouched tree says, against which a planted one is held."""
+    """An untouched copy of the tree and what its judge says, against which others are held.
 
+    Attributes:
+        base: the work that planted copies begin from.
+        judged: by paper, of the arms of all its faults.
+    """
+
+    untouched: Path
     base: Path
     judged: dict[str, dict[str, Any]]
-    failing: dict[tuple[str, ...], str]
 
     @classmethod
-    def of(cls, chosen: Sequence[Fault], jobs: int) -> Bench:
+    def of(cls, untouched: Path, chosen: Sequence[Fault]) -> Bench:
         """Run what is needed of the untouched tree; its work is kept below the work folder.
 
         Raises:
-            ReproError: an untouched paper is refused, or its tests fail.
+            ReproError: a paper is refused without any fault.
         """
-        base = work_root().absolute() / "audit"
+        base = base_of_work()
         arms: dict[str, dict[str, None]] = {}
         for fault in chosen:
             if fault.paper is not None:
                 arms.setdefault(fault.paper, {}).update(dict.fromkeys(fault.arms))
-        with copied(base) as tree:
-            judged = {paper: tried(tree, paper, own) for paper, own in arms.items()}
-            if (tree / "work").is_dir():
-                shutil.copytree(tree / "work", base, dirs_exist_ok=True, copy_function=_replace)
-            sets = sorted({tuple(tests_of(fault, tree)) for fault in chosen})
-            with ThreadPoolExecutor(jobs) as pool:
-                failing = dict(zip(sets, pool.map(lambda s: tested(tree, s), sets), strict=True))
+        judged = {paper: tried(untouched, paper, own) for paper, own in arms.items()}
+        if (untouched / "work").is_dir():
+            shutil.copytree(untouched / "work", base, dirs_exist_ok=True, copy_function=_replace)
         for paper, found in judged.items():
             if "refused" in found:
                 raise ReproError(f"{paper} is refused without any fault: {found['refused']}")
-        return cls(base, judged, failing)
+        return cls(untouched, base, judged)
 
-    def outcome(self, fault: Fault) -> Outcome:
-        """Plant a fault and see what notices it."""
+    def outcome(self, fault: Fault, tests: str = "all") -> Outcome:
+        """Plant a fault and see what notices it.
+
+        Args:
+            tests: "all", or "missed": only where the judge notices nothing.
+        """
         with copied(self.base) as tree:
             plant(fault, tree)
             judge = self._judge(fault, tree)
-            paths = tuple(tests_of(fault, tree))
-            tests = "" if self.failing.get(paths) else tested(tree, paths)
-        return Outcome(fault, judge, tests)
+            skip = tests == "missed" and judge
+            return Outcome(fault, judge, "" if skip else self._tests(fault, tree))
 
     def _judge(self, fault: Fault, tree: Path) -> str:
         if fault.paper is None:
@@ -236,20 +241,36 @@ class Bench:
         ]  # fmt: skip
         return ", ".join(lost)
 
+    def _tests(self, fault: Fault, tree: Path) -> str:
+        """The first test that fails and does not without the fault."""
+        paths, without = tests_of(fault, tree), list[str]()
+        while paths and (failed := tested(tree, paths, without)):
+            if "::" not in failed or failed in without or not tested(self.untouched, [failed]):
+                return failed
+            without.append(failed)
+        return ""
+
+
+def base_of_work() -> Path:
+    """Where the work of untouched trees is kept."""
+    return work_root().absolute() / "audit"
+
 
 def _replace(source: str, target: str) -> None:
     Path(target).unlink(missing_ok=True)
     shutil.copyfile(source, target)
 
 
-def outcomes(chosen: Sequence[Fault], jobs: int = 1) -> Iterator[Outcome]:
-    """Plant every fault in turn, several at once."""
-    bench = Bench.of(chosen, jobs)
-    for paths, failed in bench.failing.items():
-        if failed:
-            print(f"fails without any fault: {failed} ({' '.join(paths)})", file=sys.stderr)
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(bench.outcome, chosen)
+def outcomes(chosen: Sequence[Fault], jobs: int = 1, tests: str = "all") -> Iterator[Outcome]:
+    """Plant every fault in turn, several at once.
+
+    Args:
+        tests: see `Bench.outcome`.
+    """
+    with copied(base_of_work()) as untouched:
+        bench = Bench.of(untouched, chosen)
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(lambda fault: bench.outcome(fault, tests), chosen)
 
 
 def as_json(found: Outcome) -> dict[str, str]:

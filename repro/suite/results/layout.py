@@ -17,8 +17,8 @@
         tables/ figures/                   as the page shows them
         manifest.sha256                    the hash of every file (``sha256sum -c`` reads it)
 
-``runs.csv``, ``records.csv``, ``models.csv``, ``items.csv``, ``carried.csv`` and the drawings are the results;
-every other file follows from them and from the cards, byte for byte.
+``runs.csv``, ``records.csv``, ``models.csv``, ``items.csv``, ``carried.csv`` and the drawings are
+the results; every other file follows from them and from the cards, byte for byte.
 """
 
 from __future__ import annotations
