@@ -352,7 +352,11 @@ def audit(
     content = {
         "records": table.of_records(found, scale, quick, table.results()),
         "faults": table.of_faults(
-            list(planting.outcomes(planting.faults(papers or (), quick), jobs))
+            list(
+                planting.outcomes(
+                    planting.faults(papers or (), quick), jobs, "missed" if quick else "all"
+                )
+            )
         ),
     }
     out.print(Text(table.markdown(content)))
