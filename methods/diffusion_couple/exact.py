@@ -450,6 +450,29 @@ def errors() -> Errors:
     return found
 
 
+def volume_balance(bend: float) -> Array:
+    """V_A C_A + V_B C_B of Cu3Sn and Cu6Sn5, (2,), for the V_A and V_B that the answers ask for.
+
+    int D dC over int D dN is V_A / V_m^2 from C_B and -V_B / V_m^2 from C_A, whatever the partial
+    volumes are; those that make both answers right have to add up to 1, as in any substance.
+    Volumes lie `bend` of the way from the straight line (0) to the actual ones (1).
+    """
+    N, true = np.array([0, 0.25, 5 / 11, 1]), np.array([1.0, 2.0])
+    ideal, actual = 7.12 * (1 - N) + 16.24 * N, np.array([7.12, 8.59, 10.59, 16.24])
+    V = ideal + bend * (actual - ideal)
+    _, dx = line_compounds(N, V, true, 1.0)
+    V_A = V[1:-1] ** 2 * integrated_concentration(N, V, dx, 1.0, "B") / true
+    V_B = -(V[1:-1] ** 2) * integrated_concentration(N, V, dx, 1.0, "A") / true
+    return np.asarray(((1 - N[1:-1]) * V_A + N[1:-1] * V_B) / V[1:-1])
+
+
+def bent_volumes(job: Job) -> None:
+    """Whether any partial volumes reconcile the integrated coefficients from C_A and C_B."""
+    for bend in job.params.bend:
+        for compound, balance in zip(("cu3sn", "cu6sn5"), volume_balance(bend), strict=True):
+            job.measure("imbalance", abs(balance - 1), bend=bend, compound=compound)
+
+
 def measure(job: Job) -> None:
     """Relations against couples whose coefficients are known in closed form."""
     for item, error in errors().items():

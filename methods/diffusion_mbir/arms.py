@@ -29,6 +29,7 @@ from repro.inverse.radon import ParallelBeam
 from repro.nets.ncsnpp import NCSNpp, NCSNppConfig
 from repro.nets.preconditioned import PreconditionedDenoiser
 from repro.nets.unet import UNet
+from repro.numbers import argmin
 from repro.training.fit import fit_and_save
 from repro.training.seeding import seeded
 from repro.training.settings import Optimiser
@@ -377,6 +378,44 @@ def sample(job: Job) -> None:
         )  # fmt: skip
         _report(job, problem, x, time.perf_counter() - started, score)
         job.save(f"{problem.name}_trace", torch.tensor(trace))
+
+
+def coupling_alone(job: Job) -> None:
+    """The iterations of the method without its prior and its noise: the data and the z-term alone.
+
+    As many ADMM iterations as there are noise levels, of one CG step each, from x₀ = 0, with the
+    strengths of the method.
+    """
+    p, D = job.params, method.Differences()
+    for problem in problems(job):
+        lam, rho = (strength * problem.norm for strength in _tuned(job, problem, "fast"))
+        started = time.perf_counter()
+        ATy = problem.A.adjoint(problem.y)
+        start = torch.zeros_like(problem.truth)
+        split = method.Split.zeros(D, start)
+        x = method.admm(problem.A, ATy, start, split, D, lam=lam, rho=rho, n_admm=p.levels)
+        if problem.tomography:
+            x = method.final_consistency(problem.A, problem.y, x)
+        _report(job, problem, x, time.perf_counter() - started)
+
+
+def nearest_slice(job: Job) -> None:
+    """For every slice the training slice whose measurements are nearest: no prior but memory."""
+    for problem in problems(job):
+        stack = training_stack(job, problem.dataset).to(job.device)
+        started = time.perf_counter()
+        seen = problem.A.forward(stack).flatten(1)
+        gaps = torch.cdist(problem.y.flatten(1), seen)
+        x = stack[argmin(gaps, 1, "distances of measurements")]
+        _report(job, problem, x, time.perf_counter() - started)
+
+
+def strengths(job: Job) -> None:
+    """λ and ρ of the method with the learned prior, as the grid search chose them."""
+    state = job.model("calibration-learned")
+    for problem in job.params.problems:
+        for of, value in zip(("lam", "rho"), state[f"{problem}.fast"].tolist(), strict=True):
+            job.measure("strength", value, problem=problem, of=of)
 
 
 def mcg(job: Job) -> None:

@@ -132,6 +132,36 @@ def test_admm_tv_counts_30_times_21_applications(calibration):
     assert measured(of, "applications", problem="ellipsoids-ct8") == 2 * 30 * 21 + 1
 
 
+def test_coupling_alone_iterates_as_often_as_the_method_and_asks_no_prior():
+    state = {f"{name}.fast": torch.tensor([5e-3, 0.1]) for name in SIZES["problems"]}
+    params = SIZES | {"levels": 40, "prior": "zoo"}
+    of = job("coupling-alone", params, {"calibration-learned": state})
+    arms.coupling_alone(of)
+    assert measured(of, "applications", problem="ellipsoids-ct8") == 4 * 40 + 5
+    assert measured(of, "applications", problem="ellipsoids-mri4") == 4 * 40 + 1
+    assert not [name for name, _, _ in of.measured if name == "nfe"]
+    for problem in SIZES["problems"]:
+        assert 5 < measured(of, "psnr", problem=problem, plane="coronal") < 60
+        assert measured(of, "residual", problem=problem) < 0.2
+
+
+def test_nearest_slice_looks_up_a_slice_of_the_training_set():
+    of = job("nearest-slice", SIZES | {"problems": ["mni-ct2"], "width": 64})
+    arms.nearest_slice(of)
+    found = torch.as_tensor(of.arrays["mni-ct2_axial"])
+    gaps = (training_stack(of, "mni")[:, 0] - found).abs().amax((1, 2))
+    assert (gaps == 0).sum() == 1
+    assert not torch.equal(found, torch.as_tensor(of.arrays["truth_mni-ct2_axial"]))
+
+
+def test_strengths_are_those_of_the_method():
+    state = {"mni-ct8.fast": torch.tensor([2e-2, 0.1], dtype=torch.float64)}
+    reader = job("strengths", {"problems": ["mni-ct8"]}, {"calibration-learned": state})
+    arms.strengths(reader)
+    found = {at["of"]: value for _, at, value in reader.measured if at["problem"] == "mni-ct8"}
+    assert found == {"lam": 2e-2, "rho": 0.1}
+
+
 def test_missing_tuning_and_unknown_priors_are_named(calibration):
     with pytest.raises(ReproError, match="nothing was tuned for ellipsoids-ct4"):
         run(arms.sample, "fast", calibration, problems=["ellipsoids-ct4"])
