@@ -98,6 +98,7 @@ def volume(job: Job, dataset: str, split: str) -> Tensor:
     """
     p = job.params
     if dataset == "ellipsoids":
+        items.made(dataset, [(job.seed, "volume", split)])
         return to_stack(ellipsoids(job.numpy_rng("volume", split), p.slices, p.width))
     if dataset in ("mni", "mni-plateaus"):
         chosen = HELD_OUT if split == "test" else VALIDATION
@@ -112,6 +113,7 @@ def training_stack(job: Job, dataset: str) -> Tensor:
     p = job.params
     if dataset in ("mni", "mni-plateaus"):
         return training_slices(job.data("mni152").t1)[:, None]
+    items.made("ellipsoids", [(job.seed, "volume", "train", k) for k in range(p.volumes)])
     volumes = [
         to_stack(ellipsoids(job.numpy_rng("volume", "train", k), p.slices, p.width))
         for k in range(p.volumes)

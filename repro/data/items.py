@@ -6,7 +6,7 @@ volume) are opened; whoever then takes some items of a part alone says so with `
 it counts. What a job reads has one purpose, that of the job (a model is *trained*, an arm is
 *measured*), unless its card says otherwise of a part.
 
-Nothing here changes a number: `only` and `glance` are remarks (`repro.suite.definitions`).
+Nothing here changes a number: `only`, `made` and `glance` are remarks (`repro.suite.definitions`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ Part = tuple[str, str]
 """A data set and its part: ``("fashion-mnist", "test")``, ``("mni152", "t1")``."""
 Found = dict[Part, set[int]]
 """Part → numbers of its items."""
+
+MADE = "made"
+"""The part of items that are made up; their numbers are hashes of their streams."""
 
 DIGEST = 8
 """Bytes of the hash of an item."""
@@ -115,6 +118,12 @@ class Reading:
                 self._add(part, (n for n in map(int, numbers) if 0 <= n < count))
                 return
 
+    def make(self, dataset: str, streams: Iterable[Sequence[str | int]]) -> None:
+        """Items were made up from these streams."""
+        texts = ("/".join(map(str, stream)).encode() for stream in streams)
+        digests = (hashlib.blake2b(text, digest_size=6).digest() for text in texts)
+        self._add((dataset, MADE), (int.from_bytes(digest, "big") for digest in digests))
+
     def close(self) -> dict[Purpose, Found]:
         """All that was read, by purpose."""
         while self._opened:
@@ -162,6 +171,15 @@ def only(dataset: str, numbers: Iterable[int]) -> None:
     """
     if _reading:
         _reading[-1].only(dataset, numbers)
+
+
+def made(dataset: str, streams: Iterable[Sequence[str | int]]) -> None:
+    """A remark: items were made up, each from the random stream of these names and its seed.
+
+    A made-up item has no stored content; it is known by its stream.
+    """
+    if _reading:
+        _reading[-1].make(dataset, streams)
 
 
 def glance(dataset: str) -> None:
@@ -228,8 +246,9 @@ def recorded(found: Mapping[Purpose, Found], unknown: Sequence[str] = ()) -> dic
     content: dict[str, Any] = {}
     for purpose in PURPOSES:
         for part, numbers in sorted(found.get(purpose, {}).items()):
-            known = hashes(part)
-            digest = hashlib.sha256(b"".join(known[n] for n in sorted(numbers))).hexdigest()
+            known = hashes(part) if part[1] != MADE else None
+            rows = _keys(part, numbers) if known is None else [known[n] for n in sorted(numbers)]
+            digest = hashlib.sha256(b"".join(rows)).hexdigest()
             row = {"data": part[0], "part": part[1], "items": ranges(numbers), "sha256": digest}
             content.setdefault(purpose, []).append(row)
     if unknown:
@@ -266,7 +285,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 MOST = 10_000_000
-"""Most items of a part."""
+"""Most items of a range."""
 
 
 def numbers_of(text: str) -> set[int]:
@@ -277,10 +296,11 @@ def numbers_of(text: str) -> set[int]:
     """
     found: set[int] = set()
     for run in text.split(",") if text else []:
-        match = re.fullmatch(r"(\d{1,8})(?:-(\d{1,8}))?", run)
-        if match is None or int(match[2] or match[1]) >= MOST:
+        match = re.fullmatch(r"(\d{1,15})(?:-(\d{1,15}))?", run)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, MOST)
+        if last - first >= MOST:
             raise ValueError(f"{run!r:.40} is no range of items")
-        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        found.update(range(first, last + 1))
     return found
 
 
@@ -312,7 +332,7 @@ def shared(measured: Found, fitted: Found) -> Found:
 
 def _keys(part: Part, numbers: Iterable[int]) -> list[bytes]:
     """What identifies items: the hash of their content; of a volume, the place in the head."""
-    if part[1] in ("t1", "gm", "wm"):
+    if part[1] in ("t1", "gm", "wm", MADE):
         return [f"{part[0]} {n}".encode() for n in sorted(numbers)]
     known = hashes(part)
     return [known[n] for n in sorted(numbers)]

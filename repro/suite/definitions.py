@@ -43,7 +43,7 @@ VERIFIED = ("repro.data.catalogue",)
 LOOSE = "<module>"
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-_NOTES = ("only", "glance")
+_NOTES = ("only", "made", "glance")
 _LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 
 
@@ -533,7 +533,7 @@ def _is_store(node: ast.AST) -> bool:
 def _is_said(node: ast.stmt) -> bool:
     """A call of a logger (``log.info(...)``, ``job.log.warning(...)``), or a note of what is read.
 
-    The latter is ``items.only(...)`` or ``items.glance(...)`` of `repro.data.items`.
+    The latter is ``items.only(...)`` and the like of `repro.data.items`.
     """
     call = node.value if isinstance(node, ast.Expr) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):

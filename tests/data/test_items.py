@@ -82,6 +82,17 @@ def test_documents_past_the_splits_are_all_of_them(made):
     assert found["words", "train"] == {0, 1} and found["words", "test"] == {0}
 
 
+def test_made_up_items_are_known_by_their_streams(made):
+    one = noted(lambda: items.made("balls", [(0, "volume", "test")]))["measured"]
+    other = noted(lambda: items.made("balls", [(0, "volume", k) for k in ("train", "test")]))
+    both = other["measured"]
+    assert items.shared(one, both) == one and len(both["balls", "made"]) == 2
+    assert not items.shared(
+        one, noted(lambda: items.made("balls", [(1, "volume", "test")]))["measured"]
+    )
+    assert items.restored(items.recorded({"measured": both}))[0] == {"measured": both}
+
+
 def test_a_card_gives_a_part_another_purpose(made):
     other = {("shapes", "train"): "calibrated"}
     found = noted(

@@ -38,11 +38,37 @@ LIMIT_S = 900
 """After how long a run in the copy counts as noticed by nobody."""
 
 
-class Fault(Strict):
+class Edit(Strict):
+    """A text that stands once in a file, and what takes its place."""
+
+    file: str
+    before: Annotated[str, Field(min_length=1)]
+    after: str
+
+    def make(self, tree: Path, name: str) -> None:
+        """Make it in a copy of the tree.
+
+        Raises:
+            ReproError: the text does not stand once in the file, or the tree is that of the suite.
+        """
+        path = tree / self.file
+        if tree.resolve() == ROOT:
+            raise ReproError(f"{tree} is the suite itself; plant faults in a copy of it")
+        text = path.read_text("utf-8") if path.is_file() else ""
+        if (count := text.count(self.before)) != 1:
+            raise ReproError(
+                f"fault `{name}`: its text stands {count} times in {self.file}; mend "
+                "repro/suite/audit/faults.yaml"
+            )
+        store.write_text(path, text.replace(self.before, self.after))
+
+
+class Fault(Edit):
     """One fault.
 
     Attributes:
         paper: whose arms are run; None where the fault is in the suite itself.
+        setup: made beforehand, in the tree without the fault as well: sizes at which it matters.
         arms: run besides those of exact and structural checks.
         tests: run besides those of the paper and of the module.
         known: why nothing notices it, where nothing does.
@@ -53,9 +79,7 @@ class Fault(Strict):
     family: str
     paper: Slug | None
     what: str
-    file: str
-    before: Annotated[str, Field(min_length=1)]
-    after: str
+    setup: Edit | None = None
     arms: list[str] = []
     tests: list[str] = []
     known: str = ""
@@ -84,24 +108,6 @@ def faults(papers: Sequence[str] = (), quick: bool = False) -> list[Fault]:
     every = read(FAULTS, Faults).faults
     chosen = [fault for fault in every if not papers or fault.paper in papers]
     return [fault for fault in chosen if fault.quick or not quick]
-
-
-def plant(fault: Fault, tree: Path) -> None:
-    """Put a fault into a copy of the tree.
-
-    Raises:
-        ReproError: the text does not stand once in the file, or the tree is that of the suite.
-    """
-    path = tree / fault.file
-    if tree.resolve() == ROOT:
-        raise ReproError(f"{tree} is the suite itself; plant faults in a copy of it")
-    text = path.read_text("utf-8") if path.is_file() else ""
-    if (count := text.count(fault.before)) != 1:
-        raise ReproError(
-            f"fault `{fault.id}`: its text stands {count} times in {fault.file}; mend "
-            "repro/suite/audit/faults.yaml"
-        )
-    store.write_text(path, text.replace(fault.before, fault.after))
 
 
 @contextmanager
@@ -190,7 +196,7 @@ class Bench:
 
     Attributes:
         base: the work that planted copies begin from.
-        judged: by paper, of the arms of all its faults.
+        judged: by paper, of the arms of all its faults; by fault, where it has a setup.
     """
 
     untouched: Path
@@ -207,14 +213,19 @@ class Bench:
         base = base_of_work()
         arms: dict[str, dict[str, None]] = {}
         for fault in chosen:
-            if fault.paper is not None:
+            if fault.paper is not None and fault.setup is None:
                 arms.setdefault(fault.paper, {}).update(dict.fromkeys(fault.arms))
         judged = {paper: tried(untouched, paper, own) for paper, own in arms.items()}
         if (untouched / "work").is_dir():
             shutil.copytree(untouched / "work", base, dirs_exist_ok=True, copy_function=_replace)
-        for paper, found in judged.items():
+        for fault in chosen:
+            if fault.paper is not None and fault.setup is not None:
+                with copied(base) as tree:
+                    fault.setup.make(tree, fault.id)
+                    judged[fault.id] = tried(tree, fault.paper, fault.arms)
+        for name, found in judged.items():
             if "refused" in found:
-                raise ReproError(f"{paper} is refused without any fault: {found['refused']}")
+                raise ReproError(f"{name} is refused without any fault: {found['refused']}")
         return cls(untouched, base, judged)
 
     def outcome(self, fault: Fault, tests: str = "all") -> Outcome:
@@ -224,7 +235,8 @@ class Bench:
             tests: "all", or "missed": only where the judge notices nothing.
         """
         with copied(self.base) as tree:
-            plant(fault, tree)
+            for edit in filter(None, (fault.setup, fault)):
+                edit.make(tree, fault.id)
             judge = self._judge(fault, tree)
             skip = tests == "missed" and judge
             return Outcome(fault, judge, "" if skip else self._tests(fault, tree))
@@ -232,7 +244,8 @@ class Bench:
     def _judge(self, fault: Fault, tree: Path) -> str:
         if fault.paper is None:
             return ""
-        before, after = self.judged[fault.paper], tried(tree, fault.paper, fault.arms)
+        before = self.judged[fault.paper if fault.setup is None else fault.id]
+        after = tried(tree, fault.paper, fault.arms)
         if "refused" in after:
             return f"refused: {after['refused']}"
         lost = [

@@ -8,7 +8,9 @@ from tests.conftest import TOY_CHECKS, TOY_EXPERIMENT, forget
 
 BASELINE = TOY_EXPERIMENT.replace("gain: 2.0}}", "gain: 2.0}, baseline: true}")
 CONTROLLED = TOY_CHECKS.replace(
-    "        why: w\n", "        why: w\n        least: 1.2\n        control: {ours: untrained}\n", 1
+    "        why: w\n",
+    "        why: w\n        least: 1.2\n        control: {ours: untrained}\n",
+    1,
 )
 UNTRAINED = BASELINE.replace(
     "  exact:",

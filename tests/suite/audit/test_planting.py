@@ -31,13 +31,13 @@ def test_all_papers_have_faults_and_ids_are_unique():
 def test_a_fault_is_planted_in_a_copy_alone(tmp_path):
     fault = planting.faults()[0]
     with pytest.raises(ReproError, match="plant faults in a copy"):
-        planting.plant(fault, ROOT)
+        fault.make(ROOT, fault.id)
     with pytest.raises(ReproError, match="its text stands 0 times"):
-        planting.plant(fault, tmp_path)
+        fault.make(tmp_path, fault.id)
     path = tmp_path / fault.file
     path.parent.mkdir(parents=True)
     path.write_text(f"x\n{fault.before}\n")
-    planting.plant(fault, tmp_path)
+    fault.make(tmp_path, fault.id)
     assert path.read_text() == f"x\n{fault.after}\n"
 
 
