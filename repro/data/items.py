@@ -17,7 +17,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from repro.data.containers import OOD, TEST, TRAIN, Images, Text, Volumes
 from repro.errors import ReproError
@@ -64,19 +67,22 @@ def _rows(dataset: Any) -> dict[str, Callable[[], Iterator[bytes]]]:
     """Part → the content of its items."""
     if isinstance(dataset, Images):
         splits = {TRAIN: dataset.train, TEST: dataset.test}
-        return {name: lambda s=s: (row.tobytes() for row in s.images) for name, s in splits.items()}
+        return {name: partial(_of_array, split.images) for name, split in splits.items()}
     if isinstance(dataset, Text):
-        return {
-            name: lambda name=name: (text.encode() for text in dataset.split(name))
-            for name in (TRAIN, TEST, OOD)
-        }
+        return {name: partial(_of_texts, dataset, name) for name in (TRAIN, TEST, OOD)}
     if isinstance(dataset, Volumes):
-        # Empty slices are alike, so the place belongs to the item. The volumes of a head share it.
-        return {
-            name: lambda v=v: (b"%d " % z + slab.tobytes() for z, slab in enumerate(v))
-            for name, v in (("t1", dataset.t1), ("gm", dataset.gm), ("wm", dataset.wm))
-        }
+        volumes = {"t1": dataset.t1, "gm": dataset.gm, "wm": dataset.wm}
+        return {name: partial(_of_array, volume, True) for name, volume in volumes.items()}
     return {}
+
+
+def _of_array(rows: np.ndarray, placed: bool = False) -> Iterator[bytes]:
+    """The bytes of each row; with its place where rows may be alike, as empty slices are."""
+    return ((b"%d " % n if placed else b"") + row.tobytes() for n, row in enumerate(rows))
+
+
+def _of_texts(dataset: Text, name: str) -> Iterator[bytes]:
+    return (text.encode() for text in dataset.split(name))
 
 
 # What one job reads ---------------------------------------------------------------------------

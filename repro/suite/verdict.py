@@ -449,13 +449,17 @@ def _results(method: Method, scale: str, measured: Measurements, first: int) -> 
     for one in every:
         control = _control(one.check, measured, first)
         decision = _gated(one.check, decisions[one], failing, control, first)
-        lost = [unbeaten[r.arm] for r in one.check.parsed.references() if r.arm in unbeaten]
-        if lost and not one.is_identity:
-            decision = decision.inconclusive(lost[0])
+        decision = _won_for_free(one, decision, unbeaten)
         card = method.paper.claim(one.check.claim)
         paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
         results.append(result(one, decision, paper, control))
     return results
+
+
+def _won_for_free(found: Evaluated, decision: Decision, unbeaten: Mapping[str, str]) -> Decision:
+    """A comparison with a baseline that does not beat its own start decides nothing."""
+    lost = [unbeaten[r.arm] for r in found.check.parsed.references() if r.arm in unbeaten]
+    return decision.inconclusive(lost[0]) if lost and not found.is_identity else decision
 
 
 def _gated(

@@ -115,18 +115,14 @@ class Court:
         Of a control also the arm that it takes the place of.
         """
         found: dict[str, list[Link]] = {}
+        controls = {card.id: card.control for _, card in self.method.expected.each()}
         for check in self.readers(arm):
             if self.before[check.id] == "inconclusive":
                 continue
             for link in (link for clause in links.clauses(check.parsed) for link in clause):
-                low, high = _arms(link.low), _arms(link.high)
-                for one, other in ((low, high), (high, low)):
-                    if link.op != "==" and arm in one and arm not in other:
-                        for opponent in other:
-                            found.setdefault(opponent, []).append(link)
-            card = self.method.expected
-            places = next(c.control for _, c in card.each() if c.id == check.id)
-            for old, new in places.items():
+                for opponent in _against(link, arm):
+                    found.setdefault(opponent, []).append(link)
+            for old, new in controls[check.id].items():
                 if new == arm and old in self.method.experiment.arms:
                     found.setdefault(old, [])
         return found
@@ -308,6 +304,14 @@ def _with(runs: Runs, new: Mapping[str, Values]) -> Runs:
 
 def _references(link: Link) -> list[Reference]:
     return [*references_in(link.low), *references_in(link.high)]
+
+
+def _against(link: Link, arm: str) -> dict[str, None]:
+    """The arms on the other side of an ordered link than an arm, which stands on one side alone."""
+    low, high = _arms(link.low), _arms(link.high)
+    if link.op == "==" or (arm in low) == (arm in high):
+        return {}
+    return high if arm in low else low
 
 
 def _arms(node: Node) -> dict[str, None]:

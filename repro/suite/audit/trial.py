@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 from repro.errors import ReproError
-from repro.suite import records, run, verdict
+from repro.suite import records, run, verdict, words
 from repro.suite.audit.planting import write_holds
 from repro.suite.cards import library
+from repro.suite.cards.experiment import Scale
 from repro.suite.cards.method import Method
 
-SCALE = "smoke"
+SCALE: words.Scale = "smoke"
 
 
 def main(paper: str, out: str, *named: str) -> None:
@@ -46,7 +47,8 @@ def only(method: Method, arms: list[str]) -> Method:
     preset = method.preset(SCALE)
     others = [arm for arm in method.experiment.arms if arm not in arms]
     without = preset.without.model_copy(update={"arms": others})
-    scales = {**method.experiment.scales, SCALE: preset.model_copy(update={"without": without})}
+    scales: dict[words.Scale, Scale] = dict(method.experiment.scales)
+    scales |= {SCALE: preset.model_copy(update={"without": without})}
     experiment = method.experiment.model_copy(update={"scales": scales})
     return Method(method.folder, method.paper, experiment, method.expected, method.others)
 
