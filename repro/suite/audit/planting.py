@@ -172,8 +172,8 @@ def tests_of(fault: Fault, tree: Path) -> list[str]:
     if fault.paper is not None:
         found.append(f"tests/methods/{fault.paper.replace('-', '_')}")
     package, _, rest = fault.file.partition("/")
-    if package == "repro" and rest.endswith(".py"):
-        module = Path(rest)
+    module = Path(rest)
+    if package == "repro" and module.suffix == ".py" and len(module.parts) > 1:
         own = f"tests/{module.parent}/test_{module.stem}.py"
         found.append(own if (tree / own).is_file() else f"tests/{module.parent}")
     return [path for path in dict.fromkeys(found) if (tree / path).exists()]
