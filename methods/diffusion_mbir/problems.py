@@ -19,6 +19,7 @@ from torch import Tensor
 
 from methods.diffusion_mbir.method import CT_CHUNK, MRI_CHUNK
 from methods.diffusion_mbir.volumes import ellipsoids, to_stack
+from repro.data import items
 from repro.errors import ReproError
 from repro.inverse.fourier import MaskedFourier, uniform1d_mask
 from repro.inverse.radon import ParallelBeam, limited_angles, sparse_view_angles
@@ -97,10 +98,12 @@ def volume(job: Job, dataset: str, split: str) -> Tensor:
     """
     p = job.params
     if dataset == "ellipsoids":
+        items.made(dataset, [(job.seed, "volume", split)])
         return to_stack(ellipsoids(job.numpy_rng("volume", split), p.slices, p.width))
     if dataset in ("mni", "mni-plateaus"):
         chosen = HELD_OUT if split == "test" else VALIDATION
         stack = volume_3mm(job.data("mni152").t1)[list(chosen)][:, None]
+        items.only("mni152", (3 * z + k for z in chosen for k in range(3)))
         return stack if dataset == "mni" else stack[::PLATEAU].repeat_interleave(PLATEAU, 0)
     raise ReproError(f"unknown dataset {dataset!r}; use {', '.join(DATASETS)}")
 
@@ -110,6 +113,7 @@ def training_stack(job: Job, dataset: str) -> Tensor:
     p = job.params
     if dataset in ("mni", "mni-plateaus"):
         return training_slices(job.data("mni152").t1)[:, None]
+    items.made("ellipsoids", [(job.seed, "volume", "train", k) for k in range(p.volumes)])
     volumes = [
         to_stack(ellipsoids(job.numpy_rng("volume", "train", k), p.slices, p.width))
         for k in range(p.volumes)

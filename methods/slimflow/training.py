@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from methods.slimflow import method as slim
+from repro.data import items
 from repro.diffusion import flow
 from repro.diffusion.multistep import dpm_solver_pp_2m
 from repro.diffusion.schedules import alphas_cumprod, linear_betas, q_sample, timesteps_uniform
@@ -100,6 +101,7 @@ def pairs(job: Job) -> dict[str, Tensor]:
     network = teacher_network(job, job.model("teacher"))
     abar = alphas_cumprod(linear_betas())
     tau = timesteps_uniform(len(abar), p.solver_steps)
+    items.glance(p.dataset)
     side = images(job.data(p.dataset).test, p.dataset).shape[1:]
     z = torch.randn(p.pairs, *side, generator=job.rng("pairs"))
     found = []

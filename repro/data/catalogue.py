@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from repro.data import cache, sets
+from repro.data import cache, items, sets
 from repro.data.dataset import Dataset
 from repro.data.foreign import reason
 from repro.data.sources import obtain_content
@@ -171,7 +171,7 @@ def load(name: str) -> Any:
     prepare(name)
     folder = _folder(name)
     try:
-        return info(name).build(name, folder)
+        return items.watched(info(name).build(name, folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReproError(
             f"{folder} cannot be read ({reason(error)}); delete it and run `repro data {name}`"

@@ -377,6 +377,36 @@ def check(
 
 
 @app.command()
+def audit(
+    papers: PapersArgument = None,
+    quick: Annotated[bool, typer.Option("--quick", help="a few cases of each kind")] = False,
+    scale: ScaleOption = "small",
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="faults at once")] = 1,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the table (of a whole audit alone)")
+    ] = False,
+) -> None:
+    """Put the judge on trial: records tampered with, faults planted in a copy of the tree."""
+    from repro.suite.audit import planting, table
+
+    scale_config(scale)
+    methods = [_paper(slug) for slug in papers] if papers else library.load_all()
+    if keep and (papers or quick):
+        raise ReproError("--keep is for the whole audit; leave out papers and --quick")
+    found = [method for method in methods if scale in method.experiment.scales]
+    planted = planting.faults(papers or (), quick)
+    content = {
+        "records": table.of_records(found, scale, quick, table.results()),
+        "faults": table.of_faults(
+            list(planting.outcomes(planted, jobs, "missed" if quick else "all"))
+        ),
+    }
+    out.print(Text(table.markdown(content)))
+    if keep:
+        table.write(content)
+
+
+@app.command()
 def publish(scale: ScaleOption, papers: PapersArgument = None) -> None:
     """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
     from repro.suite.results import publish as publishing

@@ -37,6 +37,7 @@ PACKAGES = ("repro", "methods")
 SUITE = Path(__file__).resolve().parents[2]
 REMARKS = (
     *("repro.errors", "repro.display", "repro.stopping", "repro.training.progress", "repro.suite"),
+    "repro.data.items",
 )
 VERIFIED = ("repro.data.catalogue",)
 LOOSE = "<module>"
@@ -44,6 +45,7 @@ MOST_IMPORTS = 10
 """Modules through which a name is followed to where it is written."""
 _SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+_NOTES = ("only", "made", "glance")
 _LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
 
 
@@ -584,11 +586,16 @@ def _is_store(node: ast.AST) -> bool:
 
 
 def _is_said(node: ast.stmt) -> bool:
-    """A call of a logger: ``log.info(...)``, ``job.log.warning(...)``."""
+    """A call of a logger (``log.info(...)``, ``job.log.warning(...)``), or a note of what is read.
+
+    The latter is ``items.only(...)`` and the like of `repro.data.items`.
+    """
     call = node.value if isinstance(node, ast.Expr) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return False
     receiver = ast.unparse(call.func.value)
+    if receiver == "items" and call.func.attr in _NOTES:
+        return True
     return call.func.attr in _LEVELS and receiver.split(".")[-1] in ("log", "logger")
 
 

@@ -125,7 +125,7 @@ class Check:
 
     @functools.cached_property
     def _references(self) -> dict[Reference, None]:
-        return dict.fromkeys(r for term in self.terms for r in _walk(term))
+        return dict.fromkeys(r for term in self.terms for r in references_in(term))
 
     def expanded(self, meant: Mapping[Reference, Sequence[Reference]]) -> Check:
         """The same with each wildcard replaced by the references that it means.
@@ -232,15 +232,16 @@ def text(node: Node, outer: int = 0) -> str:
     return f"({inside})" if own < outer else inside
 
 
-def _walk(node: Node) -> Iterator[Reference]:
+def references_in(node: Node) -> Iterator[Reference]:
+    """The measurements that a side mentions, in reading order, with repeats."""
     if isinstance(node, Reference):
         yield node
     elif isinstance(node, Call):
         for argument in node.arguments:
-            yield from _walk(argument)
+            yield from references_in(argument)
     elif isinstance(node, Operation):
-        yield from _walk(node.left)
-        yield from _walk(node.right)
+        yield from references_in(node.left)
+        yield from references_in(node.right)
 
 
 def _expanded(node: Node, meant: Mapping[Reference, Sequence[Reference]]) -> Node:

@@ -38,6 +38,10 @@ RECORDS = ("method", "arm", "seed", *_MADE, "params", "versions", "arrays", "mea
 MODELS = ("owner", "model", "seed", *_MADE, "params", "versions", "arrays", "measured", "sha256")
 """Columns of the committed tables; ``params``, ``versions``, ``arrays``, ``measured`` are JSON."""
 
+ITEMS = ("kind", "method", "arm", "seed", "purpose", "data", "part", "items", "sha256")
+UNRECORDED = "not recorded"
+"""In place of a purpose in ``items.csv``: models of which nobody recorded what they read."""
+
 _NUMBERS = {"threads": int, "wall_s": float, "peak_memory_mb": float}
 _JSON: dict[str, type] = {"params": dict, "versions": dict, "arrays": list}
 
@@ -206,6 +210,43 @@ def models_csv(records: Iterable[Record]) -> str:
     return to_csv(rows, MODELS)
 
 
+def items_csv(runs: Iterable[Record], models: Iterable[Record]) -> str | None:
+    """``items.csv``: which items runs and models read and what for; None where nobody recorded any.
+
+    One that reads no items has a row without purpose; one without a row was made before items were
+    recorded.
+    """
+    rows = [
+        {**record, "kind": kind, "purpose": purpose, **row}
+        for kind, records in (("run", runs), ("model", models))
+        for record in records
+        if record.get("items") is not None
+        for purpose, found in (record["items"] or {"": [{}]}).items()
+        for row in ([{"data": ",".join(found)}] if purpose == UNRECORDED else found)
+    ]
+    return to_csv(rows, ITEMS) if rows else None
+
+
+def _with_items(folder: Path, kind: str, found: list[Record]) -> list[Record]:
+    """Records of a committed method with what ``items.csv`` says that they read."""
+    path = folder / "items.csv"
+    if not path.is_file():
+        return found
+    places = {(r["method"], r["arm"], r["seed"]): r for r in found}
+    for number, row in enumerate(read_rows(path, ITEMS), 2):
+        with at_line(path, number):
+            record = places.get((row["method"], row["arm"], int(row["seed"])))
+            if record is None or row["kind"] != kind:
+                continue
+            content = record["items"] = record["items"] or {}
+            if row["purpose"] == UNRECORDED:
+                content[UNRECORDED] = row["data"].split(",")
+            elif row["purpose"]:
+                part = {key: row[key] for key in ("data", "part", "items", "sha256")}
+                content.setdefault(row["purpose"], []).append(part)
+    return found
+
+
 def _plain(record: Record) -> dict[str, Any]:
     texts = {key: None if record.get(key) is None else _json(record[key]) for key in _JSON}
     return {**record, **texts}
@@ -277,7 +318,7 @@ def read_runs(folder: Path, scale: str) -> list[Record]:
             run["measurements"].append(
                 {"name": row["measurement"], "at": at, "value": float(row["value"])}
             )
-    return list(records.values())
+    return _with_items(folder, "run", list(records.values()))
 
 
 def read_models(folder: Path, scale: str) -> list[Record]:
@@ -299,7 +340,7 @@ def read_models(folder: Path, scale: str) -> list[Record]:
                     for name, at, value in _parsed(row, "measured")
                 ]
             records.append(record)
-    return records
+    return _with_items(folder, "model", records)
 
 
 def _record(row: Row, method: str, name: str, scale: str) -> Record:
@@ -314,7 +355,7 @@ def _record(row: Row, method: str, name: str, scale: str) -> Record:
     for key in ("wall_s", "peak_memory_mb"):
         if record[key] is not None and not 0 <= record[key] < math.inf:
             raise ValueError(f"{key} is {row[key]}")
-    return {**record, "measurements": [], "folder": None}
+    return {**record, "measurements": [], "items": None, "folder": None}
 
 
 def _parsed(row: Row, key: str) -> Any:

@@ -35,11 +35,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from repro import store
-from repro.data import catalogue
+from repro.data import catalogue, items
 from repro.errors import ReproError, nearest
 from repro.job import Job, Params, reproducible
 from repro.places import work_root
-from repro.suite import fingerprint, provenance, records
+from repro.suite import fingerprint, provenance, reads, records
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
@@ -156,14 +156,24 @@ def _train(
         from repro.zoo import pretrained  # imports torch
 
         tensors, origin = pretrained.shipped(fingerprint.shipped_path(card.shipped))
+        read = origin.get(reads.ITEMS)
     else:
-        tensors, origin = function(card.train, card.threads)(job), None
+        origin, train = None, function(card.train, card.threads)
+        with items.reading(reads.of_job(method, ref.name, "trained")) as reading:
+            tensors = train(job)
+        read = reads.of_model(method, ref.name, reading, _records(job))
     record = provenance.record(job, parts, time.perf_counter() - started, code)
+    record[reads.ITEMS] = read
     if origin is not None:
         record["shipped"] = origin
     with store.atomic_folder(folder) as temporary:
         store.write_tensors(temporary / "model.safetensors", tensors, {"fingerprint": identity})
         _write_record(temporary, record, job)
+
+
+def _records(job: Job) -> dict[str, dict[str, Any]]:
+    """The records of the models that a job loads."""
+    return {name: job.model_record(name) for name in job.model_paths}
 
 
 def _write_record(folder: Path, record: dict[str, Any], job: Job) -> None:
@@ -281,12 +291,15 @@ def _run_seed(
     code = provenance.commit(card.run)
     provenance.restart_peak_memory(job.device_name)
     started = time.perf_counter()
-    arm(job)
+    with items.reading(reads.of_job(method, arm_name, "measured")) as reading:
+        arm(job)
     wall = time.perf_counter() - started
     if not job.measured:
         raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
+    record = provenance.record(job, parts, wall, code)
+    record[reads.ITEMS] = reads.of_run(method, arm_name, reading, _records(job))
     with store.atomic_folder(folder) as temporary:
-        _write_record(temporary, provenance.record(job, parts, wall, code), job)
+        _write_record(temporary, record, job)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from repro import store
-from repro.data import catalogue
+from repro.data import catalogue, items
 from repro.diffusion import samplers
 from repro.diffusion.schedules import (
     alphas_cumprod,
@@ -91,7 +91,8 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
         resumed = (job.scratch / "fit.checkpoint").exists()
         started = time.monotonic()
         module, _, function = card.train.partition(":")
-        state = getattr(importlib.import_module(module), function)(job)
+        with items.reading(items.Reading("trained")) as reading:
+            state = getattr(importlib.import_module(module), function)(job)
         curve = job.arrays["curve"]
         blocks = np.array_split(curve, min(200, len(curve)))
         store.write_tensors(tensors, state, {})
@@ -106,6 +107,7 @@ def _train(job: Job, card: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 "train": card.train,
                 "seed": job.seed,
                 "data": {n: catalogue.fingerprint(n) for n in card.data},
+                "items": items.recorded(reading.found),
                 "threads": job.threads,
                 "processor": _processor(),
                 "python": platform.python_version(),

@@ -28,7 +28,7 @@ import numpy as np
 from repro.coordinates import at_key
 from repro.documents import quoted
 from repro.errors import ReproError
-from repro.suite import comparison, expression, inference
+from repro.suite import baselines, comparison, expression, inference
 from repro.suite.cards.checks import Check, CheckCard
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Claim
@@ -394,6 +394,25 @@ def judge(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> d
     }
 
 
+def identities(method: Method, scale: str, records: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Whether each exact or structural check and each precondition that is measured holds, by id.
+
+    Raises:
+        ReproError: the records cannot be judged.
+    """
+    records = list(records)
+    found = {
+        result["id"]: result["verdict"] == "reproduced"
+        for result in judge(method, scale, records)["checks"]
+        if result["tier"] in ("exact", "structural")
+    }
+    deterministic = [name for name, arm in method.experiment.arms.items() if arm.deterministic]
+    for gate in preconditions(method, scale, Measurements(records, deterministic)).values():
+        if gate.holds:
+            found[f"precondition {gate.id}"] = all(gate.holds)
+    return found
+
+
 def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Holes among the seeds of an arm, and seeds of a random arm that agree to the last bit."""
     seen: dict[str, dict[tuple[Any, ...], int]] = {}
@@ -430,14 +449,22 @@ def _results(method: Method, scale: str, measured: Measurements, first: int) -> 
         decisions |= zip(own, of_comparisons(own, first), strict=True)
     gates = preconditions(method, scale, measured)
     failing = {name: gate.failing for name, gate in gates.items() if gate.failing}
+    unbeaten = baselines.unbeaten(method, scale, measured)
     results = []
     for one in every:
         control = control_of(one.check, measured, first)
         decision = _gated(one.check, decisions[one], failing, control, first)
+        decision = _won_for_free(one, decision, unbeaten)
         card = method.paper.claim(one.check.claim)
         paper = "" if card.method is None else f"{card.method} {card.unit}".strip()
         results.append(result(one, decision, paper, control))
     return results
+
+
+def _won_for_free(found: Evaluated, decision: Decision, unbeaten: Mapping[str, str]) -> Decision:
+    """A comparison with a baseline that does not beat its own start decides nothing."""
+    lost = [unbeaten[r.arm] for r in found.check.parsed.references() if r.arm in unbeaten]
+    return decision.inconclusive(lost[0]) if lost and not found.is_identity else decision
 
 
 def _gated(

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from repro.data import items
 from repro.errors import ReproError
 from repro.metrics.fid import frechet_from_features, precision_recall
 from repro.nets.classifier import Classifier
@@ -63,11 +64,13 @@ class Judge:
         """n distinct real images (n, C, H, W) in [-1, 1], or all there are, drawn from a split."""
         data = images(getattr(self.job.data(self.p.dataset), split), self.p.dataset)
         chosen = torch.randperm(len(data), generator=self.job.rng(stream))[:n]
+        items.only(self.p.dataset, chosen.tolist())
         return scaled(data[chosen], self.p.dataset).to(self.job.device)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images."""
+        items.glance(self.p.dataset)
         return tuple(images(self.job.data(self.p.dataset).test, self.p.dataset).shape[1:])
 
     @cached_property

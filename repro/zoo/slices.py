@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from repro.data import items
+
 SIZE = 64
 #: Slices of the 3 mm volume (z = 72 to 107 mm) that no prior of the zoo sees in training.
 HELD_OUT = range(24, 36)
@@ -35,6 +37,7 @@ def training_slices(t1: np.ndarray) -> Tensor:
     v = torch.from_numpy(np.array(t1[_Z, _Y, _X], dtype=np.float32))
     v = F.avg_pool3d(v[None], 3, stride=(1, 3, 3))[0]
     closed = range(3 * (HELD_OUT.start - 2) + 1, 3 * (HELD_OUT.stop + 1))
+    items.only("mni152", (z + k for z in range(10, 146) if z not in closed for k in range(3)))
     return v[[z for z in range(10, 146) if z not in closed]]
 
 

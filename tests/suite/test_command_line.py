@@ -346,6 +346,7 @@ def test_without_a_home_folder(monkeypatch):
 READERS = {
     "repro/environment.py": "the place",
     "repro/data/sources.py": "hands the environment on to a package client",
+    "repro/suite/audit/planting.py": "hands the environment on to processes in a copy of the tree",
 }
 """Files that may read the environment. Variables of libraries are only set, by `setdefault`."""
 

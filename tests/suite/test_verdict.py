@@ -465,3 +465,13 @@ def test_a_claim_takes_its_worst_check():
     ]
     judged = verdict.judge_claims(method(), "small", results)
     assert (judged[0].verdict, judged[0].tier) == ("contradicted", "reduced")
+
+
+@pytest.mark.parametrize("tier", ["exact", "structural"])
+def test_an_identity_has_to_hold_at_every_seed(tier):
+    made, measured = of_one("m[a] <= 0.5", tier=tier, a=[0.1, 0.2, 0.9])
+    [found] = verdict.judge(made, "small", measured)["checks"]
+    assert found["verdict"] == "contradicted"
+    made, measured = of_one("m[a] <= 0.5", tier=tier, a=[0.1, 0.2, 0.3])
+    [found] = verdict.judge(made, "small", measured)["checks"]
+    assert found["verdict"] == "reproduced"

@@ -62,12 +62,14 @@ def cross_check(method: Method) -> None:
     for name, arm in experiment.arms.items():
         _check_uses(file, f"arms.{name}", arm, datasets, models)
         _check_arm(file, f"arms.{name}", arm, models)
+        _check_beats(file, f"arms.{name}.beats", name, experiment.arms)
     for name, measurement in experiment.measurements.items():
         _check_measurement(file, name, measurement, experiment)
     for name, preset in experiment.scales.items():
         _check_preset(file, f"scales.{name}", preset, method)
         _check_replaced(file, f"scales.{name}.replace", preset.replace, datasets, models)
         _check_at_scale(file, f"scales.{name}", name, method, models)
+    _check_reads(file, experiment, datasets)
     _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
 
@@ -167,6 +169,25 @@ def _check_model(
 def _check_arm(file: _File, where: str, arm: Arm, models: Mapping[str, Model]) -> None:
     if arm.deterministic and any(models[model].per_seed for model in arm.models):
         file.fail(where, "is deterministic but uses a model that is trained per seed")
+
+
+def _check_reads(file: _File, experiment: Experiment, datasets: Collection[str]) -> None:
+    """What is said of the items that arms and models read is about some that there are."""
+    names = [*experiment.arms, *experiment.models]
+    for number, reads in enumerate(experiment.reads):
+        file.matched(f"reads.{number}.of", reads.of, names, "arm or model")
+        for name in reads.data:
+            file.known(f"reads.{number}.data", name, datasets, "dataset")
+
+
+def _check_beats(file: _File, where: str, name: str, arms: Mapping[str, Arm]) -> None:
+    """A baseline has to beat another arm."""
+    start = arms[name].beats
+    if start is None:
+        return
+    file.known(where, start, arms, "arm")
+    if not arms[name].baseline or start == name:
+        file.fail(where, "is for baselines, and names another arm: the start of this one")
 
 
 def _check_replaced(

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from repro.coordinates import Grid, canonical
+from repro.data.items import Purpose
 from repro.documents import quoted
 from repro.errors import ReproError
 from repro.suite import words
@@ -43,7 +44,10 @@ class Model(Strict):
 
 
 class Arm(Strict):
-    """One method variant or baseline under the protocol that all arms share."""
+    """One method variant or baseline under the protocol that all arms share.
+
+    ``beats``: the arm that a baseline has to be better than, its own start (untrained, untuned).
+    """
 
     run: Dotted
     title: str = ""
@@ -51,6 +55,7 @@ class Arm(Strict):
     data: list[str] = []
     params: Params = {}
     baseline: bool = False
+    beats: str | None = None
     deterministic: bool = False
     machine: bool = False
     gpu: bool = False
@@ -167,6 +172,25 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MOST_SEEDS), AfterValidator(_distinct)]
 
 
+class Reads(Strict):
+    """What some arms or models read a part of a data set for, where that is not what they do.
+
+    A model is trained on what it reads and an arm measured on it; here a card says otherwise, or
+    that an arm is measured on purpose on what a model has seen.
+
+    Attributes:
+        of: arms and models; `*` stands for any text.
+        part: a split (train, test, ood) or a volume (t1). Of a data set of which one is named here,
+            they may read no other.
+    """
+
+    of: Annotated[list[str], Field(min_length=1)]
+    data: Names
+    part: Names
+    purpose: Purpose
+    why: Annotated[str, Field(pattern=r"\S")]
+
+
 class Without(Strict):
     """What a scale leaves out, by name; `*` stands for any text."""
 
@@ -234,6 +258,7 @@ class Experiment(Strict):
     arms: dict[Name, Arm]
     measurements: dict[Identifier, Measurement]
     scales: dict[words.Scale, Scale]
+    reads: list[Reads] = []
     figures: list[Figure] = []
     tables: list[Table] = []
     profile: Dotted | None = None

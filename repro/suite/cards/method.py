@@ -13,7 +13,7 @@ from repro.errors import ReproError, nearest
 from repro.suite import expression
 from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import Check, CheckCard, Checks
-from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Scale, Without
+from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Reads, Scale, Without
 from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resolved
 from repro.suite.cards.paper import Paper
 from repro.suite.expression import Reference
@@ -45,6 +45,9 @@ class Method(Owner):
     @property
     def own_models(self) -> Mapping[str, Model]:
         return self.experiment.models
+
+    def reads(self, name: str) -> list[Reads]:
+        return [reads for reads in self.experiment.reads if named(name, reads.of)]
 
     def preset(self, scale: str) -> Scale:
         """The preset of a scale.

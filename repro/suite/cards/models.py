@@ -10,7 +10,7 @@ from typing import TypeVar
 from repro.errors import ReproError
 from repro.suite import words
 from repro.suite.cards.base import Params
-from repro.suite.cards.experiment import Arm, Model, Scale, Zoo
+from repro.suite.cards.experiment import Arm, Model, Reads, Scale, Zoo
 from repro.suite.words import ZOO
 
 
@@ -46,6 +46,10 @@ class Owner(abc.ABC):
         Raises:
             ReproError: there is none of that name.
         """
+
+    def reads(self, name: str) -> list[Reads]:
+        """What the card says of the purposes for which an arm or a model reads."""
+        return []
 
     def _owner(self, name: str) -> Owner:
         return self if name == self.slug else self.others(name)

@@ -12,14 +12,15 @@
         runs.csv                           every measurement, in full precision
         records.csv                        where each run comes from, and a hash of what it measured
         models.csv                         the same for the models that the method uses
+        items.csv                          which items of the data they read, and what for
         carried.csv                        fingerprints declared equal to today's, with the evidence
         claims.csv                         every check with its verdict
         findings.json                      why claims came out as they did
         tables/ figures/                   as the page shows them
         manifest.sha256                    the hash of every file (``sha256sum -c`` reads it)
 
-``runs.csv``, ``records.csv``, ``models.csv``, ``carried.csv`` and the drawings are the results;
-every other file follows from them and from the cards, byte for byte.
+``runs.csv``, ``records.csv``, ``models.csv``, ``items.csv``, ``carried.csv`` and the drawings are
+the results; every other file follows from them and from the cards, byte for byte.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 def of_method(report: Report) -> dict[str, str]:
     """Text by path of every file of a method's folder but drawings, declarations and manifest."""
     runs = report.results.records
+    models = [*report.results.model_records, *report.zoo_records]
+    items = records.items_csv(runs, models)
     rows = tables.claim_records(report)
     return {
         "runs.csv": records.runs_csv(runs, report.experiment),
         "records.csv": records.records_csv(runs),
-        "models.csv": records.models_csv([*report.results.model_records, *report.zoo_records]),
+        "models.csv": records.models_csv(models),
+        **({} if items is None else {"items.csv": items}),
         "claims.csv": records.to_csv(rows, tables.CLAIM_COLUMNS),
         "findings.json": store.json_text(findings_of(report.method, report.scale)),
         **{f"tables/{name}": text for name, text in tables.files(report).items()},

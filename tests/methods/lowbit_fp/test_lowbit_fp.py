@@ -341,6 +341,16 @@ def test_references_are_compared(card, models, monkeypatch):
     assert eight < four
 
 
+def test_learning_starts_from_nearest(network, weights, models):
+    """Two iterations turn next to nothing: the directions are not the wrong way round."""
+    network.load_state_dict(weights["zoo/digits-unconditional"])
+    with coarse():
+        quantised = quantise(network, lowbit.recipe(network, "E2M1"))
+    nearest, learned = arms._nearest(quantised), models["e2m1-tensor"]
+    same = [(nearest[name] == learned[name]).double().mean() for name in nearest]
+    assert min(same) > 0.8
+
+
 def test_nothing_turned_is_nearest(card, weights, models, jobs, network):
     """Shuffled directions of a rounding that turned nothing are those of nearest."""
     network.load_state_dict(weights["zoo/digits-unconditional"])

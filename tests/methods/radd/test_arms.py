@@ -121,7 +121,8 @@ def test_unknown_loss_is_refused(tmp_path):
 
 
 def scored(model, **params):
-    job = job_for({"characters": 0, "windows": 32, "draws": 4, "scorers": []} | params, model)
+    params = {"characters": 0, "windows": 32, "draws": 4, "scorers": []} | params
+    job = job_for(params, model, name=f"scored-{model}")
     arms.score(job)
     return job
 

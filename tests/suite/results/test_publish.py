@@ -29,7 +29,7 @@ def rows(path):
 
 def test_a_published_method_is_whole(published):
     assert set(snapshot(published.folder)) == {
-        *("runs.csv", "records.csv", "models.csv", "claims.csv", "findings.json"),
+        *("runs.csv", "records.csv", "models.csv", "items.csv", "claims.csv", "findings.json"),
         *(f"tables/{n}.{s}" for n in ("claims", "cost", "measurements", "main")
           for s in ("md", "csv")),
         *(f"figures/{n}.{s}" for n in ("losses", "weights") for s in ("png", "svg", "json")),
