@@ -42,8 +42,10 @@ year: 2026
 field: text
 summary: Nothing.
 claims:
-  - {id: smaller, statement: s, where: Table 1, evidence: paper, best_tier: reduced, method: 1}
-  - {id: identity, statement: s, where: Eq. 1, evidence: derived, best_tier: exact}
+  - {id: smaller, kind: empirical, statement: s, where: Table 1, evidence: paper,
+     best_tier: reduced, method: 1}
+  - {id: identity, kind: theorem, statement: s, where: Eq. 1, evidence: derived,
+     best_tier: exact}
 """
 
 EXPERIMENT = """

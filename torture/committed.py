@@ -38,8 +38,10 @@ field: text
 summary: Nothing.
 repository: {url: "https://example.org/code"}
 claims:
-  - {id: smaller, statement: It is smaller, where: Table 1, evidence: paper, best_tier: reduced}
-  - {id: open, statement: It is open, where: Table 2, evidence: paper, best_tier: paper}
+  - {id: smaller, kind: empirical, statement: It is smaller, where: Table 1, evidence: paper,
+     best_tier: reduced}
+  - {id: open, kind: empirical, statement: It is open, where: Table 2, evidence: paper,
+     best_tier: paper}
 tables:
   - {id: t, title: T, where: Table 1, evidence: paper, columns: [a, b], rows: [[x, 1]], note: n}
 notes: [a note]

@@ -87,7 +87,7 @@ def report_committed(options: Options, results: Path) -> Path:
     reports = inputs.load_all(source)
     if not reports:
         raise ReproError(f"no results of scale {options.scale} are committed under {results}")
-    return build.write([build.Scale(source, reports)], index_of_committed(options).parent, results)
+    return build.write([build.Scale(source, reports)], index_of_committed(options).parent)
 
 
 def report_all(results: Path, work: Path) -> Path:
@@ -100,4 +100,4 @@ def report_all(results: Path, work: Path) -> Path:
     scales = build.scales_of(sources)
     if not scales:
         raise ReproError(f"no results are committed under {results}")
-    return build.write(scales, index_of_all(work).parent, results)
+    return build.write(scales, index_of_all(work).parent)

@@ -9,7 +9,7 @@ from typing import Any
 
 from repro import documents, store
 from repro.errors import ReproError
-from repro.places import ROOT
+from repro.places import ROOT, short
 from repro.suite import looks, records
 from repro.suite.audit import mutations, planting
 from repro.suite.cards.method import Method
@@ -79,6 +79,33 @@ def of_faults(found: Sequence[planting.Outcome]) -> Content:
             }
         )
     return {"families": families, "cases": [planting.as_json(one) for one in found]}
+
+
+def overview(content: Content) -> dict[str, Any]:
+    """The counts of both parts as one table: ``caption``, ``columns``, ``rows``.
+
+    Raises:
+        ReproError: the content is not of its form.
+    """
+    try:
+        records = [
+            [k["mutation"], k["tried"], k["noticed"], "–"] for k in content["records"]["kinds"]
+        ]
+        faults = [
+            [f"planted fault: {f['family']}", f["tried"], f["judge"], f["tests"]]
+            for f in content["faults"]["families"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise ReproError(
+            f"{short(JSON)}: is not the table of an audit ({error!r}); run `make audit`"
+        ) from error
+    return {
+        "caption": "Records of arms that checks read are tampered with, and faults planted in a "
+        "copy of the tree, which runs at the smallest scale. What nobody noticed, and why, stands "
+        f"in `{short(MARKDOWN)}`.",
+        "columns": ["what was done", "tried", "noticed by the judge", "by tests"],
+        "rows": records + faults,
+    }
 
 
 def markdown(content: Content) -> str:

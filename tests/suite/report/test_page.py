@@ -16,6 +16,7 @@ import yaml
 
 from repro.errors import ReproError
 from repro.places import ROOT
+from repro.suite.audit import table as audit
 from repro.suite.report import figures, inputs, ledger, style, tables
 from repro.suite.report.site import build, html, paper, pictures
 from repro.suite.report.tables import Cell, Table
@@ -203,7 +204,7 @@ def test_sizes_of_the_committed_site(tmp_path):
         scales = build.scales_of(sources)
     except ReproError as error:
         pytest.skip(f"`repro check` refuses the committed results: {error}")
-    site = build.write(scales, tmp_path / "site", ROOT / "results").parent
+    site = build.write(scales, tmp_path / "site").parent
     sizes = {path.name: weight(site, path.name) for path in site.glob("*.html")}
     print(sizes)
     assert sizes.pop("index.html") < LARGEST_INDEX
@@ -272,16 +273,20 @@ def test_one_deciding_effect_a_claim_is_drawn(invented, documents):
     assert sum(map(int, strips)) == sum("<svg" in row for row in rows) > 2
 
 
-def test_the_table_of_the_audit_stands_at_the_end(invented, tmp_path):
+def test_the_table_of_the_audit_stands_at_the_end(invented, tmp_path, monkeypatch):
     scale = build.Scale(invented.source, inputs.load_all(invented.source))
-    table = {"caption": "Planted faults.", "columns": ["Fault", "noticed"], "rows": [["x", None]]}
-    (tmp_path / build.AUDIT).write_text(json.dumps(table))
-    index = build.write([scale], tmp_path / "site", tmp_path)
+    monkeypatch.setattr(audit, "JSON", tmp_path / "table.json")
+    kinds = [{"mutation": "constant", "tried": 7, "noticed": 6}]
+    families = [{"family": "wrong schedule", "tried": 3, "judge": 2, "tests": 3, "either": 3}]
+    content = {"records": {"scale": "small", "kinds": kinds}, "faults": {"families": families}}
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    index = build.write([scale], tmp_path / "site")
     words = Document(index.read_text(encoding="utf-8")).words
-    assert "Planted faults." in words.partition("How the judge is tested")[2]
-    (tmp_path / build.AUDIT).write_text(json.dumps({**table, "rows": [["x"]]}))
-    with pytest.raises(ReproError, match=r"audit.json: is no table"):
-        build.write([scale], tmp_path / "site", tmp_path)
+    said = words.partition("How the judge is tested")[2]
+    assert "constant 7 6" in said and "planted fault: wrong schedule 3 2 3" in said
+    (tmp_path / "table.json").write_text(json.dumps({**content, "faults": {}}))
+    with pytest.raises(ReproError, match="is not the table of an audit"):
+        build.write([scale], tmp_path / "site")
 
 
 def test_smoke_says_that_it_is_no_evidence(invented, tmp_path):

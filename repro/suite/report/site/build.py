@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repro import store
-from repro.documents import read_json
-from repro.errors import ReproError
-from repro.places import short
+from repro.suite.audit import table as audit
 from repro.suite.report import comparisons, inputs, ledger, summary
 from repro.suite.report.inputs import HEADINGS, Report, headline, held
 from repro.suite.report.site import drawing, html, paper, pictures, places
@@ -24,9 +22,6 @@ from repro.suite.report.site.effects import Effect
 from repro.suite.report.site.paper import Claimed, Pages
 from repro.suite.report.site.places import Tree
 from repro.suite.words import KINDS, OF_THE_PAPER, SCALES
-
-AUDIT = "audit.json"
-"""Of the committed results: a table of how the judge is tested, as `caption`, `columns`, `rows`."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,10 @@ class Scale:
     reports: list[Report]
 
 
-def write(scales: Sequence[Scale], folder: Path, results: Path | None = None) -> Path:
+def write(scales: Sequence[Scale], folder: Path) -> Path:
     """Write the site into a folder of its own, which is replaced as a whole; returns the index.
 
     A figure that its source has not is left out with a remark.
-
-    Args:
-        results: the committed results, for the table of how the judge is tested.
 
     Raises:
         ReproError: inputs cannot be read.
@@ -68,7 +60,7 @@ def write(scales: Sequence[Scale], folder: Path, results: Path | None = None) ->
         if across:
             text = html.render("comparisons.html.j2", **shared, comparisons=across)
             store.write_text(site / "comparisons.html", text)
-        given = index(ordered, papers, results)
+        given = index(ordered, papers)
         store.write_text(site / "index.html", html.render("index.html.j2", **shared, **given))
     return folder / "index.html"
 
@@ -89,9 +81,7 @@ def _by_paper(scales: Sequence[Scale]) -> list[dict[str, Report]]:
 # The index ---------------------------------------------------------------------------------------
 
 
-def index(
-    scales: Sequence[Scale], papers: Sequence[Pages], results: Path | None = None
-) -> dict[str, Any]:
+def index(scales: Sequence[Scale], papers: Sequence[Pages]) -> dict[str, Any]:
     """What `index.html.j2` needs beside what all pages share."""
     rows = [_paper_row(pages) for pages in papers]
     return {
@@ -107,7 +97,7 @@ def index(
         "axis_scale": drawing.scale(),
         "example": drawing.large(EXAMPLE),
         "discoveries": [text for s in scales if (text := summary.discoveries(s.reports))],
-        "audit": _audit(results),
+        "audit": _audit(),
     }
 
 
@@ -157,28 +147,14 @@ def _claim_row(claimed: Claimed) -> dict[str, Any]:
     return {"claimed": claimed, "lines": lines, "verdicts": " ".join({*claimed.verdicts.values()})}
 
 
-def _audit(results: Path | None) -> dict[str, Any] | None:
-    """The table of how the judge is tested; None where none is committed.
+def _audit() -> dict[str, Any] | None:
+    """The table of how the judge is tested; None where none is kept.
 
     Raises:
-        ReproError: the file is no such table.
+        ReproError: the kept table is damaged.
     """
-    if results is None or not (results / AUDIT).is_file():
-        return None
-    path = results / AUDIT
-    found = read_json(path, dict)
-    columns, rows = found.get("columns"), found.get("rows")
-    if not (
-        isinstance(columns, list)
-        and isinstance(rows, list)
-        and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
-    ):
-        raise ReproError(f"{short(path)}: is no table (columns, rows); make it again")
-    return {
-        "caption": str(found.get("caption") or ""),
-        "columns": [str(column) for column in columns],
-        "rows": [["–" if cell is None else str(cell) for cell in row] for row in rows],
-    }
+    kept = audit.read()
+    return None if kept is None else audit.overview(kept)
 
 
 # Across papers -----------------------------------------------------------------------------------
