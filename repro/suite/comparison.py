@@ -51,8 +51,15 @@ class Judged:
 
     @property
     def too_small(self) -> bool:
-        """Against, and yet on the predicted side: less than the least effect that matters."""
-        return self.against and -self.bar < self.evidence.mean
+        """Less than the least effect that matters, and yet on the predicted side for certain.
+
+        The direction is as predicted; at another size than the paper's that is no contradiction.
+        """
+        if not self.against:
+            return False
+        return inference.evidence([margin + self.bar for margin in self.margins]).t >= (
+            inference.limit(self.evidence.n)
+        )
 
 
 def judged(
@@ -144,8 +151,10 @@ def decide(look: Look, corrected: Mapping[Judged, bool]) -> tuple[str, str, Judg
     pairs = zip(look.best, look.clauses, strict=True)
     lost = [best for best, clause in pairs if _is_lost(clause, corrected)]
     if lost:
-        worst = min(lost, key=lambda link: link.evidence.t)
-        return "contradicted", TOO_SMALL if worst.too_small else "", worst
+        worst = min(lost, key=lambda link: (link.too_small, link.evidence.t))
+        if worst.too_small:
+            return "inconclusive", TOO_SMALL, worst
+        return "contradicted", "", worst
     if all(_is_shown(clause, corrected) for clause in look.clauses):
         return "reproduced", "", weakest
     if any(link.against for link in look.links):

@@ -67,7 +67,7 @@ def wanted(method: Method, scale: str, judged: Mapping[str, Any]) -> dict[str, d
     found: dict[str, dict[str, Any]] = {}
     for result in judged["checks"]:
         seeds = comparison.next_look(result["n_seeds"], most)
-        if result["verdict"] != "inconclusive" or result["p"] is None or seeds is None:
+        if not result["open"] or seeds is None:
             continue
         for reference in method.checks(scale)[result["id"]].parsed.references():
             if not method.arm(scale, reference.arm).deterministic:

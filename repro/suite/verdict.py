@@ -8,7 +8,8 @@ both are positive quantities, else their difference. The statistics of margins a
 
 * every link is beyond its limit on the predicted side: ``reproduced``;
 * one link is beyond it on the other side, after Holm's correction over the links of its claim:
-  ``contradicted``;
+  ``contradicted``, unless its sides differ as predicted for certain, and only by less than the
+  least effect that matters: sizes are those of a scale, so that is ``inconclusive``;
 * otherwise, and with fewer than three seeds, ``inconclusive``.
 
 A claim without a check at this scale is ``untested``. A check that cannot be evaluated is an error,
@@ -49,6 +50,7 @@ class CheckResult:
         by_ratio: whether margins are logarithms of ratios.
         p: two-sided, of the deciding link; None for an identity.
         control: the check that must not hold, and ``control_observed``: its values.
+        open: whether further seeds could decide it.
     """
 
     id: str
@@ -73,6 +75,7 @@ class CheckResult:
     paper: str
     comparable: bool
     reason: str
+    open: bool
 
 
 @dataclass(frozen=True)
@@ -215,15 +218,26 @@ class Decision:
     verdict: str
     reason: str
     deciding: Judged
+    gated: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether further seeds could decide it."""
+        undecided = self.verdict == "inconclusive" and not self.gated
+        return undecided and self.reason != comparison.TOO_SMALL
 
     def inconclusive(self, why: str) -> Decision:
-        return Decision(self.look, "inconclusive", why, self.deciding)
+        """What a gate or something else that seeds do not change leaves of it."""
+        return Decision(self.look, "inconclusive", why, self.deciding, gated=True)
 
 
 def of_identity(found: Evaluated) -> Decision:
     """An identity has to hold as written."""
     look = found.at(len(found.lookups))
-    return Decision(look, *_as_identity(found.check.tier, found.holds), look.weakest)
+    decision = Decision(look, *_as_identity(found.check.tier, found.holds), look.weakest)
+    if decision.verdict == "contradicted" and not found.is_exact and look.weakest.too_small:
+        return decision.inconclusive(comparison.TOO_SMALL)
+    return decision
 
 
 def of_comparisons(claim: Sequence[Evaluated], first: int) -> list[Decision]:
@@ -279,6 +293,7 @@ def result(
         paper=check.paper or paper,
         comparable=check.comparable,
         reason=decision.reason,
+        open=decision.open and not found.is_identity,
     )
 
 

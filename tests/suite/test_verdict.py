@@ -11,7 +11,7 @@ import pytest
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import looks, verdict
+from repro.suite import comparison, looks, verdict
 from repro.suite.cards.checks import Checks
 from repro.suite.cards.experiment import Arm, Experiment, Measurement, Scale
 from repro.suite.cards.method import Method
@@ -394,19 +394,20 @@ def test_the_least_effect_is_a_ratio_or_a_difference():
     values = {"a": [0.97, 0.971, 0.969], "b": [1.0, 1.0, 1.0]}
     assert gated("m[a] < m[b]", **values)["verdict"] == "reproduced"
     found = gated("m[a] < m[b]", least=1.05, **values)
-    assert found["verdict"] == "contradicted" and found["by_ratio"]
-    assert (
-        found["reason"] == "on the predicted side, but by less than the least effect that matters"
-    )
+    assert found["verdict"] == "inconclusive" and found["by_ratio"]
+    assert found["reason"] == comparison.TOO_SMALL and not found["open"]
+    none = {"a": [1.001, 0.999, 1.0], "b": [1.0, 1.0, 1.0]}  # no effect that matters, for certain
+    assert gated("m[a] < m[b]", least=1.05, **none)["verdict"] == "contradicted"
     turned = gated("m[b] < m[a]", least=1.05, **values)
     assert turned["verdict"] == "contradicted" and not turned["reason"]
     assert found["margin"] == pytest.approx(math.log(1 / 0.97 / 1.05), abs=1e-4)
     low = {"a": [-0.97, -0.971, -0.969], "b": [0.0, 0.0, 0.0]}
     assert gated("m[a] < m[b]", least=0.9, **low)["verdict"] == "reproduced"
-    assert gated("m[a] < m[b]", least=1.0, **low)["verdict"] == "contradicted"
+    assert gated("m[a] < m[b]", least=1.0, **low)["reason"] == comparison.TOO_SMALL
+    assert gated("m[b] < m[a]", least=1.0, **low)["verdict"] == "contradicted"
 
 
-@pytest.mark.parametrize(("least", "expected"), [(1.02, "reproduced"), (1.05, "contradicted")])
+@pytest.mark.parametrize(("least", "expected"), [(1.02, "reproduced"), (1.05, "inconclusive")])
 def test_the_least_effect_holds_for_single_runs_too(least, expected):
     found = gated("m[a] < m[b]", least=least, fixed=("a", "b"), a=[0.97], b=[1.0])
     assert found["verdict"] == expected and found["by_ratio"]
@@ -418,6 +419,18 @@ def test_open_checks_ask_for_further_seeds():
     )
     asked = looks.wanted(made, "small", verdict.judge(made, "small", measured))
     assert asked == {arm: {"seeds": 5, "because": ["c-0"]} for arm in ("a", "b")}
+
+
+def test_seeds_are_not_asked_for_what_they_cannot_decide():
+    made, measured = of_one("m[a] < m[b]", a=[1.0, 2.0, 0.5], b=[1.5, 1.4, 2.0])
+    [card] = made.expected.claims["c"].checks
+    made.expected = Checks(
+        claims={"c": {"checks": [{**card.model_dump(), "needs": ["ready"]}]}},
+        preconditions={"ready": {"expect": "m[a] < 0", "why": ""}},
+    )
+    judged = verdict.judge(made, "small", measured)
+    assert judged["checks"][0]["verdict"] == "inconclusive"
+    assert looks.wanted(made, "small", judged) == {}
 
 
 def test_further_seeds_are_run_and_never_more_than_the_scale_allows(tmp_path):
