@@ -218,12 +218,17 @@ def _tell(lines: list[str]) -> None:
 
 @app.command()
 def seeds(scale: ScaleOption, papers: PapersArgument = None) -> None:
-    """Give open checks further seeds, as the scale allows; 1 where nothing is asked for."""
+    """Give open checks further seeds, as the scale allows; 1 where nothing is asked for.
+
+    Judged are the runs here and, where not all are here, the committed ones.
+    """
+    from repro.suite.results import publish as publishing
+
     options = _options(scale)
     chosen = [_paper(slug) for slug in papers] if papers else methods_at(scale)
     told = []
     for method in chosen:
-        judged = judging.judge(method, options)
+        judged = publishing.verdicts(method, options, ROOT / "results")
         told += looks.extend(method, scale, options.work, judged)
     _tell(told)
     if not told:

@@ -19,7 +19,7 @@ from typing import Any
 from repro import store
 from repro.errors import ReproError
 from repro.places import short
-from repro.suite import looks, records, verdict
+from repro.suite import judging, looks, records, verdict
 from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.plan import methods_at, scale_config
@@ -234,6 +234,24 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
     if len(fresh) == len(made):
         evidence.refuse_unjudged(method, options, list(made.values()))
     return Merged(method, scale, target, made, every, stay + also, len(fresh))
+
+
+def verdicts(method: Method, options: Options, results: Path) -> dict[str, Any]:
+    """Verdicts of a method: of its runs here, and of committed ones where not all are here.
+
+    Raises:
+        ReproError: a run is nowhere, stale or damaged.
+    """
+    planned = options.plan.planned(method)
+    target, here = results / options.scale / method.slug, options.base / "runs" / method.slug
+    if not target.is_dir() or all(
+        (here / arm / str(seed) / "record.json").exists()
+        for arm in planned.arms(options.scale)
+        for seed in planned.seeds(options.scale, arm)
+    ):
+        return judging.judge(method, options)
+    merged = merge(method, options, target)
+    return merged.verdicts(merged.method, merged.runs(method.slug))
 
 
 @dataclass(frozen=True)

@@ -291,3 +291,15 @@ def test_a_folder_is_replaced_with_and_without_an_exchange(tmp_path, monkeypatch
     assert snapshot(tmp_path) == {"place/two": b"two"}
     store.remove_folder(place)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_are_asked_for_by_committed_runs_where_not_all_are_here(published):
+    method = library.load("toy")
+    committed = published.results / "small" / "toy"
+    here = publish.verdicts(method, published.options, published.results)
+    assert here == judging.judge(method, published.options)
+    shutil.rmtree(published.options.base / "runs" / "toy" / "ours" / "1")
+    assert publish.verdicts(method, published.options, published.results) == here
+    shutil.rmtree(committed)
+    with pytest.raises(ReproError, match="is not a run record"):
+        publish.verdicts(method, published.options, published.results)
