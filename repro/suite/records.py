@@ -217,7 +217,7 @@ def items_csv(runs: Iterable[Record], models: Iterable[Record]) -> str | None:
     recorded.
     """
     rows = [
-        {**record, "kind": kind, "purpose": purpose, **row}
+        {**{key: record[key] for key in ITEMS[1:4]}, "kind": kind, "purpose": purpose, **row}
         for kind, records in (("run", runs), ("model", models))
         for record in records
         if record.get("items") is not None

@@ -30,3 +30,15 @@ def test_runs_and_models_of_one_name_are_kept_apart(tmp_path):
 def test_nothing_recorded_is_no_file(tmp_path):
     assert records.items_csv([record("old", None)], []) is None
     assert restored(tmp_path, "run", RUNS) == [None] * 3
+
+
+def test_the_table_is_the_same_from_what_it_gave_back(tmp_path):
+    models = [{**one, "sha256": "of the weights"} for one in MODELS]
+    text = records.items_csv(RUNS, models)
+    assert "of the weights" not in text and "{" not in text
+    (tmp_path / "items.csv").write_text(text)
+    again = [
+        records._with_items(tmp_path, kind, [{**one, "items": None} for one in found])
+        for kind, found in (("run", RUNS), ("model", models))
+    ]
+    assert records.items_csv(*again) == text
