@@ -428,6 +428,11 @@ def identities(method: Method, scale: str, records: Iterable[Mapping[str, Any]])
     return found
 
 
+def _is_timing(method: Method, name: str) -> bool:
+    card = method.experiment.measurements.get(name)
+    return card is not None and card.timing
+
+
 def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Holes among the seeds of an arm, and seeds of a random arm that agree to the last bit."""
     seen: dict[str, dict[tuple[Any, ...], int]] = {}
@@ -440,7 +445,7 @@ def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any
         values = tuple(
             (m["name"], at_key(m["at"]), m["value"])
             for m in record["measurements"]
-            if not method.experiment.measurements[m["name"]].timing
+            if not _is_timing(method, m["name"])
         )
         if values and values in own:
             raise ReproError(

@@ -422,8 +422,8 @@ def cli(*arguments, **environment):
         (["run", "diffusion-couple", "--seed", "77"], "no seed 77"),
         (["run", "radd", "--scale", "gpu"], "needs a CUDA GPU"),
         (["show", "nothing"], "no method `nothing`"),
-        (["publish", "smoke"], "not evidence"),
-        (["ledger", "gpu"], "no verdicts at scale gpu"),
+        (["publish", "--scale", "smoke"], "not evidence"),
+        (["ledger", "--scale", "gpu"], "no verdicts at scale gpu"),
         (["run"], "Missing argument"),
     ],
 )

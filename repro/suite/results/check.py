@@ -213,7 +213,6 @@ def _check_runs(
             say("run of another method", f"{name} ({run['method']})")
         if records.measured_sha256(run) != run["measured_sha256"]:
             say("measurements are not those of the record", name)
-    _check_seeds(method, runs, say)
 
 
 def _check_models(
@@ -270,22 +269,6 @@ def _check_declared(known: Mapping[Key, Record], declared: Mapping[Key, Row], sa
             say("declaration of another record", name)
         elif not row["reason"] or not row["evidence"]:
             say("declaration without reason or evidence", name)
-
-
-def _check_seeds(method: Method, runs: Mapping[Key, Record], say: Say) -> None:
-    """Random arms of which two seeds agree to the last bit in all that is not a timing."""
-    declared, arms = method.experiment.measurements, method.experiment.arms
-    seeds: dict[str, list[tuple[int, list[Any]]]] = {}
-    for (arm, seed), run in runs.items():
-        if arm in arms and not arms[arm].deterministic:
-            every = [(m["name"], m["at"], m["value"]) for m in run["measurements"]]
-            lasting = [m for m in every if m[0] in declared and not declared[m[0]].timing]
-            seeds.setdefault(arm, []).append((seed, lasting or every))
-    for arm, found in seeds.items():
-        for (one, first), (other, second) in itertools.combinations(found, 2):
-            if first == second:
-                advice = "declare the arm deterministic, or let something vary"
-                say("seeds agree to the last bit", f"{arm}, seeds {one} and {other}; {advice}")
 
 
 # Files --------------------------------------------------------------------------------------

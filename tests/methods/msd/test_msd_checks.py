@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from repro.coordinates import at_key
 from repro.suite import verdict
 from repro.suite.cards import library
 
@@ -74,15 +75,16 @@ def where_nothing_is_gained(arm, name, at):
 def verdicts(world, scale="small"):
     records = []
     for arm in METHOD.arms(scale):
-        made = []
+        found = {}  # grids of a measurement may share places
         for name in METHOD.experiment.measurements:
             for grid in METHOD.grids(scale, arm, name):
                 for values in itertools.product(*grid.values()):
                     at = dict(zip(grid, values, strict=True))
-                    made.append({"name": name, "at": at, "value": world(arm, name, at)})
+                    value = world(arm, name, at)
+                    found[name, at_key(at)] = {"name": name, "at": at, "value": value}
         for seed in METHOD.seeds(scale, arm):
             # Seeds of a random arm never agree to the last bit.
-            varied = [m | {"value": m["value"] * (1 + 1e-9 * seed)} for m in made]
+            varied = [m | {"value": m["value"] * (1 + 1e-9 * seed)} for m in found.values()]
             records.append({"arm": arm, "seed": seed, "measurements": varied})
     return {check["id"]: check for check in verdict.judge(METHOD, scale, records)["checks"]}
 
