@@ -433,6 +433,12 @@ def _is_timing(method: Method, name: str) -> bool:
     return card is not None and card.timing
 
 
+def _what_varies(method: Method, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a run measured, timings only where there is nothing else: counts beside them may agree."""
+    values = [(m["name"], at_key(m["at"]), m["value"]) for m in record["measurements"]]
+    return tuple(v for v in values if not _is_timing(method, v[0])) or tuple(values)
+
+
 def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:
     """Holes among the seeds of an arm, and seeds of a random arm that agree to the last bit."""
     seen: dict[str, dict[tuple[Any, ...], int]] = {}
@@ -442,11 +448,7 @@ def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any
         if arm is None or arm.deterministic:
             continue
         own = seen.setdefault(name, {})
-        values = tuple(
-            (m["name"], at_key(m["at"]), m["value"])
-            for m in record["measurements"]
-            if not _is_timing(method, m["name"])
-        )
+        values = _what_varies(method, record)
         if values and values in own:
             raise ReproError(
                 f"seeds {own[values]} and {seed} of `{name}` agree to the last bit; declare it "

@@ -194,6 +194,26 @@ def test_seeds_that_agree_to_the_last_bit_are_an_error():
         verdicts(made)
 
 
+def test_timings_that_agree_to_the_last_bit_are_an_error():
+    """Nobody measures the same time twice; what is counted beside it may well be the same."""
+    toy = method()
+    timed = Measurement(timing=True)
+    experiment = toy.experiment.model_copy(
+        update={"measurements": {**toy.experiment.measurements, "seconds": timed}}
+    )
+    toy = Method(toy.folder, toy.paper, experiment, toy.expected)
+    made = copy.deepcopy(records())
+    for record in made:
+        if record["arm"] == "other":
+            value = 0.25 + record["seed"] / 1000
+            record["measurements"] = [{"name": "seconds", "at": {}, "value": value}]
+    made = [r for r in made if r["arm"] == "other"]
+    verdict._refuse_seeds(toy, "small", made)
+    made[1]["measurements"] = made[0]["measurements"]
+    with pytest.raises(ReproError, match="seeds 0 and 1 of `other` agree to the last bit"):
+        verdict._refuse_seeds(toy, "small", made)
+
+
 def test_missing_coordinate_names_what_there_is():
     made = copy.deepcopy(records())
     for record in made:
