@@ -205,7 +205,7 @@ def run(
             out.print(line)
         from repro.suite import reporting
 
-        reporting.report_method(loaded, options)
+        reporting.report_method(loaded, options, judged)
         out.print(f"verdicts: {options.base / 'verdicts' / (paper + '.json')}")
         out.print(f"tables:   {options.base / 'report' / 'tables' / paper}")
         out.print(f"figures:  {options.base / 'report' / 'figures' / paper}")

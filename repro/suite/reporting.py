@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from repro import store
 from repro.errors import ReproError
@@ -14,9 +15,15 @@ from repro.suite.run import Options
 from repro.suite.words import SCALES
 
 
-def report_method(method: Method, options: Options) -> None:
-    """Tables and figures of a method that is judged."""
-    report = inputs.load(method.slug, inputs.Work(options.scale, options.base))
+def report_method(method: Method, options: Options, judged: dict[str, Any] | None = None) -> None:
+    """Tables and figures of a method that is judged.
+
+    Args:
+        judged: its verdicts, where this process has made them: a DAG at work in the same folder
+            may have removed their file to make it anew.
+    """
+    known = {} if judged is None else {method.slug: judged}
+    report = inputs.load(method.slug, inputs.Work(options.scale, options.base, judged=known))
     out = options.base / "report"
     with store.atomic_folder(out / "tables" / method.slug, durable=False) as temporary:
         tables.write(report, temporary)

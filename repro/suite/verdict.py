@@ -434,7 +434,7 @@ def _is_timing(method: Method, name: str) -> bool:
 
 
 def _what_varies(method: Method, record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a run measured, timings only where there is nothing else: counts beside them may agree."""
+    """What a run measured; timings only where it measured nothing else."""
     values = [(m["name"], at_key(m["at"]), m["value"]) for m in record["measurements"]]
     return tuple(v for v in values if not _is_timing(method, v[0])) or tuple(values)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -212,11 +212,16 @@ class Filed(Source, Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """What the runs of a scale left under its work folder (``work/<scale>``)."""
+    """What the runs of a scale left under its work folder (``work/<scale>``).
+
+    Attributes:
+        judged: verdicts of methods that this process has judged; those of others are read.
+    """
 
     scale: str
     folder: Path
     root: Path | None = None
+    judged: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     def slugs(self) -> set[str]:
         return {path.stem for path in (self.folder / "verdicts").glob("*.json")}
@@ -241,6 +246,8 @@ class Work:
         Raises:
             ReproError: missing, damaged, or of other runs.
         """
+        if method.slug in self.judged:
+            return self.judged[method.slug]
         path = self.folder / "verdicts" / f"{method.slug}.json"
         try:
             judged = read_sealed(path)

@@ -9,8 +9,9 @@ import pytest
 from repro.display import Output
 from repro.errors import ReproError
 from repro.places import ROOT
-from repro.suite import cli, run
-from tests.suite.results.conftest import edit, run_all
+from repro.suite import cli, judging, reporting, run
+from repro.suite.cards import library
+from tests.suite.results.conftest import edit, run_all, snapshot
 
 
 @pytest.fixture
@@ -142,3 +143,17 @@ def test_a_new_paper_is_run_published_shown_and_checked(clone):
     assert "declared" in said
     repro("unpublish", "my-paper", "--scale", "small")
     assert not (clone / "results/small").exists()
+
+
+def test_what_was_just_judged_is_reported_without_its_file(published):
+    """A DAG at work in the same folder removes verdicts in order to make them anew."""
+    method, options = library.load("toy"), run.Options("small")
+    tables = options.base / "report" / "tables" / "toy"
+    reporting.report_method(method, options)
+    before = snapshot(tables)
+    judged = judging.judge(method, options)
+    (options.base / "verdicts" / "toy.json").unlink()
+    reporting.report_method(method, options, judged)
+    assert snapshot(tables) == before
+    with pytest.raises(ReproError, match="cannot be read"):
+        reporting.report_method(method, options)
