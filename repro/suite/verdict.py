@@ -608,5 +608,5 @@ def _why_untested(method: Method, scale: str, claim: Claim) -> str:
         elsewhere = [s for s in scales if claim.id in {c.claim for c in method.checks(s).values()}]
         return f"not checked at scale {scale}; checked at {', '.join(elsewhere) or 'none'}"
     if claim.best_tier == "paper":
-        return "needs the official weights and data (tier paper)"
+        return "needs the paper's own models or data (tier paper)"
     return "no check is written for this claim yet"

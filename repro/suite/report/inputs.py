@@ -40,7 +40,7 @@ TIER_MEANINGS = {
     "exact": "an identity or closed form, checked numerically",
     "structural": "counted on the paper's own architecture; no trained weights",
     "reduced": "the paper's comparison, on small models and small real data",
-    "paper": "official weights and data",
+    "paper": "the paper's own models or data",
 }
 EVIDENCE = {
     "paper": "from the paper",

@@ -156,6 +156,20 @@ def test_students_that_do_not_know_their_classes_decide_nothing():
     assert {found[c]["verdict"] for c in plane} == {"inconclusive"}
 
 
+@pytest.mark.parametrize(
+    ("points", "precondition"), [(0.7, "teacher-ahead`"), (0.3, "precondition `teacher-exact`")]
+)
+def test_a_teacher_that_is_no_better_decides_nothing(points, precondition):
+    def late(arm, name, at):
+        own = arm == "toy-teacher" and at.get("of") == "teacher"
+        return points if own else where_the_claims_hold(arm, name, at)
+
+    found = verdicts(late)
+    plane = [c.id for c in REDUCED if "l1" in c.expect]
+    assert {found[c]["verdict"] for c in plane} == {"inconclusive"}
+    assert all(precondition in found[c]["reason"] for c in plane)
+
+
 def test_only_what_the_paper_printed_stands_as_its_number():
     nobodys = {claim.id for claim in METHOD.paper.claims if claim.kind in ("code", "ours")}
     for claim in METHOD.paper.claims:

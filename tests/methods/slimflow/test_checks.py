@@ -120,6 +120,16 @@ def test_a_teacher_that_does_not_mirror_leaves_mirrored_pairs_open():
     assert found["annealing-alone"]["verdict"] == "reproduced"
 
 
+def test_distances_of_the_number_of_samples_decide_nothing():
+    def few(arm, name, at):
+        return 4.0 if arm == "floor" and name == "frechet" else as_the_paper_has_it(arm, name, at)
+
+    found = judged(few)
+    compared = [name for name, check in REDUCED.items() if "frechet[" in check.expect]
+    assert {found[name]["verdict"] for name in compared} == {"inconclusive"}
+    assert all("precondition `floor-far-below" in found[name]["reason"] for name in compared)
+
+
 def test_only_what_the_paper_printed_stands_as_its_number():
     ours = {claim.id for claim in METHOD.paper.claims if claim.kind in ("code", "ours")}
     for claim in METHOD.paper.claims:

@@ -116,6 +116,23 @@ def test_a_control_that_passes_leaves_nothing_reproduced():
     assert found["or-1-beats-halves"]["reason"].startswith("precondition `averaging-falls-short`")
 
 
+@pytest.mark.parametrize(
+    ("floor", "precondition"),
+    [("floor", "floor-far-below"), ("digits-floor", "digits-floor-far-below")],
+)
+def test_distances_of_the_number_of_samples_decide_nothing(floor, precondition):
+    def few(arm, name, at):
+        return 11 if arm == floor and name == "frechet" else as_the_paper_has_it(arm, name, at)
+
+    found = verdicts(few)
+    gated = [c.id for c in REDUCED if any(need.startswith(precondition) for need in c.needs)]
+    assert len(gated) > 5
+    assert {found[c]["verdict"] for c in gated} == {"inconclusive"}
+    assert all(f"precondition `{precondition}" in found[c]["reason"] for c in gated)
+    # and every distance that is compared has its floor
+    assert all("floor" in c.needs[-1] for c in REDUCED if "frechet" in c.expect)
+
+
 def test_only_what_the_paper_printed_stands_as_its_number():
     ours = {claim.id for claim in METHOD.paper.claims if claim.kind in ("code", "ours")}
     for claim in METHOD.paper.claims:

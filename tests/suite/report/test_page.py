@@ -250,7 +250,7 @@ def test_the_index_names_what_was_seen(documents):
         "The fourth loss gives clearly better models than the first.",
         "for Cached against",
         "predicted higher by 0.5 or more, but falls short.",
-        "needs the official weights and data (tier paper)",
+        "needs the paper's own models or data (tier paper)",
         "How the judge is tested",
     ):
         assert part in words, part

@@ -39,7 +39,7 @@ def test_claims_table_has_every_claim(invented):
     assert "61.99 → 61.52 (not comparable)" in contradicted
     untested = lines[-1]
     assert "– untested" in untested
-    assert "needs the official weights and data" in untested
+    assert "needs the paper's own models or data" in untested
     assert "162,265,682 (comparable)" in text
     assert "0.393 (from the formula) (not comparable)" in text
 

@@ -18,7 +18,7 @@ SCALE_MEANINGS = {
     "smoke": "minimal sizes that exercise the code",
     "small": "small models and small real data, up to an hour of a processor per method",
     "gpu": "larger models and data, minutes of one GPU per method",
-    "paper": "official weights and data",
+    "paper": "the paper's own models or data",
 }
 
 
