@@ -30,6 +30,8 @@ def time(at):
 
 
 def sampled(arm, name, at):
+    if arm == "held-out" and name == "judge_nll":
+        return 1.4
     if arm == "samples-untrained" or name == "entropy":
         return UNTRAINED[name] if arm == "samples-untrained" else 2.51
     return {"8": 5.3, "16": 5.1}.get(at.get("steps"), 4.9)
@@ -134,6 +136,18 @@ def test_samples_of_a_model_that_is_behind_decide_nothing():
     found = verdicts(behind)
     assert found["parity-nll"]["reason"].startswith("precondition `likelihoods-alike`")
     assert found["ao-as-good"]["verdict"] == "reproduced"
+
+
+def test_a_judge_that_cannot_tell_text_from_samples_decides_nothing():
+    def deaf(arm, name, at):
+        heard = arm == "held-out" and name == "judge_nll"
+        return 4.9 if heard else as_the_paper_has_it(arm, name, at)
+
+    found = verdicts(deaf)
+    for name in ("parity-nll", "ao-as-good", "ao-as-good-long", "ao-limit", "float32-same-nll"):
+        if name in found:
+            assert found[name]["reason"].startswith("precondition `judge-prefers-text`")
+    assert found["float32-same-entropy"]["verdict"] == "reproduced"
 
 
 def test_a_control_that_passes_leaves_nothing_reproduced():
