@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +90,10 @@ class Faults(Strict):
     faults: list[Fault]
 
 
+class Late(ReproError):
+    """A run in a copy did not end in time."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What noticed a fault: both empty where nothing did."""
@@ -148,8 +152,8 @@ def _run(tree: Path, *arguments: str) -> tuple[int, str]:
             [sys.executable, *arguments], cwd=tree, env=environment, capture_output=True,
             text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=LIMIT_S,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return -1, f"no end after {LIMIT_S} s"
+    except subprocess.TimeoutExpired as late:
+        raise Late(f"no end after {LIMIT_S} s: {' '.join(arguments)}") from late
     return done.returncode, done.stdout + done.stderr
 
 
@@ -237,9 +241,9 @@ class Bench:
         with copied(self.base) as tree:
             for edit in filter(None, (fault.setup, fault)):
                 edit.make(tree, fault.id)
-            judge = self._judge(fault, tree)
+            judge = _in_time(lambda: self._judge(fault, tree))
             skip = tests == "missed" and judge
-            return Outcome(fault, judge, "" if skip else self._tests(fault, tree))
+            return Outcome(fault, judge, "" if skip else _in_time(lambda: self._tests(fault, tree)))
 
     def _judge(self, fault: Fault, tree: Path) -> str:
         if fault.paper is None:
@@ -261,6 +265,14 @@ class Bench:
             if "::" not in failed or failed in without or not tested(self.untouched, [failed]):
                 return failed
             without.append(failed)
+        return ""
+
+
+def _in_time(notices: Callable[[], str]) -> str:
+    """What it says; nothing where it does not end."""
+    try:
+        return notices()
+    except Late:
         return ""
 
 

@@ -52,6 +52,17 @@ def test_a_copy_of_the_tree_holds_what_runs(tmp_path):
     assert not tree.exists()
 
 
+def test_what_does_not_end_has_noticed_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(planting, "LIMIT_S", 0.01)
+    fault = next(f for f in planting.faults() if f.quick and f.paper and f.setup is None)
+    monkeypatch.setenv("REPRO_WORK", str(tmp_path))
+    with pytest.raises(planting.Late, match=r"no end after 0.01 s"):
+        planting.tried(tmp_path, fault.paper, fault.arms)
+    bench = planting.Bench(tmp_path, tmp_path / "work", {fault.paper: {"holds": {}}})
+    found = bench.outcome(fault)
+    assert (found.judge, found.tests) == ("", "")
+
+
 @pytest.mark.slow
 def test_the_quick_faults_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
