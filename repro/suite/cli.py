@@ -400,12 +400,13 @@ def audit(
         raise ReproError("--keep is for the whole audit; leave out papers and --quick")
     found = [method for method in methods if scale in method.experiment.scales]
     planted = planting.faults(papers or (), quick)
-    content = {
-        "records": table.of_records(found, scale, quick, table.results()),
-        "faults": table.of_faults(
-            list(planting.outcomes(planted, jobs, "missed" if quick else "all"))
-        ),
-    }
+    tampered = table.of_records(found, scale, quick, table.results())
+    outcomes = []
+    for one in planting.outcomes(planted, jobs, "missed" if quick else "all"):
+        outcomes.append(one)
+        told = one.judge or one.tests or "nobody"
+        out.print(Text(f"{len(outcomes)} of {len(planted)}: {one.fault.id}, noticed by {told}"))
+    content = {"records": tampered, "faults": table.of_faults(outcomes)}
     out.print(Text(table.markdown(content)))
     if keep:
         table.write(content)

@@ -9,13 +9,14 @@ and of the module that the fault is in.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from repro.suite.cards.base import Name, Slug, Strict
 from repro.suite.cards.loading import read
 
 FAULTS = Path(__file__).parent / "faults.yaml"
+MARKDOWN, JSON = FAULTS.with_name("table.md"), FAULTS.with_name("table.json")
 SKIPPED = shutil.ignore_patterns(
     ".git", ".venv", "work", "results", "__pycache__", ".*_cache", ".snakemake", "*.partial"
 )
@@ -289,13 +291,54 @@ def _replace(source: str, target: str) -> None:
 def outcomes(chosen: Sequence[Fault], jobs: int = 1, tests: str = "all") -> Iterator[Outcome]:
     """Plant every fault in turn, several at once.
 
+    What is found is kept below the work folder, and found again there while the tree stays as it
+    is: an interrupted audit goes on where it was.
+
     Args:
         tests: see `Bench.outcome`.
     """
     with copied(base_of_work()) as untouched:
-        bench = Bench.of(untouched, chosen)
+        of = {"tree": _digest(untouched), "tests": tests}
+        left = [fault for fault in chosen if _kept(fault, of) is None]
+        bench = Bench.of(untouched, left) if left else None
+
+        def find(fault: Fault) -> Outcome:
+            found = _kept(fault, of)
+            if found is None and bench is not None:
+                found = bench.outcome(fault, tests)
+                kept = {**of, "judge": found.judge, "noticed": found.tests}
+                store.write_sealed(_place(fault), kept)
+            assert found is not None
+            return found
+
         with ThreadPoolExecutor(jobs) as pool:
-            yield from pool.map(lambda fault: bench.outcome(fault, tests), chosen)
+            yield from pool.map(find, chosen)
+
+
+def _place(fault: Fault) -> Path:
+    return work_root().absolute() / "audited" / f"{fault.id}.json"
+
+
+def _kept(fault: Fault, of: Mapping[str, str]) -> Outcome | None:
+    """What was found of a fault in this very tree."""
+    path = _place(fault)
+    if not path.is_file():
+        return None
+    found = store.read_sealed(path)
+    if any(found.get(key) != value for key, value in of.items()):
+        return None
+    return Outcome(fault, found["judge"], found["noticed"])
+
+
+def _digest(tree: Path) -> str:
+    """Of all files that a copy of the tree has, but for its work and the table of the audit."""
+    own = {tree / path.relative_to(ROOT) for path in (MARKDOWN, JSON)}
+    files = sorted(path for path in tree.rglob("*") if path.is_file() and path not in own)
+    total = hashlib.sha256()
+    for path in files:
+        if (place := path.relative_to(tree)).parts[0] != "work":
+            total.update(f"{place.as_posix()} {store.sha256(path)}\n".encode())
+    return total.hexdigest()
 
 
 def as_json(found: Outcome) -> dict[str, str]:

@@ -14,8 +14,7 @@ from repro.suite import looks, records
 from repro.suite.audit import mutations, planting
 from repro.suite.cards.method import Method
 
-HERE = Path(__file__).parent
-MARKDOWN, JSON = HERE / "table.md", HERE / "table.json"
+MARKDOWN, JSON = planting.MARKDOWN, planting.JSON
 
 Content = dict[str, Any]
 """``records`` (`of_records`) and ``faults`` (`of_faults`)."""

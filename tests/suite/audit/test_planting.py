@@ -63,6 +63,44 @@ def test_what_does_not_end_has_noticed_nothing(tmp_path, monkeypatch):
     assert (found.judge, found.tests) == ("", "")
 
 
+def test_an_interrupted_audit_goes_on_where_it_was(tmp_path, monkeypatch):
+    begun = []
+
+    class Bench:
+        @classmethod
+        def of(cls, _, left):
+            begun.append([fault.id for fault in left])
+            return cls()
+
+        def outcome(self, fault, _):
+            if len(begun) == 1 and fault is three[2]:
+                raise ReproError("killed")
+            return planting.Outcome(fault, f"lost by {fault.id}", "")
+
+    monkeypatch.setenv("REPRO_WORK", str(tmp_path))
+    monkeypatch.setattr(planting, "Bench", Bench)
+    monkeypatch.setattr(planting, "_digest", lambda _: tree)
+    three, tree = planting.faults()[:3], "one"
+    with pytest.raises(ReproError, match="killed"):
+        list(planting.outcomes(three))
+    found = list(planting.outcomes(three))
+    assert [one.judge for one in found] == [f"lost by {fault.id}" for fault in three]
+    assert begun == [[f.id for f in three], [three[2].id]]
+    assert list(planting.outcomes(three)) == found and len(begun) == 2
+    tree = "another"
+    assert list(planting.outcomes(three)) == found and len(begun) == 3
+
+
+def test_the_digest_of_a_tree_is_of_all_but_the_table(tmp_path):
+    with planting.copied() as tree:
+        before = planting._digest(tree)
+        (tree / planting.JSON.relative_to(ROOT)).write_text("{}")
+        assert planting._digest(tree) == before
+        with (tree / "repro/job.py").open("a") as file:
+            file.write("\n")
+        assert planting._digest(tree) != before
+
+
 @pytest.mark.slow
 def test_the_quick_faults_are_noticed(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_WORK", str(tmp_path / "work"))
