@@ -63,7 +63,7 @@ bench: env ## speed ratios measured side by side; asserts nothing
 check: env ## the committed results are whole, follow from their runs and belong to today's code
 	$(RUN) -m repro check
 
-torture: env ## damage, malformed input and kills against the suite itself; keeps torture/table.md (about half an hour)
+torture: env ## damage, malformed input and kills against the suite itself; keeps torture/table.md (about an hour)
 	OMP_NUM_THREADS=1 $(RUN) -m torture --jobs $(CORES)
 
 audit: env ## the judge on trial: records tampered with, planted faults; keeps repro/suite/audit/table.md (half an hour)
