@@ -66,7 +66,7 @@ check: env ## the committed results are whole, follow from their runs and belong
 torture: env ## damage, malformed input and kills against the suite itself; keeps torture/table.md (about an hour)
 	OMP_NUM_THREADS=1 $(RUN) -m torture --jobs $(CORES)
 
-audit: env ## the judge on trial: records tampered with, planted faults; keeps repro/suite/audit/table.md (half an hour)
+audit: env ## the judge on trial: records tampered with, planted faults; keeps repro/suite/audit/table.md (under an hour)
 	OMP_NUM_THREADS=1 $(RUN) -m repro audit --keep --jobs $(CORES)
 
 kill-test: env ## kill the DAG at 20 random instants; the resumed tables must be bit-identical

@@ -291,14 +291,15 @@ def _replace(source: str, target: str) -> None:
 def outcomes(chosen: Sequence[Fault], jobs: int = 1, tests: str = "all") -> Iterator[Outcome]:
     """Plant every fault in turn, several at once.
 
-    What is found is kept below the work folder, and found again there while the tree stays as it
-    is: an interrupted audit goes on where it was.
+    What noticed a fault is kept below the work folder, and found again there while the tree stays
+    as it is: an interrupted audit goes on where it was. What nothing noticed is tried again, as it
+    may only have been late.
 
     Args:
         tests: see `Bench.outcome`.
     """
     with copied(base_of_work()) as untouched:
-        of = {"tree": _digest(untouched), "tests": tests}
+        of = {"tree": _digest(untouched), "form": tests}
         left = [fault for fault in chosen if _kept(fault, of) is None]
         bench = Bench.of(untouched, left) if left else None
 
@@ -306,8 +307,9 @@ def outcomes(chosen: Sequence[Fault], jobs: int = 1, tests: str = "all") -> Iter
             found = _kept(fault, of)
             if found is None and bench is not None:
                 found = bench.outcome(fault, tests)
-                kept = {**of, "judge": found.judge, "noticed": found.tests}
-                store.write_sealed(_place(fault), kept)
+                if found.judge or found.tests:
+                    kept = {**of, "judge": found.judge, "tests": found.tests}
+                    store.write_sealed(_place(fault), kept)
             assert found is not None
             return found
 
@@ -327,7 +329,7 @@ def _kept(fault: Fault, of: Mapping[str, str]) -> Outcome | None:
     found = store.read_sealed(path)
     if any(found.get(key) != value for key, value in of.items()):
         return None
-    return Outcome(fault, found["judge"], found["noticed"])
+    return Outcome(fault, found["judge"], found["tests"])
 
 
 def _digest(tree: Path) -> str:

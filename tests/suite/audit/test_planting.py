@@ -89,6 +89,9 @@ def test_an_interrupted_audit_goes_on_where_it_was(tmp_path, monkeypatch):
     assert list(planting.outcomes(three)) == found and len(begun) == 2
     tree = "another"
     assert list(planting.outcomes(three)) == found and len(begun) == 3
+    monkeypatch.setattr(Bench, "outcome", lambda _, fault, form: planting.Outcome(fault, "", ""))
+    tree = "where nothing is noticed"
+    assert list(planting.outcomes(three)) == list(planting.outcomes(three)) and len(begun) == 5
 
 
 def test_the_digest_of_a_tree_is_of_all_but_the_table(tmp_path):
