@@ -29,6 +29,8 @@ def words(compared: Compared) -> dict[str, str]:
         for name in compared.drawn
         if name.endswith(ABOVE) and (rows := compared.without_floor(name.removesuffix(ABOVE)))
     ]
+    if compared.card.along is None and len(compared.in_figure) < len(compared.rows):
+        added.append(f"Of rows that are crossed, the best {compared.card.best} of each group.")
     if any(_beyond(compared, name) for name in compared.drawn):
         added.append(EDGE_NOTE)
     return {**about, "caption": " ".join([about["caption"], *added])}
@@ -236,7 +238,7 @@ def _one_group(ax: Axes, compared: Compared, lines: Lines, name: str, group: str
 
 def _dots(compared: Compared) -> Figure:
     names = compared.drawn
-    rows = [(row, values) for row, values in compared.rows if any(name in values for name in names)]
+    rows = [(row, values) for row, values in compared.in_figure if values.keys() & {*names}]
     groups = list(dict.fromkeys(row.group for row, _ in rows))
     places = [i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)]
     figure, axes = style.subplots(

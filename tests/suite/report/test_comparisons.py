@@ -1,6 +1,7 @@
 """Comparisons across methods, on invented runs."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_a_row_stands_for_every_combination_of_its_values(compared):
     assert card.rows[3].label == "biased to the end, 8A8 bits"
     # An arm and an array are called by the value, not by its word; the last of them varies.
     assert card.rows[3].arm == "biased" and card.rows[3].pictures == "samples-biased-{nfe}"
-    assert not any(row.each for row in card.rows)
+    assert [bool(row.each) for row in card.rows] == [True] * 4 + [False]
     assert card.rows[4].label == "text"
 
 
@@ -426,3 +427,27 @@ def test_the_best_of_each_group_stand_above_the_full_table(compared):
     card_of(compared)
     page = site_of(compared, inputs.load_all(compared.source))["comparisons.html"]
     assert "<summary>All" not in page and page.count("<table>") == 1
+
+
+def test_of_crossed_rows_the_figure_shows_the_best_of_each_group(compared):
+    made = found_with(compared, best=1)
+    crossed = {"each": {"how": ["uniform", "biased"]}}
+    rows = [
+        (row.model_copy(update=crossed) if row.group == "W8A8" else row, values)
+        for row, values in made.rows
+    ]
+    made = replace(made, rows=rows)
+    fids = {arm: fid(compared, arm).mean() for arm in ("uniform", "biased")}
+    (panel,) = comparison_figures.draw(made).axes
+    labels = [text.get_text() for text in panel.get_yticklabels()]
+    assert labels == [min(fids, key=fids.get), "full"]
+    caption = comparison_figures.words(made)["caption"]
+    assert caption.endswith("Of rows that are crossed, the best 1 of each group.")
+
+
+@pytest.mark.parametrize("key", ["at", "each"])
+@pytest.mark.parametrize("name", ["arm", "measurement"])
+def test_a_coordinate_that_is_called_as_a_place_is_refused(compared, key, name):
+    row = CARD["rows"][0] | {key: {name: ["uniform"] if key == "each" else "uniform"}}
+    with pytest.raises(ReproError, match=rf"rows.0.{key}: `{name}` is no coordinate"):
+        card_of(compared, rows=[row, CARD["rows"][-1]])
