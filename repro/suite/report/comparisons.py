@@ -247,10 +247,10 @@ def write(
                 figure = comparison_figures.draw(compared)
             except NotKept:
                 folder_of_figures.mkdir(parents=True, exist_ok=True)
-                if kept is None or not figures.take_over(identity, kept, folder_of_figures, about):
-                    raise
-                taken_over.append(identity)
-                continue
+                if kept and figures.take_over(identity, kept, folder_of_figures, about):
+                    taken_over.append(identity)
+                    continue
+                figure = comparison_figures.draw(compared, partly=True)
             if figure is not None:
                 figures.save(figure, folder_of_figures, identity, about, ["png", "svg"])
     return taken_over

@@ -323,7 +323,7 @@ def _check_figures(folder: Path, wanted: Mapping[str, Mapping[str, str]], say: S
         if f"{identity}.json" in there:
             about = figures.read_about(folder, identity)
             for key, text in words.items():
-                if about[key] != text:
+                if about.get(key) != text:
                     say("does not follow from runs and cards", f"figures/{identity}.json: {key}")
 
 

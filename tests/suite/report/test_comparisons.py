@@ -1,6 +1,7 @@
 """Comparisons across methods, on invented runs."""
 
 import csv
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from repro.suite.cards import comparisons as cards
 from repro.suite.cards import library
 from repro.suite.report import compared as ran
 from repro.suite.report import comparison_figures, comparisons, inputs, style
+from repro.suite.report.results import NotKept
 from repro.suite.report.site import build
 from tests.suite.report import synthetic
 
@@ -156,6 +158,39 @@ def test_pictures_are_those_of_the_coordinate_that_the_strip_names(compared, mon
     image = {**ALONG["rows"][-1], "at": {}, "pictures": "samples-{steps}"}
     compared.write(ALONG | {"figure": ["nfe", "fid"], "rows": [*ALONG["rows"][:2], image]})
     assert asked == ["samples-7"]
+
+
+def test_an_earlier_drawing_is_taken_over_only_if_it_shows_the_same_numbers(compared, monkeypatch):
+    def missing(self, arm, seed, name):
+        raise NotKept(f"the arrays of {arm} are not here")
+
+    along = {"name": "fid", "at": {"steps": 1}, "value": 9.0}
+    synthetic.edit(
+        compared, "eight-bit", "uniform", lambda record: record["measurements"].append(along)
+    )
+    compared.write(ALONG | {"figure": ["nfe", "fid"]})
+    earlier = compared.out / "figures" / "comparisons"
+    kept = earlier.with_name("kept")
+    earlier.rename(kept)
+    (kept / "bits.png").write_bytes(b"an earlier drawing")
+    monkeypatch.setattr(inputs.Results, "array", missing)
+
+    def drawn():
+        places = [compared.out / kind / "comparisons" for kind in ("tables", "figures")]
+        reports = inputs.load_all(compared.source)
+        taken = comparisons.write(reports, *places, root=compared.root, kept=kept)
+        return taken, (places[1] / "bits.png").read_bytes() == b"an earlier drawing"
+
+    assert drawn() == (["bits"], True)
+    synthetic.edit(
+        compared, "eight-bit", "uniform",
+        lambda record: [m.update(value=2 * m["value"]) for m in record["measurements"]],
+    )  # fmt: skip
+    # Without its pictures, but with the numbers of today.
+    assert drawn() == ([], False)
+    monkeypatch.undo()
+    about = json.loads((earlier / "bits.json").read_text())
+    assert about["shows"] != json.loads((kept / "bits.json").read_text())["shows"]
 
 
 def test_a_model_that_was_not_made_is_named(compared):
