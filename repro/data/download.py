@@ -87,8 +87,10 @@ def download(
                 shutil.copyfileobj(source, stream, cache.CHUNK)
         done = partial.stat().st_size - start
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the part is longer than the file: start anew next time
-            forget(partial)
+        if error.code == 416:
+            if error.headers.get("Content-Range") == f"bytes */{have}":
+                return  # all of it had arrived
+            forget(partial)  # it is longer than the file: start anew next time
         kind = Interrupted if error.code in PASSING else Refused
         raise _answered(kind, address, error) from error
     except (OSError, http.client.HTTPException, ValueError) as error:

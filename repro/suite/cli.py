@@ -34,6 +34,7 @@ from repro.suite.commands.arguments import options_of as _options
 from repro.suite.commands.cite import cite
 from repro.suite.commands.claims import claims
 from repro.suite.commands.doctor import doctor
+from repro.suite.commands.fetch import fetch
 from repro.suite.commands.nodes import node
 from repro.suite.export import models
 from repro.suite.export import papers as facts
@@ -55,6 +56,7 @@ out = Output()
 app.command()(claims)
 app.command()(cite)
 app.command()(doctor)
+app.command()(fetch)
 
 
 def _version(asked: bool) -> None:

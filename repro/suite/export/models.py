@@ -400,18 +400,34 @@ class DataHere(Part):
 
 
 class OfficialData(Part):
-    """A dataset that a person brings."""
+    """Official files that are published together."""
 
     name: str
     """Its name."""
+    title: str
+    """What it is."""
     here: bool
     """Whether all its files are there."""
+    state: Literal["have", "fetch", "ask", "by hand"]
+    """Whether it is here, will be fetched, has terms to agree to, or is brought by a person."""
     folder: str
     """Where its files go."""
     files: list[str]
-    """Patterns of its files; `a|b` means either."""
+    """Names of its files; of what a person brings patterns, where `a|b` means either."""
     obtain: str
-    """Who hands them out."""
+    """Where it is published, or what a person has to do."""
+    licence: str
+    """Its licence, as far as it is stated."""
+    asks: str
+    """What a person has to agree to before it is fetched; empty if nothing."""
+    megabytes: float | None
+    """Size, as far as it is known."""
+    papers: list[str]
+    """The papers that it belongs to."""
+    arms: list[str]
+    """The arms that read it at the scale in question."""
+    wrong: list[str]
+    """What lies in a file's place and is not it."""
 
 
 class Machine(Part):
@@ -440,7 +456,18 @@ class Machine(Part):
     data: list[DataHere]
     """Every dataset of the suite."""
     official: list[OfficialData]
-    """What a person brings for the scale `paper`."""
+    """The official files of the papers, and which arms of the scale `paper` read them."""
+
+
+class OfficialList(Part):
+    """The official files that papers need (`repro fetch --json`)."""
+
+    format: Literal["repro-fetch"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the format; a change that a reader would notice counts it up."""
+    files: list[OfficialData]
+    """One for each publication."""
 
 
 # Citations --------------------------------------------------------------------------------------
@@ -505,6 +532,7 @@ OUTPUTS: dict[str, type[Part]] = {
     "show": PaperShown,
     "check": Checked,
     "doctor": Machine,
+    "fetch": OfficialList,
     "cite": Cited,
 }
 """Commands with `--json` and what they print."""
