@@ -87,7 +87,11 @@ def _fetch(published: Published, accepted: bool, watch: Watch) -> Iterator[Outco
         yield from (Outcome(published, file) for file in published.files)
         return
     with cache.lock(f"official-{published.name}"):
-        moved = _has_moved(published)
+        try:
+            moved = _has_moved(published)
+        except ReproError as error:  # the receipt is damaged
+            yield from (Outcome(published, file, str(error)) for file in published.files)
+            return
         for found in look(published):
             try:
                 yield _have(published, found, accepted, moved, watch)
@@ -191,12 +195,13 @@ def _transfer(published: Published, file: File, known: Mapping[str, Any], watch:
     record = known.get(kind, {}).get(file.name)
     with watch(published, file) as tell:
         for pause in (*PAUSES_S, None):
-            resumed = part.exists()
+            resumed, before = part.exists(), _size(part)
             try:
                 found = _located(published, file, known)
                 download(found.address, part, headers=found.headers, tell=tell)
             except Interrupted:
-                if pause is None:
+                fruitless = _size(part) <= before
+                if pause is None or (fruitless and pause != PAUSES_S[0]):
                     raise
                 time.sleep(pause)
                 continue
@@ -209,6 +214,10 @@ def _transfer(published: Published, file: File, known: Mapping[str, Any], watch:
             if not resumed:  # else the part may have been of another file
                 break
     raise Refused(f"{found.address.partition('?')[0]} gives a file that {wrong}")
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _wrong(
@@ -355,8 +364,11 @@ def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 # What is missing ----------------------------------------------------------------------------------
 
 
-def missing(wanted: Iterable[Published]) -> list[str]:
-    """A phrase for each publication that is not whole here; nothing is fetched or read in full."""
+def missing(wanted: Iterable[Published], why: Mapping[str, str] | None = None) -> list[str]:
+    """A phrase for each publication that is not whole here; nothing is fetched or read in full.
+
+    why: by name, why one could not be fetched.
+    """
     lines = []
     for published in wanted:
         lacking = [found for found in look(published) if found.here != "have"]
@@ -364,21 +376,30 @@ def missing(wanted: Iterable[Published]) -> list[str]:
             first = lacking[0]
             what = f"{first.file.name} {first.note}" if first.note else first.file.name
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-            how = " (by hand)" if published.by_hand is not None else ""
-            lines.append(f"{published.place}: {what}{more}{how}")
+            lines.append(f"{published.name}: {what}{more}{_how(published, why or {})}")
     return lines
 
 
-def ensure(wanted: Iterable[Published], who: str, command: str) -> None:
+def _how(published: Published, why: Mapping[str, str]) -> str:
+    if published.by_hand is not None:
+        return " (by hand)"
+    if published.asks:
+        return " (has terms to agree to)"
+    return f" ({why[published.name]})" if published.name in why else ""
+
+
+def ensure(
+    wanted: Iterable[Published], who: str, command: str, why: Mapping[str, str] | None = None
+) -> None:
     """See that all official files of a job are here, before it computes.
 
     Raises:
         ReproError: some are not; all of them are named.
     """
-    if lines := missing(wanted):
+    if lines := missing(wanted, why):
         raise ReproError(
-            f"{who} misses {len(lines)} of its official files in {cache.root()}: "
-            f"{'; '.join(lines)}; `{command}` lists and fetches them"
+            f"{who} misses official files under {cache.root()}: {'; '.join(lines)}; "
+            f"`{command}` says how to get them and fetches what may be fetched"
         )
 
 

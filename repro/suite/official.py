@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,14 +100,20 @@ def rows(methods: Sequence[Method], scale: str, *, rest: bool = True) -> list[Ro
     ]
 
 
-def ensure(method: Method, scale: str, arms: Sequence[str], who: str) -> None:
+def ensure(
+    method: Method,
+    scale: str,
+    arms: Sequence[str],
+    who: str,
+    why: Mapping[str, str] | None = None,
+) -> None:
     """See that all official files of some arms are here, before one of them computes.
 
     Raises:
         ReproError: some are not; the line names all of them.
     """
     if wanted := of_arms(method, scale, arms):
-        fetch.ensure(wanted, who, f"repro fetch {method.slug} --scale {scale}")
+        fetch.ensure(wanted, who, f"repro fetch {method.slug} --scale {scale}", why)
 
 
 def obtain(method: Method, scale: str, arms: Sequence[str]) -> None:
@@ -117,8 +123,9 @@ def obtain(method: Method, scale: str, arms: Sequence[str]) -> None:
         ReproError: some of it is not; the line names all of it.
     """
     if wanted := of_arms(method, scale, arms):
-        fetch.fetch([published for published in wanted if not published.asks])
-        ensure(method, scale, arms, f"{method.slug} at scale {scale}")
+        outcomes = fetch.fetch(wanted)
+        why = {one.published.name: one.problem for one in outcomes if one.problem}
+        ensure(method, scale, arms, f"{method.slug} at scale {scale}", why)
 
 
 def prepare(name: str) -> None:

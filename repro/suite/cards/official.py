@@ -14,10 +14,11 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from repro import places
 from repro.documents import quoted
 from repro.errors import ReproError, nearest
 from repro.official import published
-from repro.places import ROOT, short
+from repro.places import short
 from repro.suite.cards.base import Name, Params, Slug, Strict, Url
 from repro.suite.cards.loading import read
 
@@ -133,7 +134,7 @@ def everything(root: Path | None = None) -> dict[str, published.Published]:
     Raises:
         ReproError: a mistake in a card; a name that two cards declare.
     """
-    return _everything(root or ROOT)
+    return _everything(root or places.ROOT)
 
 
 @functools.cache

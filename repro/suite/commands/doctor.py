@@ -23,8 +23,9 @@ def doctor(as_json: JsonOption = False) -> None:
     else:
         out = Output()
         out.print(_table_of_machine(found))
-        rows = official.rows(library.load_all(), "paper")
-        fetch.show(out, rows)
+        methods = library.load_all()
+        fetch.show(out, official.rows(methods, "paper", rest=False))
+        out.print(fetch.hint(methods, "paper"), soft_wrap=True)
         out.print("`repro fetch PAPER` fetches what the arms of a paper read")
 
 

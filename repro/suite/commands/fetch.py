@@ -26,9 +26,9 @@ from repro.suite.plan import scale_config
 COLOURS = {"have": "green", "fetch": "cyan", "ask": "yellow", "by hand": "yellow"}
 MEANINGS = {
     "have": "here",
-    "fetch": "will be fetched",
-    "ask": "has terms to agree to",
-    "by hand": "has to be brought by a person",
+    "fetch": "to fetch",
+    "ask": "with terms to agree to first",
+    "by hand": "to bring by hand",
 }
 
 
@@ -72,8 +72,9 @@ def fetch(
         return
     out = display.Output()
     show(out, rows)
+    if not (all_ or only) and (more := hint(methods, scale)):
+        out.print(more, soft_wrap=True)
     if not rows or dry_run:
-        _hint(out, methods, scale, all_ or bool(only))
         return
     if verify:
         _verify(out, rows)
@@ -163,19 +164,19 @@ def summary(rows: Sequence[official.Row]) -> str:
     coming = sum(row.missing_megabytes for row in rows if row.state in ("fetch", "ask"))
     unknown = sum(row.megabytes is None for row in rows if row.state != "have")
     told = f"{len(rows)} in all: {', '.join(parts)}" if rows else "nothing is needed"
-    told += f"; {size(coming)} to fetch" if coming else ""
+    told += f"; {size(coming)} to come" if coming else ""
     return told + (f" (and {unknown} of unknown size)" if unknown else "")
 
 
-def _hint(out: display.Output, methods: Sequence[Method], scale: str, whole: bool) -> None:
-    """What else there is that a short list leaves out."""
-    if not whole:
-        more = [row for row in official.rows(methods, scale) if not row.arms]
-        if more:
-            out.print(
-                f"{len(more)} more are published and read by no arm of scale {scale} yet: "
-                f"{', '.join(row.published.name for row in more)}; --all lists them"
-            )
+def hint(methods: Sequence[Method], scale: str) -> str:
+    """What else there is that a list of what arms read leaves out."""
+    more = [row.published.name for row in official.rows(methods, scale) if not row.arms]
+    if not more:
+        return ""
+    return (
+        f"{len(more)} more are published and read by no arm of scale {scale} yet: "
+        f"{', '.join(more)}; `repro fetch --all` lists them"
+    )
 
 
 def _verify(out: display.Output, rows: Sequence[official.Row]) -> None:
