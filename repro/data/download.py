@@ -73,31 +73,39 @@ def download(
         have = partial.stat().st_size if partial.exists() else 0
     request = _request(address, partial, have, headers or {})
     try:
-        with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S) as reply:
-            resumed = have > 0 and reply.status == 206
-            start = have if resumed else 0
-            expected = reply.headers.get("Content-Length")
-            total = None if expected is None else start + int(expected)
-            source = _Counted(reply, start, total, tell)
-            if not resumed:
-                source.begin(address)
-            _note(partial, address, reply.headers)
-            _room(partial, total, start)
-            with open(partial, "ab" if resumed else "wb") as stream:
-                shutil.copyfileobj(source, stream, cache.CHUNK)
-        done = partial.stat().st_size - start
+        _receive(request, partial, have, tell)
     except urllib.error.HTTPError as error:
         if error.code == 416:
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return  # all of it had arrived
             forget(partial)  # it is longer than the file: start anew next time
-        kind = Interrupted if error.code in PASSING else Refused
-        raise _answered(kind, address, error) from error
+        message = f"{address} answered {error.code} {error.reason}".rstrip()
+        if error.code in PASSING:
+            raise Interrupted(message) from error
+        raise Refused(message, error.code) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (*cache.FULL, *cache.REFUSED):
             raise cache.explain(partial, error) from error  # of our file, not of the network
         why = getattr(error, "reason", None) or reason(error)
         raise Interrupted(f"{address} cannot be reached ({why})") from error
+
+
+def _receive(request: urllib.request.Request, partial: Path, have: int, tell: Tell) -> None:
+    """Write what a server answers behind what is here, or in its place."""
+    address = request.full_url
+    with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S) as reply:
+        resumed = have > 0 and reply.status == 206
+        start = have if resumed else 0
+        expected = reply.headers.get("Content-Length")
+        total = None if expected is None else start + int(expected)
+        source = _Counted(reply, start, total, tell)
+        if not resumed:
+            source.begin(address)
+        _note(partial, address, reply.headers)
+        _room(partial, total, start)
+        with open(partial, "ab" if resumed else "wb") as stream:
+            shutil.copyfileobj(source, stream, cache.CHUNK)
+    done = partial.stat().st_size - start
     if expected is not None and done < int(expected):
         raise Interrupted(f"{address} was cut short at {done} of {expected} bytes")
 
@@ -115,11 +123,6 @@ def finish(partial: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, target)
         _note_of(partial).unlink(missing_ok=True)
-
-
-def _answered(kind: type[Unavailable], address: str, error: urllib.error.HTTPError) -> Unavailable:
-    message = f"{address} answered {error.code} {error.reason}".rstrip()
-    return Refused(message, error.code) if kind is Refused else kind(message)
 
 
 def _request(

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from repro.data.download import Interrupted, Refused
+from repro.data.download import Interrupted, Refused, Unavailable
 from repro.official.published import Hub
 
 ENDPOINT: str | None = None
@@ -38,7 +38,7 @@ def locate(hub: Hub, revision: str | None, name: str) -> Located:
         Refused: the file, the revision or the repository is not there, or needs an agreement.
         Interrupted: the hub cannot be reached.
     """
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
     url = hf_hub_url(
@@ -50,23 +50,8 @@ def locate(hub: Hub, revision: str | None, name: str) -> Located:
     )
     try:
         found = get_hf_file_metadata(url, timeout=30, endpoint=ENDPOINT)
-    except errors.GatedRepoError as error:
-        raise Refused(
-            f"{hub.page} asks for an agreement: accept it on that page, then `hf auth login`", 403
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise Refused(f"{hub.page} has no revision {revision or 'main'}", 404) from error
-    except errors.EntryNotFoundError as error:
-        at = revision or "main"
-        raise Refused(f"{hub.page} has no file {name} at {at[:12]}", 404) from error
-    except errors.RepositoryNotFoundError as error:
-        raise Refused(f"{hub.page} is not there, or private", 404) from error
-    except errors.HfHubHTTPError as error:
-        code = error.response.status_code
-        kind = Interrupted if code == 429 or code >= 500 else Refused
-        raise kind(f"{hub.page} answered {code} for {name}") from error
     except Exception as error:  # its transport raises exceptions of several libraries
-        raise Interrupted(f"{hub.page} cannot be reached ({type(error).__name__})") from error
+        raise _unavailable(hub, revision or "main", name, error) from error
     etag = (found.etag or "").lower()
     same = urlsplit(found.location).netloc == urlsplit(url).netloc
     return Located(
@@ -77,3 +62,23 @@ def locate(hub: Hub, revision: str | None, name: str) -> Located:
         git_sha1=etag if re.fullmatch("[0-9a-f]{40}", etag) else None,
         size=found.size,
     )
+
+
+def _unavailable(hub: Hub, revision: str, name: str, error: Exception) -> Unavailable:
+    """What an answer of the hub means."""
+    from huggingface_hub import errors
+
+    said = {
+        errors.GatedRepoError: "asks for an agreement: accept it there, then `hf auth login`",
+        errors.RevisionNotFoundError: f"has no revision {revision}",
+        errors.EntryNotFoundError: f"has no file {name} at {revision[:12]}",
+        errors.RepositoryNotFoundError: "is not there, or private",
+    }
+    for kind, what in said.items():
+        if isinstance(error, kind):
+            return Refused(f"{hub.page} {what}")
+    if isinstance(error, errors.HfHubHTTPError):
+        code = error.response.status_code
+        answer = f"{hub.page} answered {code} for {name}"
+        return Interrupted(answer) if code == 429 or code >= 500 else Refused(answer, code)
+    return Interrupted(f"{hub.page} cannot be reached ({type(error).__name__})")

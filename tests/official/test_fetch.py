@@ -383,7 +383,7 @@ def test_the_checksum_of_the_hub_is_held(server):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("GatedRepo", "asks for an agreement: accept it on that page, then `hf auth login`"),
+        ("GatedRepo", "asks for an agreement: accept it there, then `hf auth login`"),
         ("RevisionNotFound", f"has no revision {COMMIT}"),
         ("EntryNotFound", "has no file weights.bin at aaaaaaaaaaaa"),
         ("RepoNotFound", "is not there, or private"),

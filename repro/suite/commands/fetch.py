@@ -199,8 +199,10 @@ def _fetch(out: display.Output, rows: Sequence[official.Row], accept: Sequence[s
         if outcome.problem:
             lacking.setdefault(outcome.published.name, []).append(outcome)
     for name, ones in lacking.items():
-        more = f" (and {len(ones) - 1} more of its files)" if len(ones) > 1 else ""
-        out.print(Text(f"{name}: {ones[0].file.name}: {ones[0].problem}{more}", "yellow"))
+        if ones[0].published.by_hand is None:  # what a person has to do stands in the list
+            more = f" (and {len(ones) - 1} more of its files)" if len(ones) > 1 else ""
+            line = f"{name}: {ones[0].file.name}: {ones[0].problem}{more}"
+            out.print(Text(line, "yellow"), soft_wrap=True)
     if lacking:
         raise ReproError(
             f"{len(lacking)} of {len(rows)} are not here: {', '.join(lacking)}; do what stands "
