@@ -8,6 +8,7 @@ what arms list under ``official``.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Self
@@ -27,10 +28,16 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Md5 = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
+LONGEST_PART = 200
+"""Most bytes of a file's name; while it is fetched it gets an ending."""
+
+
 def _inside(path: str) -> str:
     parts = path.split("/")
     if path.startswith("/") or ".." in parts or "\\" in path or not path.isprintable():
         raise ValueError(f"{quoted(path)} leaves its folder")
+    if any(len(os.fsencode(part)) > LONGEST_PART for part in parts):
+        raise ValueError(f"{quoted(path)} has a name of more than {LONGEST_PART} bytes")
     return path
 
 
