@@ -163,8 +163,9 @@ class _Counted:
             data, self.first = self.first[:cut], self.first[cut:]
         else:
             data = self.reply.read(size)
-        self.done += len(data)
-        self.tell(self.done, self.total)
+        if data:
+            self.done += len(data)
+            self.tell(self.done, self.total)
         return data
 
 

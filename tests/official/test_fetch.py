@@ -2,8 +2,10 @@
 
 import hashlib
 import http.server
+import importlib
 import io
 import os
+import pkgutil
 import re
 import tarfile
 import threading
@@ -13,11 +15,18 @@ from dataclasses import replace
 import pytest
 
 from repro import store
+from repro.data import official as layouts
 from repro.data.layouts import Layout
 from repro.errors import ReproError
 from repro.official import fetch, hub, published
 from repro.official.published import File, Hub, Published, look, partial, receipt, receipt_path
+from repro.suite.cards.official import everything
 
+LAYOUTS = {
+    layout.name: layout
+    for module in pkgutil.iter_modules(layouts.__path__, f"{layouts.__name__}.")
+    for layout in [importlib.import_module(module.name).LAYOUT]
+}
 CONTENT = bytes(range(256)) * 40
 OTHER = CONTENT[::-1]
 COMMIT, LATER = "a" * 40, "b" * 40
@@ -491,3 +500,57 @@ def test_before_it_computes_a_job_says_all_that_it_misses(server):
     assert "\n" not in str(caught.value)
     store.write_text(published.cache.root() / "official" / "two" / "x", "content")
     fetch.ensure(wanted[1:2], "toy/arm", "repro fetch toy")
+
+
+# --- what the cards declare -----------------------------------------------------------------------
+
+TEXT = b"a line\n"
+LM1B = "1-billion-word-language-modeling-benchmark-r13output"
+INSIDE = {
+    "ldm-lsun-bedrooms": ["model.ckpt"],
+    "ldm-lsun-churches": ["model.ckpt"],
+    "coco2014-val": [f"val2014/COCO_val2014_0000000000{n}.jpg" for n in (42, 73)],
+    "wikitext2": [f"wikitext-2-raw/wiki.{part}.raw" for part in ("train", "valid", "test")],
+    "wikitext103": [f"wikitext-103-raw/wiki.{part}.raw" for part in ("train", "valid", "test")],
+    "ptb": [
+        *(f"./simple-examples/data/ptb.{part}.txt" for part in ("train", "valid", "test")),
+        "./simple-examples/data/ptb.char.test.txt",
+    ],
+    "lm1b": [
+        f"{LM1B}/{kind}-monolingual.tokenized.shuffled/{name}"
+        for kind, name in (
+            ("training", "news.en-00001-of-00002"),
+            ("heldout", "news.en.heldout-00000-of-00002"),
+            ("heldout", "news.en.heldout-00001-of-00002"),
+        )
+    ],
+}
+"""Members of the published archives, by their names there."""
+
+
+@pytest.mark.parametrize("name", everything())
+def test_every_declaration_can_be_fetched(server, name):
+    """A miniature of each publication, at its path, comes to where its reader looks."""
+    one = everything()[name]
+    files = tuple(replace(file, size=None, sha256=None, md5=None) for file in one.files)
+    one = replace(one, files=files, url=one.url and f"{server.base}/x")
+    for file in files:
+        content = TEXT
+        if file.unpack is not None:
+            pack = zipped if file.name.endswith(".zip") else tarred
+            content = pack(dict.fromkeys(INSIDE[name], TEXT))
+        where = file.at or file.name
+        if one.hub is not None:
+            kind = "/datasets" if one.hub.dataset else ""
+            revision = one.hub.revision or server.commit
+            server.files[f"{kind}/{one.hub.repository}/{revision}/{where}"] = content
+        elif one.by_hand is None:
+            server.files[f"/x/{where.partition('?')[0]}"] = content
+        else:
+            store.write_text(one.folder / file.name.partition("|")[0].replace("*", "0"), "a line")
+    assert problems(one, accepted=[name]) == [""] * len(files)
+    assert here(one) == ["have"] * len(files) and fetch.verify([one]) == []
+    if name in LAYOUTS and name != "lm1b":
+        LAYOUTS[name].locate()
+    if name == "lm1b":
+        assert list(LAYOUTS[name].rows("test")) == ["a line"] * 2
