@@ -35,6 +35,7 @@ from repro.suite.commands.cite import cite
 from repro.suite.commands.claims import claims
 from repro.suite.commands.doctor import doctor
 from repro.suite.commands.fetch import fetch
+from repro.suite.commands.measure import measure
 from repro.suite.commands.nodes import node
 from repro.suite.export import models
 from repro.suite.export import papers as facts
@@ -57,6 +58,7 @@ app.command()(claims)
 app.command()(cite)
 app.command()(doctor)
 app.command()(fetch)
+app.command()(measure)
 
 
 def _version(asked: bool) -> None:

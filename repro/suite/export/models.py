@@ -526,6 +526,71 @@ class Cited(Part):
     """Those named, or those whose numbers stand in what was named."""
 
 
+# A person's images ------------------------------------------------------------------------------
+
+
+MetricId = Literal["fid", "kid", "precision", "recall"]
+
+
+class MetricOfImages(Part):
+    """One metric of a set of images."""
+
+    id: MetricId
+    """Its name."""
+    title: str
+    """What it is with these features; only Inception's give an FID and a KID."""
+    value: float
+    """Of the images as they are."""
+    low: float
+    """Lower end of its 95 % interval over the choice of the images (jackknife over ten groups);
+    the reference is taken as it is."""
+    high: float
+    """Upper end of the interval."""
+    floor: float
+    """The same metric of real images in the place of these, `n_floor` of them."""
+    above_floor: float
+    """`value` − `floor`."""
+    lower_is_better: bool
+    """Whether a lower value is a better one."""
+    n: int
+    """How many of the images it takes."""
+    n_reference: int
+    """How many of the reference."""
+
+
+class Measured(Part):
+    """A person's images against a reference (`repro measure --json`)."""
+
+    format: Literal["repro-measure"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the schema of this format."""
+    images: str
+    """The folder or file, as it was named."""
+    n: int
+    """Number of images."""
+    images_sha256: str
+    """Over what the network was fed, in any order."""
+    against: str
+    """The reference: a data set and its split, or a folder or file."""
+    n_reference: int
+    """Number of its images."""
+    features: str
+    """The network whose features are compared."""
+    features_sha256: str
+    """Of its weights."""
+    n_floor: int
+    """Number of real images that gave the floor."""
+    metrics: list[MetricOfImages]
+    """In the order in which they were asked for."""
+    copies_of_reference: int
+    """Images that are one of the reference, pixel by pixel."""
+    copies_within: int
+    """Images that stand more than once."""
+    notes: list[str]
+    """What was done to the images, and what to mind."""
+
+
 OUTPUTS: dict[str, type[Part]] = {
     "claims": Claims,
     "list": PaperList,
@@ -534,5 +599,6 @@ OUTPUTS: dict[str, type[Part]] = {
     "doctor": Machine,
     "fetch": OfficialList,
     "cite": Cited,
+    "measure": Measured,
 }
 """Commands with `--json` and what they print."""
