@@ -141,10 +141,7 @@ def _colour(image: np.ndarray) -> np.ndarray:
 
 
 def _folder(path: Path, side: int | None, background: Background | None, tell: Tell) -> Pictures:
-    try:
-        every = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    except OSError as error:
-        raise ReproError(f"{path} cannot be read ({error.strerror}); make it readable") from error
+    every = _files(path)
     files = [p for p in every if p.suffix.lower() in SUFFIXES]
     if not files:
         there = ", ".join(sorted({p.suffix or p.name for p in every})[:5])
@@ -161,6 +158,18 @@ def _folder(path: Path, side: int | None, background: Background | None, tell: T
         found.note(f"{path}: every image was resized to {side} x {side} pixels (bicubic)")
     found.one(0)
     return found
+
+
+def _files(path: Path) -> list[Path]:
+    """All files below a folder but hidden ones, in the order of their paths.
+
+    Raises:
+        ReproError: it cannot be read.
+    """
+    try:
+        return sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+    except OSError as error:
+        raise ReproError(f"{path} cannot be read ({error.strerror}); make it readable") from error
 
 
 def _hidden(path: Path, root: Path) -> bool:
