@@ -35,6 +35,7 @@ from repro.suite.commands.cite import cite
 from repro.suite.commands.claims import claims
 from repro.suite.commands.doctor import doctor
 from repro.suite.commands.fetch import fetch
+from repro.suite.commands.exchange import bring, export, machines
 from repro.suite.commands.measure import measure
 from repro.suite.commands.nodes import node
 from repro.suite.export import models
@@ -59,6 +60,9 @@ app.command()(cite)
 app.command()(doctor)
 app.command()(fetch)
 app.command()(measure)
+app.command()(export)
+app.command("import")(bring)
+app.command()(machines)
 
 
 def _version(asked: bool) -> None:

@@ -591,6 +591,28 @@ class Measured(Part):
     """What was done to the images, and what to mind."""
 
 
+# Results that go to another clone ---------------------------------------------------------------
+
+
+class Exported(Part):
+    """``export.json`` in an archive of `repro export`."""
+
+    format: Literal["repro-export"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the schema of this format."""
+    machine: str
+    """What the machine calls itself."""
+    suite: str
+    """Version of the suite."""
+    scale: Literal["small", "gpu", "paper"]
+    """Of all its results."""
+    made: str
+    """When."""
+    files: dict[str, str]
+    """SHA-256 of every other file, by its path."""
+
+
 OUTPUTS: dict[str, type[Part]] = {
     "claims": Claims,
     "list": PaperList,
