@@ -40,7 +40,8 @@ LARGEST = 256 * 2**20
 """Bytes of all files of an archive together; three megabytes are usual."""
 FIRST = datetime(2024, 1, 1, tzinfo=UTC)
 """Before any run of the suite."""
-LONGEST_S = 400 * 24 * 3600.0
+BOUNDS = {"wall_s": (0, 400 * 24 * 3600), "peak_memory_mb": (0, 1e9), "threads": (1, 1e5)}
+"""Seconds, megabytes and threads that a run may have taken."""
 SLACK = timedelta(days=1)
 """By which the clock of another machine may be ahead."""
 SAME = 1e-6
@@ -247,24 +248,29 @@ def implausible(record: Record, now: datetime) -> list[tuple[str, str]]:
     A model of which nobody recorded that has None there, which says nothing.
     """
     found = []
-    device, versions = record["device"], record["versions"]
-    if device is not None and not (device.strip() and device.isprintable() and len(device) <= 200):
+    device, versions, started = record["device"], record["versions"], record["started"]
+    if device is not None and not _is_device(device):
         found.append(("implausible device", documents.quoted(device)))
     if versions is not None and not _are_versions(versions):
         found.append(("implausible versions", documents.quoted(versions)))
-    for key, most in (("wall_s", LONGEST_S), ("peak_memory_mb", 1e9), ("threads", 1e5)):
-        value = record[key]
-        least = 1 if key == "threads" else 0
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
-            found.append((f"implausible {key}", str(value)))
-    if record["started"] is not None:
-        started = datetime.fromisoformat(record["started"])
-        if started.tzinfo is None or not FIRST <= started <= now + SLACK:
-            found.append(("implausible start", str(record["started"])))
+    for key, (least, most) in BOUNDS.items():
+        if record[key] is not None and not least <= record[key] <= most:
+            found.append((f"implausible {key}", str(record[key])))
+    if started is not None and not _is_start(started, now):
+        found.append(("implausible start", str(started)))
     is_run = "measured_sha256" in record
-    if is_run and None in (device, versions, record["started"], record["wall_s"]):
+    if is_run and None in (device, versions, started, record["wall_s"]):
         found.append(("provenance is missing", "device, versions, start or time"))
     return found
+
+
+def _is_device(text: str) -> bool:
+    return bool(text.strip()) and text.isprintable() and len(text) <= 200
+
+
+def _is_start(text: str, now: datetime) -> bool:
+    started = datetime.fromisoformat(text)
+    return started.tzinfo is not None and FIRST <= started <= now + SLACK
 
 
 def _are_versions(versions: Mapping[str, Any]) -> bool:
