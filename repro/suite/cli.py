@@ -34,8 +34,8 @@ from repro.suite.commands.arguments import options_of as _options
 from repro.suite.commands.cite import cite
 from repro.suite.commands.claims import claims
 from repro.suite.commands.doctor import doctor
-from repro.suite.commands.fetch import fetch
 from repro.suite.commands.exchange import bring, export, machines
+from repro.suite.commands.fetch import fetch
 from repro.suite.commands.measure import measure
 from repro.suite.commands.nodes import node
 from repro.suite.export import models
