@@ -135,6 +135,7 @@ def show(paper: PaperArgument, as_json: JsonOption = False) -> None:
     out.print(f"\n{card.summary}\n")
     for table in (_claims_of_paper(method), _arms(method), _checks(method), _datasets(method)):
         out.print(table)
+    out.print(f"official weights and data: `repro fetch {paper} --dry-run` lists them")
 
 
 def _claims_of_paper(method: Method) -> Table:

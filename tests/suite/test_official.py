@@ -1,8 +1,11 @@
 """Official files: what cards declare, what commands list, and what an arm says that it misses."""
 
+import functools
+import http.server
 import importlib
 import pkgutil
 import sys
+import threading
 
 import pytest
 import yaml
@@ -263,6 +266,34 @@ def test_fetch_ends_with_what_is_still_missing(toy, data, monkeypatch, capsys):
     (data / "official" / "hand" / "w.bin").write_bytes(b"0123456780")
     status, out, _ = call(monkeypatch, capsys, *words, "--verify")
     assert status == 1 and "official/hand/w.bin: w.bin has SHA-256" in out
+
+
+def test_fetch_fetches(toy, data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "w.bin").write_bytes(b"0123456789")
+    handler = functools.partial(Quiet, directory=tmp_path / "served")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("REPRO_OFFLINE", "0")
+    declare(toy, weights={**PLAIN, "url": f"http://127.0.0.1:{server.server_port}"})
+    status, out, err = call(monkeypatch, capsys, "fetch", "toy", "--scale", "smoke")
+    server.shutdown()
+    server.server_close()
+    assert status == 0 and "fetched and verified 1 files" in out and "all are here" in out
+    assert err == "weights/w.bin: 0.0 of 0.0 MB\n"
+    assert (data / "official" / "weights" / "w.bin").read_bytes() == b"0123456789"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        return
+
+
+def test_fetch_says_when_the_disk_is_too_small(toy, monkeypatch, capsys):
+    declare(toy, weights={**PLAIN, "files": [{"name": "w.bin", "megabytes": 1e9}]})
+    words = ("fetch", "toy", "--scale", "smoke", "--dry-run")
+    _, out, _ = call(monkeypatch, capsys, *words)
+    assert "less than what is to come" in out
 
 
 def test_fetch_knows_its_words(toy, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -124,6 +125,23 @@ def show(out: display.Output, rows: Sequence[official.Row]) -> None:
         for line in _origin(row):
             out.print(line, soft_wrap=True)  # addresses stay whole
     out.print(summary(rows))
+    if tight := _tight(rows):
+        out.print(Text(tight, "yellow"), soft_wrap=True)
+
+
+def _tight(rows: Sequence[official.Row]) -> str:
+    """A line where the disk has no room for what is to come."""
+    there = cache.root()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    free = shutil.disk_usage(there).free / 1e6
+    coming = sum(row.missing_megabytes for row in rows if row.state != "have")
+    if coming <= free:
+        return ""
+    return (
+        f"{size(free)} are free under {there}, less than what is to come; --only takes some of "
+        "it, REPRO_DATA names a folder on another disk"
+    )
 
 
 def _told(row: official.Row) -> str:
