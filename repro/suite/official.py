@@ -11,7 +11,7 @@ from typing import Literal
 
 from repro.errors import ReproError, nearest
 from repro.official import fetch
-from repro.official.published import Found, Published, look
+from repro.official.published import Found, Published, look, receipt
 from repro.suite.cards.method import Method
 from repro.suite.cards.official import everything
 
@@ -126,6 +126,15 @@ def obtain(method: Method, scale: str, arms: Sequence[str]) -> None:
         outcomes = fetch.fetch(wanted)
         why = {one.published.name: one.problem for one in outcomes if one.problem}
         ensure(method, scale, arms, f"{method.slug} at scale {scale}", why)
+
+
+def hashes(method: Method, scale: str, arm: str) -> dict[str, dict[str, str]]:
+    """SHA-256 of each official file that an arm reads, by publication: for its record."""
+    found = {}
+    for published in of_arms(method, scale, [arm]):
+        files = receipt(published).get("files", {})
+        found[published.name] = {name: file["sha256"] for name, file in files.items()}
+    return found
 
 
 def prepare(name: str) -> None:

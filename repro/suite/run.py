@@ -308,6 +308,8 @@ def _run_seed(
         raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
     record = provenance.record(job, parts, wall, code)
     record[reads.ITEMS] = reads.of_run(method, arm_name, reading, _records(job))
+    if files := official.hashes(method, options.scale, arm_name):
+        record["official"] = files
     with store.atomic_folder(folder) as temporary:
         _write_record(temporary, record, job)
 

@@ -1,6 +1,7 @@
 """Official files: what cards declare, what commands list, and what an arm says that it misses."""
 
 import functools
+import hashlib
 import http.server
 import importlib
 import pkgutil
@@ -10,6 +11,7 @@ import threading
 import pytest
 import yaml
 
+from repro import places, store
 from repro.data import cache
 from repro.data import official as layouts
 from repro.errors import ReproError
@@ -189,12 +191,20 @@ def test_an_arm_says_all_that_it_misses_before_it_computes(toy, monkeypatch):
         assert "`repro fetch toy --scale smoke`" in str(caught.value)
 
 
+def test_the_dag_fetches_where_it_runs_itself():
+    """On a cluster the nodes that compute may have no network."""
+    text = (places.ROOT / "workflow" / "rules" / "data.smk").read_text()
+    assert "localrules:\n    data,\n    official,\n" in text
+
+
 def test_an_arm_runs_when_its_files_are_here(toy, data):
     declare(toy)
     (data / "official" / "weights").mkdir(parents=True)
     (data / "official" / "weights" / "w.bin").write_bytes(b"0123456789")
+    run.prepare_official("weights", Options("smoke").work)
     (folder,) = run.run_arm(library.load("toy"), "exact", Options("smoke"))
-    assert (folder / "record.json").is_file()
+    digest = hashlib.sha256(b"0123456789").hexdigest()
+    assert store.read_sealed(folder / "record.json")["official"] == {"weights": {"w.bin": digest}}
 
 
 def test_only_what_reads_official_files_depends_on_them(toy):
