@@ -73,7 +73,7 @@ def measure(
 def _table(found: models.Measured) -> Table:
     title = f"{found.n} images of {found.images} against {found.n_reference} of {found.against}"
     table = Table(title=f"{title}, features of {found.features}")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     for heading in ("value", "95 % interval", "floor", "above the floor", "images"):
         table.add_column(heading, justify="right")
     for one in found.metrics:
