@@ -38,6 +38,7 @@ from repro.suite.commands.exchange import bring, export, machines
 from repro.suite.commands.fetch import fetch
 from repro.suite.commands.measure import measure
 from repro.suite.commands.nodes import node
+from repro.suite.commands.sample import sample
 from repro.suite.export import models
 from repro.suite.export import papers as facts
 from repro.suite.plan import methods_at, scale_config
@@ -59,6 +60,7 @@ app.command()(claims)
 app.command()(cite)
 app.command()(doctor)
 app.command()(fetch)
+app.command()(sample)
 app.command()(measure)
 app.command()(export)
 app.command("import")(bring)
