@@ -16,3 +16,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/runs.smk"
 include: "workflow/rules/verdicts.smk"
 include: "workflow/rules/report.smk"
+
+# Seconds each, and the first wants the network: they run where snakemake runs, also on a cluster.
+localrules: data, verdict, tables, page
+

@@ -52,6 +52,7 @@ def forget():
     for cached in (
         plan.scale_config,
         definitions._module,
+        definitions.uses_device,
         fingerprint.code,
         provenance.commit,
     ):

@@ -30,7 +30,10 @@ V_A: 7.1
 V_B: 6.6
 """
 ZOO = "models:\n  net: {train: 'repro.zoo.train:train', data: [digits]}\n"
-SCALE = "scale: small\ndescription: d\ndevice: cpu\nmethods: all\n"
+SCALE = (
+    "scale: small\ndescription: d\ndevice: cpu\nmethods: all\n"
+    "resources: {runtime: 1, mem_mb: 100}\n"
+)
 
 
 def _methods(folder: Path) -> Path:

@@ -37,6 +37,7 @@ from repro.suite.commands.doctor import doctor
 from repro.suite.commands.exchange import bring, export, machines
 from repro.suite.commands.fetch import fetch
 from repro.suite.commands.measure import measure
+from repro.suite.commands.needs import needs
 from repro.suite.commands.nodes import node
 from repro.suite.commands.sample import sample
 from repro.suite.export import models
@@ -65,6 +66,7 @@ app.command()(measure)
 app.command()(export)
 app.command("import")(bring)
 app.command()(machines)
+app.command()(needs)
 
 
 def _version(asked: bool) -> None:

@@ -60,10 +60,14 @@ class Reference(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """What one name is bound to: the digest of its meaning, and what it refers to."""
+    """What one name is bound to: the digest of its meaning, and what it refers to.
+
+    ``on_device``: whether it reads the device of the job, as ``job.device`` or ``self.job.device``.
+    """
 
     digest: str
     references: frozenset[Reference]
+    on_device: bool = False
 
 
 @dataclass
@@ -120,6 +124,21 @@ def closure(roots: Iterable[str], remarks: tuple[str, ...] = REMARKS) -> dict[st
             # A star import, a module __getattr__, or made in a way that syntax does not show.
             todo.append(Reference(module.name))
     return dict(sorted(found.items()))
+
+
+@functools.cache
+def uses_device(root: str) -> bool:
+    """Whether a function, or what it reaches, reads the device of its job; else it is on the CPU.
+
+    Raises:
+        ReproError: there is no such function.
+    """
+    for label in closure([root]):
+        name, _, bound = label.partition(":")
+        module = _module(name)
+        if module is not None and module.definitions[bound].on_device:
+            return True
+    return False
 
 
 def files(labels: Iterable[str]) -> list[Path]:
@@ -283,8 +302,19 @@ def _read(name: str, path: Path, tree: ast.Module) -> Module:
         reader = _Reader(module)
         meaning = "\n".join(reader.meaning(node) for node in nodes)
         digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]
-        module.definitions[bound] = Definition(digest, frozenset(reader.references))
+        on_device = any(_is_device(inner) for node in nodes for inner in ast.walk(node))
+        module.definitions[bound] = Definition(digest, frozenset(reader.references), on_device)
     return module
+
+
+def _is_device(node: ast.AST) -> bool:
+    """The device of a job, by the name that a job has everywhere."""
+    if not (isinstance(node, ast.Attribute) and node.attr in ("device", "device_name")):
+        return False
+    owner = node.value
+    return (isinstance(owner, ast.Name) and owner.id == "job") or (
+        isinstance(owner, ast.Attribute) and owner.attr == "job"
+    )
 
 
 def _bind(module: Module, statements: dict[str, list[ast.stmt]], node: ast.stmt) -> None:
@@ -662,7 +692,9 @@ def _keep() -> None:
 def _dumped(module: Module) -> dict[str, Any]:
     return {
         "package": module.package,
-        "definitions": {n: [d.digest, sorted(d.references)] for n, d in module.definitions.items()},
+        "definitions": {
+            n: [d.digest, sorted(d.references), d.on_device] for n, d in module.definitions.items()
+        },
         "imports": module.imports,
         "imported": sorted(set(module.imported)),
         "stars": module.stars,
@@ -677,8 +709,8 @@ def _restored(name: str, kept: dict[str, Any]) -> Module:
         name,
         kept["package"],
         {
-            n: Definition(digest, frozenset(map(reference, references)))
-            for n, (digest, references) in kept["definitions"].items()
+            n: Definition(digest, frozenset(map(reference, references)), on_device)
+            for n, (digest, references, on_device) in kept["definitions"].items()
         },
         {alias: reference(pair) for alias, pair in kept["imports"].items()},
         kept["imported"],

@@ -39,7 +39,7 @@ from repro.data import catalogue, items
 from repro.errors import ReproError, nearest
 from repro.job import Job, Params, reproducible
 from repro.places import work_root
-from repro.suite import fingerprint, official, provenance, reads, records
+from repro.suite import fingerprint, needs, official, provenance, reads, records
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
@@ -69,8 +69,12 @@ class Options:
         return Plan(self.scale, self.retrain, self.work)
 
 
-def device_for(options: Options) -> str:
-    """The device of a scale; checks that it is there.
+def device_for(options: Options, gpu: bool = True, what: str = "") -> str:
+    """The device of a job; checks that it is there.
+
+    Args:
+        gpu: whether the job runs on a GPU where there is one (`repro.suite.needs`).
+        what: the job, for the message; the scale where it is empty.
 
     Raises:
         ReproError: no device of this suite, or one that this machine has not.
@@ -79,19 +83,21 @@ def device_for(options: Options) -> str:
     wanted = scale_config(options.scale)["device"] if asked is None else asked
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", wanted):
         raise ReproError(f"no device `{wanted}`; `--device` takes cpu, cuda or cuda:<number>")
-    if wanted == "cpu":
-        return wanted
+    if wanted == "cpu" or not gpu:
+        return "cpu"
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    needs = f"scale {options.scale}" if asked is None else f"`--device {asked}`"
+    asker = f"{what} at scale {options.scale}" if what else f"scale {options.scale}"
+    if asked is not None:
+        asker = f"`--device {asked}`"
     if not count:
         raise ReproError(
-            f"{needs} needs a CUDA GPU and this machine shows none; run `--scale small`, or pass "
+            f"{asker} needs a CUDA GPU and this machine shows none; run `--scale small`, or pass "
             "`--device cpu` if you can wait"
         )
     if int(wanted.partition(":")[2] or 0) >= count:
-        raise ReproError(f"{needs}: this machine shows {count} CUDA GPUs, counted from 0")
+        raise ReproError(f"{asker}: this machine shows {count} CUDA GPUs, counted from 0")
     return wanted
 
 
@@ -152,7 +158,7 @@ def _train(
         options.scale,
         Params(method.model_params(options.scale, ref.owner, ref.name), label),
         threads=card.threads,
-        device_name="cpu" if load else device_for(options),
+        device_name=device_for(options, needs.model_uses_gpu(options.plan, ref), label),
         scratch=_scratch(options, label) / identity,
         log=log,
         data_names=card.data,
@@ -289,7 +295,11 @@ def _run_seed(
         options.scale,
         Params(params, f"{method.slug}/{arm_name}"),
         threads=card.threads,
-        device_name=device_for(options),
+        device_name=device_for(
+            options,
+            needs.arm_uses_gpu(method, options.scale, arm_name),
+            f"{method.slug}/{arm_name}",
+        ),
         scratch=_scratch(options, f"runs/{method.slug}/{arm_name}/{seed}")
         / fingerprint.digest(parts),
         log=log,
@@ -486,7 +496,6 @@ def run_method(
     seeds: Sequence[int] | None = None,
 ) -> None:
     """All jobs of a method in dependency order in this process, without Snakemake."""
-    device_for(options)
     method = options.plan.planned(method)
     chosen = list(arms or method.arms(options.scale))
     known = {seed for arm in chosen for seed in method.seeds(options.scale, arm)}
@@ -499,6 +508,7 @@ def run_method(
     plan = options.plan
     wanted = plan.models_of_arms(method, chosen, seeds)
     refs = method.in_order(options.scale, wanted, options.retrain)
+    _refuse_without_gpu(method, chosen, refs, options)
     official.obtain(method, options.scale, chosen)
     for name in sorted({*plan.data_of_arms(method, chosen), *plan.data_of_models(refs)}):
         prepare_data(name, options.work)
@@ -507,3 +517,23 @@ def run_method(
     for arm in chosen:
         own = None if seeds is None else [s for s in method.seeds(options.scale, arm) if s in seeds]
         run_arm(method, arm, options, own)
+
+
+def _refuse_without_gpu(
+    method: Method, arms: Sequence[str], refs: Sequence[ModelRef], options: Options
+) -> None:
+    """Raises ReproError, before anything is computed: a job wants a GPU that is not here."""
+    asking = [arm for arm in arms if needs.arm_uses_gpu(method, options.scale, arm)]
+    trained = any(needs.model_uses_gpu(options.plan, ref) for ref in refs)
+    try:
+        device_for(options, bool(asking) or trained)
+    except ReproError as error:
+        free = [
+            arm for arm in arms if arm not in asking and not method.arm(options.scale, arm).models
+        ]
+        if not free or options.device is not None:
+            raise
+        listed = " ".join(f"--arm {arm}" for arm in free[:3])
+        raise ReproError(
+            f"{error}; {len(free)} of its {len(arms)} arms need none: `{listed}`"
+        ) from None

@@ -7,6 +7,8 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 
 Tier = Literal["exact", "structural", "reduced", "paper"]
 TIERS: tuple[Tier, ...] = get_args(Tier)
+CERTAIN: tuple[Tier, ...] = ("exact", "structural")
+"""The tiers whose checks hold at every scale, smoke included, or something is wrong."""
 
 Verdict = Literal["reproduced", "contradicted", "inconclusive", "untested"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)

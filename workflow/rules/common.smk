@@ -7,7 +7,7 @@ from pathlib import Path
 
 from repro import environment
 from repro.errors import ReproError
-from repro.suite import fingerprint, looks
+from repro.suite import fingerprint, looks, needs
 from repro.suite.cards import library
 from repro.suite.cards.models import ModelRef
 from repro.suite.plan import Plan, mark, methods_at, scale_config
@@ -93,8 +93,30 @@ def data_files(names):
     return sorted({f"{WORK}/data/{name}.json" for name in names})
 
 
-def gpu_of(card, scale):
-    return int(card.gpu and scale_config(scale)["device"].startswith("cuda"))
+# What a job asks for is what it refuses to run without: `repro.suite.needs`.
+
+
+def asked(needed):
+    """The resources of a rule, from a function of its wildcards to what its job needs."""
+    return dict(
+        gpu=lambda w: int(needed(w).gpu),
+        machine=lambda w: int(needed(w).machine),
+        runtime=lambda w, attempt: needed(w).minutes(attempt),
+        mem_mb=lambda w, attempt: needed(w).mem_mb(attempt),
+        cpus_per_task=lambda w: needed(w).threads,
+        # on a cluster a latency job gets a node for itself, whatever that node has
+        slurm_extra=lambda w: "'--exclusive'" if needed(w).machine else "",
+    )
+
+
+def threads_of(needed):
+    """The cores that a job takes here: a latency job all, so that nothing runs beside it."""
+
+    def threads(w):
+        found = needed(w)
+        return (workflow.cores or found.threads) if found.machine else found.threads
+
+    return threads
 
 
 wildcard_constraints:

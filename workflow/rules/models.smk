@@ -24,6 +24,10 @@ def model_inputs(w):
     ]
 
 
+def needs_of_model(w):
+    return needs.of_model(plan(w.scale), model_ref(w))
+
+
 rule model:
     input:
         model_inputs,
@@ -34,17 +38,18 @@ rule model:
         log_of("models/{owner}/{model}/{seed}"),
     params:
         command=lambda w: repro("model", w.scale, w.owner, w.model, w.seed),
-    threads: lambda w: plan(w.scale).card(model_ref(w)).threads
+    threads: threads_of(needs_of_model)
     resources:
-        gpu=lambda w: gpu_of(plan(w.scale).card(model_ref(w)), w.scale),
+        **asked(needs_of_model),
     message:
         "model {wildcards.owner}/{wildcards.model} seed {wildcards.seed} ({wildcards.scale})"
     shell:
         "{params.command} 2>&1 | tee -- {log:q}"
 
 
-def cards_of_models(w):
-    return [plan(w.scale).card(ref) for ref in plan(w.scale).models_of(w.owner)]
+def needs_of_models(w):
+    here = plan(w.scale)
+    return needs.together(needs.of_model(here, ref) for ref in here.models_of(w.owner))
 
 
 def model_batch_inputs(w):
@@ -66,9 +71,9 @@ rule model_batch:
         log_of("models/{owner}"),
     params:
         command=lambda w: repro("models", w.scale, w.owner),
-    threads: lambda w: max(card.threads for card in cards_of_models(w))
+    threads: threads_of(needs_of_models)
     resources:
-        gpu=lambda w: max(gpu_of(card, w.scale) for card in cards_of_models(w)),
+        **asked(needs_of_models),
     message:
         "models of {wildcards.owner} ({wildcards.scale})"
     shell:

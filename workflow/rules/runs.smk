@@ -16,8 +16,8 @@ def inputs_of_arms(name, method, scale, arms):
     ]
 
 
-def arm_of(w):
-    return METHODS[w.method].arm(w.scale, w.arm)
+def needs_of_arm(w):
+    return needs.of_arm(plan(w.scale), METHODS[w.method], w.arm)
 
 
 rule run:
@@ -31,12 +31,9 @@ rule run:
         log_of("runs/{method}/{arm}"),
     params:
         command=lambda w: repro("arm", w.scale, w.method, w.arm),
-    threads: lambda w: workflow.cores if arm_of(w).machine else arm_of(w).threads
+    threads: threads_of(needs_of_arm)
     resources:
-        machine=lambda w: int(arm_of(w).machine),
-        gpu=lambda w: gpu_of(arm_of(w), w.scale),
-        # on a cluster a latency job gets its node for itself
-        slurm_extra=lambda w: "'--exclusive'" if arm_of(w).machine else "",
+        **asked(needs_of_arm),
     message:
         "run {wildcards.method}/{wildcards.arm} ({wildcards.scale})"
     shell:
@@ -53,8 +50,9 @@ def run_files(method, scale):
     return [f"{base}/{method.slug}.json", *alone]
 
 
-def cards_of_arms(w):
-    return METHODS[w.method].arms(w.scale).values()
+def needs_of_arms(w):
+    here, method = plan(w.scale), METHODS[w.method]
+    return needs.together(needs.of_arm(here, method, arm) for arm in here.shared_arms(method))
 
 
 rule run_batch:
@@ -71,9 +69,9 @@ rule run_batch:
         log_of("runs/{method}"),
     params:
         command=lambda w: repro("arms", w.scale, w.method),
-    threads: lambda w: max(card.threads for card in cards_of_arms(w))
+    threads: threads_of(needs_of_arms)
     resources:
-        gpu=lambda w: max(gpu_of(card, w.scale) for card in cards_of_arms(w)),
+        **asked(needs_of_arms),
     message:
         "arms of {wildcards.method} ({wildcards.scale})"
     shell:

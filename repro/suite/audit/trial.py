@@ -37,7 +37,7 @@ def _of_identities(method: Method) -> list[str]:
     return [
         reference.arm
         for check in method.checks(SCALE).values()
-        if check.tier in ("exact", "structural")
+        if check.tier in words.CERTAIN
         for reference in check.parsed.references()
     ]
 

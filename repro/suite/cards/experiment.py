@@ -26,7 +26,7 @@ from repro.suite.cards.base import Dotted, Identifier, Name, Params, Strict, uni
 class Model(Strict):
     """A network that the DAG trains once (per seed, if ``per_seed``) and that arms share.
 
-    ``models``: those it is trained from, as a student is from its teacher.
+    ``models``: those it is trained from, as a student is from its teacher. ``gpu``: as for an arm.
     """
 
     train: Dotted
@@ -36,7 +36,7 @@ class Model(Strict):
     params: Params = {}
     per_seed: bool = False
     threads: int = Field(1, ge=1, le=1024)
-    gpu: bool = False
+    gpu: bool | None = None
     shipped: Annotated[str, Field(pattern=r"^weights/[a-z0-9][a-z0-9.-]*\.safetensors$")] | None = (
         None
     )
@@ -49,6 +49,9 @@ class Arm(Strict):
     ``beats``: the arm that a baseline has to be better than, its own start (untrained, untuned).
     ``official``: the official files that it reads, by their names in `official.yaml`; ``$name``
     stands for those that its parameter of that name lists.
+    ``machine``: it measures latency and has the machine for itself. ``gpu``: whether it asks for a
+    GPU, and refuses to run without one, at the scales that have one; null: as its code says
+    (`repro.suite.needs`).
     """
 
     run: Dotted
@@ -61,7 +64,7 @@ class Arm(Strict):
     beats: str | None = None
     deterministic: bool = False
     machine: bool = False
-    gpu: bool = False
+    gpu: bool | None = None
     threads: int = Field(1, ge=1, le=1024)
     note: str = ""
 

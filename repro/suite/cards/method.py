@@ -18,6 +18,7 @@ from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resol
 from repro.suite.cards.official import resolved as resolved_names
 from repro.suite.cards.paper import Paper
 from repro.suite.expression import Reference
+from repro.suite.words import CERTAIN
 
 
 def _no_other(slug: str) -> Owner:
@@ -244,6 +245,17 @@ class Method(Owner):
             ReproError: it renames what the check does not mention.
         """
         return expression.parse(card.expect).renamed(card.control) if card.control else None
+
+    @functools.cached_property
+    def certain_arms(self) -> frozenset[str]:
+        """The arms that exact and structural checks alone read: identities and counts."""
+        tiers: dict[str, set[str]] = {}
+        for _, card in self.expected.each():
+            control = self.control_of(card)
+            for parsed in filter(None, (expression.parse(card.expect), control)):
+                for reference in parsed.references():
+                    tiers.setdefault(reference.arm, set()).add(card.tier)
+        return frozenset(arm for arm, found in tiers.items() if found <= set(CERTAIN))
 
     def preconditions(self, scale: str) -> dict[str, expression.Check | None]:
         """The preconditions by id; None where a scale does not measure what one reads."""

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from repro.suite import inference
 from repro.suite.records import Record
 from repro.suite.report.inputs import Report
-from repro.suite.words import VERDICTS
-
-CERTAIN = ("exact", "structural")
-"""Tiers whose checks hold at every scale, smoke included, or something is wrong."""
+from repro.suite.words import CERTAIN, VERDICTS
 
 
 @dataclass(frozen=True)
