@@ -6,8 +6,11 @@ snakemake ... --config retrain=true            train the shipped base models ane
 """
 
 import sys
+from pathlib import Path
 
-sys.path.insert(0, workflow.basedir)
+# the folder of this file, also where workflow/Snakefile includes it
+_base = Path(workflow.basedir)
+sys.path.insert(0, str(_base if (_base / "repro").is_dir() else _base.parent))
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/alone.smk"

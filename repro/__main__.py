@@ -12,9 +12,14 @@ def command() -> int:
     return cli.command()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command ``repro`` of an installed copy."""
     stopping.listen()
     ending.hold_descriptors()
     status = ending.status_of(command)
     stopping.rest()
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -205,3 +205,11 @@ def test_killed_at_random_instants(tmp_path):
         assert not left, f"an interrupted write was left behind: {left}"
         attempt += 1
     print(f"{killed} kills, {attempt} resumes, all tables bit-identical")
+
+
+@pytest.mark.dag
+def test_single_arms_by_their_files(tmp_path):
+    """Two targets of one folder, whose marks the plan writes while Snakemake reads the folder."""
+    arms = [f"work/smoke/runs/diffusion-couple/{arm}.json" for arm in ("exact", "hall")]
+    done = snakemake(tmp_path, "-n", "--config", "batch=false", "--", *arms)
+    assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from repro import __version__, store
 from repro.display import Output
 from repro.errors import ReproError
 from repro.places import ROOT, work_root, writable
-from repro.suite import completion, ending, judging, looks, records
+from repro.suite import completion, ending, installed, judging, looks, records
 from repro.suite import run as runner
 from repro.suite.cards import library, schemas
 from repro.suite.cards.method import Method
@@ -75,11 +75,26 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _where(asked: bool) -> None:
+    if asked:
+        print(ROOT)
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     version: Annotated[
         bool,
         typer.Option("--version", help="print it", callback=_version, is_eager=True),
+    ] = False,
+    where: Annotated[
+        bool,
+        typer.Option(
+            "--where",
+            help="print the folder with Snakefile, profiles and cards",
+            callback=_where,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Reruns the claims of diffusion-model papers and says which of them hold."""
@@ -407,6 +422,7 @@ def audit(
     """Put the judge on trial: records tampered with, faults planted in a copy of the tree."""
     from repro.suite.audit import planting, table
 
+    installed.refuse("audit")
     scale_config(scale)
     methods = [_paper(slug) for slug in papers] if papers else library.load_all()
     if keep and (papers or quick):
@@ -430,6 +446,7 @@ def publish(scale: ScaleOption, papers: PapersArgument = None) -> None:
     """Put methods of a scale into results/<scale>/, run by run; no other method is touched."""
     from repro.suite.results import publish as publishing
 
+    installed.refuse("publish")
     for name in papers or []:
         _paper(name)
     for line in publishing.publish(runner.Options(scale), ROOT / "results", papers or []):
@@ -461,6 +478,7 @@ def carry(
     """Declare that committed results are those of today's code, after rerunning one arm of them."""
     from repro.suite.results import carry as carrying
 
+    installed.refuse("carry")
     count = carrying.carry(_paper(paper), scale, ROOT / "results", arm, reason, seed, without or [])
     out.print(f"{paper}: {count} runs and models declared; look at carried.csv, then commit it")
 
@@ -470,6 +488,7 @@ def unpublish(paper: PaperArgument, scale: ScaleOption) -> None:
     """Remove a method's results from results/<scale>/."""
     from repro.suite.results import publish as publishing
 
+    installed.refuse("unpublish")
     scale_config(scale)
     for line in publishing.unpublish(scale, paper, ROOT / "results"):
         out.print(line)
@@ -517,6 +536,7 @@ def new(slug: str) -> None:
     """Make a folder for one more paper that runs and passes the tests as it is."""
     from repro.suite import scaffold
 
+    installed.refuse("new")
     for path in scaffold.create(slug, ROOT):
         out.print(f"made {path.relative_to(ROOT)}")
     out.print(scaffold.next_steps(slug))
@@ -527,6 +547,7 @@ def write_schemas() -> None:
     """Write what follows from classes and metadata: JSON schemas, docs/json.md, codemeta.json."""
     from repro.suite.export import codemeta, documentation
 
+    installed.refuse("schemas")
     texts = {
         ROOT / "workflow" / "schemas" / f"{kind}.schema.yaml": schemas.schema(kind)
         for kind in schemas.SCHEMAS

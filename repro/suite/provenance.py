@@ -14,7 +14,7 @@ from typing import Any
 
 from repro.job import Job
 from repro.places import ROOT
-from repro.suite import fingerprint
+from repro.suite import fingerprint, installed
 
 
 def record(job: Job, depends_on: dict[str, str], wall: float, code: str) -> dict[str, Any]:
@@ -83,12 +83,15 @@ def commit(function: str | None = None) -> str:
         function: ``module:function`` of the job; its module and all it imports are compared.
             None compares nothing.
     """
+    if installed.is_installed(ROOT):
+        # the commit of a repository around it, such as a project with its environment, is not ours
+        return installed.commit() or "unknown"
     try:
         head = _git("rev-parse", "HEAD")
         files = fingerprint.sources(function) if function else ()
         changed = files and _git("status", "--porcelain", "--", *map(str, files))
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return installed.stamped(ROOT) or "unknown"
     return head + ("+changes" if changed else "")
 
 

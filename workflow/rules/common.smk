@@ -34,6 +34,14 @@ try:
 except (ReproError, OSError) as error:
     raise WorkflowError(str(error)) from None
 
+CONTAINER = config.get("container")
+"""An image with the environment: the jobs run in it where snakemake is told to use Apptainer."""
+
+if CONTAINER:
+
+    container: CONTAINER
+
+
 RETRAIN = str(config.get("retrain", "false")).lower() == "true"
 
 try:
@@ -57,7 +65,8 @@ def in_batches(scale):
 def repro(kind, *arguments):
     """The command of one job."""
     flags = ["--retrain"] if RETRAIN else []
-    return shlex.join([sys.executable, "-m", "repro", "job", kind, *arguments, *flags])
+    python = "python" if CONTAINER else sys.executable
+    return shlex.join([python, "-m", "repro", "job", kind, *arguments, *flags])
 
 
 def depends_on(scale, name, content):
@@ -111,10 +120,11 @@ def asked(needed):
 
 def threads_of(needed):
     """The cores that a job takes here: a latency job all, so that nothing runs beside it."""
+    all_of_them = workflow.resource_settings.cores  # none where a cluster has them
 
     def threads(w):
         found = needed(w)
-        return (workflow.cores or found.threads) if found.machine else found.threads
+        return (all_of_them or found.threads) if found.machine else found.threads
 
     return threads
 
