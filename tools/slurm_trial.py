@@ -74,6 +74,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 KillWait=5
+MinJobAge=3600
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
 PartitionName=all Nodes=node1 Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 """
@@ -369,8 +370,12 @@ class Trial:
         broken = [job for job in jobs if "broken" in job["Comment"]]
         self.expect(status == 1, "snakemake ends with 1", said)
         states = [(job["JobState"], job["TimeLimit"]) for job in slow]
+        doubled = [("TIMEOUT", "00:01:00"), ("TIMEOUT", "00:02:00"), ("TIMEOUT", "00:04:00")]
         self.expect(
-            states == [("TIMEOUT", "00:01:00"), ("COMPLETED", "00:02:00")],
+            len(states) > 1
+            and states[:-1] == doubled[: len(states) - 1]
+            # a slow machine may need the third attempt
+            and states[-1] in (("COMPLETED", "00:02:00"), ("COMPLETED", "00:04:00")),
             "the job at its limit was tried again with twice the time, and completed",
             f"{states} {said}",
         )

@@ -435,8 +435,35 @@ def _source(text: str | bytes) -> Callable[[Path], Any]:
     return run
 
 
+ASKED = {
+    "no time": "{mem_mb: 100}",
+    "no memory": "{runtime: 1}",
+    "nothing": "{}",
+    "null": "null",
+    "a list": "[1, 100]",
+    "a time with its unit": "{runtime: 1h, mem_mb: 100}",
+    "memory with its unit": "{runtime: 1, mem_mb: 16G}",
+    "half a minute": "{runtime: 0.5, mem_mb: 100}",
+    "no minutes": "{runtime: 0, mem_mb: 100}",
+    "negative memory": "{runtime: 1, mem_mb: -1}",
+    "not a number": "{runtime: .nan, mem_mb: 100}",
+    "endless": "{runtime: .inf, mem_mb: 100}",
+    "a truth value": "{runtime: true, mem_mb: 100}",
+    "another resource": "{runtime: 1, mem_mb: 100, gpu: 1}",
+    "a shell command": "{runtime: '$(reboot)', mem_mb: 100}",
+}
+"""What a scale may say that a job of it asks for, and is none."""
+
+
+def _asked(text: str) -> Callable[[str], str]:
+    return lambda valid: valid.replace("{runtime: 1, mem_mb: 100}", text)
+
+
 def cases() -> Iterator[Case]:
     shape = "parseable but wrong shape"
+    for what, text in ASKED.items():
+        run = _yaml(YAML["a scale"], _asked(text))
+        yield Case("resources of a scale", what, run, limit_s=20)
     for where, reader in YAML.items():
         for what, make in MALFORMED.items():
             run, slow = _yaml(reader, make), where in ALIKE
