@@ -49,6 +49,19 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
+class AttentionStyle:
+    """How an attention block quantises what it multiplies.
+
+    scaled: q and k are quantised after each is multiplied by C^(-1/4), as in the unconditional
+    networks of latent diffusion, else before their product is divided by √C. softmax: (widths) -> a
+    fresh observer of the softmax matrix, or None for that of all activations.
+    """
+
+    scaled: bool = False
+    softmax: Callable[[tuple[int, ...]], Observer] | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to quantise, and how.
 
@@ -65,7 +78,7 @@ class Recipe:
     splits: layer name -> number of leading input channels that get quantisers of their own
     (shortcut splitting).
     attention_bits: (width of q, k and v, width of the softmax matrix) or None to leave attention
-    products alone.
+    products alone. attention_style: block with an `attend` method -> how.
     """
 
     weight_bits: int | None
@@ -79,6 +92,7 @@ class Recipe:
     last_output: bool = True
     splits: Mapping[str, int] = field(default_factory=dict)
     attention_bits: tuple[int, int] | None = None
+    attention_style: Callable[[nn.Module], AttentionStyle] = lambda block: AttentionStyle()
 
 
 class ActivationQuantiser(nn.Module):
@@ -239,15 +253,25 @@ class QuantisedAttention(nn.Module):
     w: ActivationQuantiser
 
     def __init__(
-        self, observer: Callable[[tuple[int, ...]], Observer], operand: int, softmax: int
+        self,
+        observer: Callable[[tuple[int, ...]], Observer],
+        operand: int,
+        softmax: int,
+        style: AttentionStyle = AttentionStyle(),
     ) -> None:
         super().__init__()
+        self.scaled = style.scaled
         for name, bits in (("q", operand), ("k", operand), ("v", operand), ("w", softmax)):
-            quantiser = ActivationQuantiser(observer((bits,)), (bits,), pinned=True)
-            self.add_module(name, quantiser)
+            make = style.softmax if name == "w" and style.softmax else observer
+            self.add_module(name, ActivationQuantiser(make((bits,)), (bits,), pinned=True))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = self.q(q) @ self.k(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
+        root = math.sqrt(q.shape[-1])
+        if self.scaled:
+            s = 1 / math.sqrt(root)
+            scores = self.q(q * s, own=True) @ self.k(k * s, own=True).transpose(-1, -2)
+        else:
+            scores = self.q(q) @ self.k(k).transpose(-1, -2) / root
         return self.w(scores.softmax(-1), own=True) @ self.v(v)
 
 
@@ -303,7 +327,9 @@ def quantise(network: nn.Module, recipe: Recipe) -> nn.Module:
         if not blocks:
             raise ReproError("no block of this network has an attend(q, k, v) method to quantise")
         for block in blocks:
-            attend = QuantisedAttention(recipe.observer, *recipe.attention_bits)
+            attend = QuantisedAttention(
+                recipe.observer, *recipe.attention_bits, recipe.attention_style(block)
+            )
             block.add_module("quantised_attend", attend)
             object.__setattr__(block, "attend", attend)
     return network.eval()

@@ -693,6 +693,7 @@ def reconstruct_weights(
     *,
     generator: torch.Generator,
     most: int | None = None,
+    order: Sequence[str] | None = None,
     asym: bool = True,
     blocks: tuple[type[nn.Module], ...] = BLOCKS,
     dtype: torch.dtype = torch.float32,
@@ -706,13 +707,15 @@ def reconstruct_weights(
 
     teacher: the network in full precision. calibration: arguments of both, each (N, ...).
     iterations: of every unit; cheap ones have up to `most` (see `iterations_by_cost`) at a rate
-    smaller by as much, so that every α can travel as far. asym: inputs come from the network
+    smaller by as much, so that every α can travel as far. order: of the units, by name, instead of
+    that of their registration. asym: inputs come from the network
     quantised so far, else from the teacher. dtype, memory: of the recorded tensors, and the bytes
     that those of the teacher may take at once. options: see `learn_rounding`. Returns the α of
     every layer by name. Source: Q-Diffusion, released code, which has `iterations` for all.
     """
     use(network, activations=False)
     found = {name: unit for name, unit in units(network, blocks).items() if _layers(unit)}
+    found = {name: found[name] for name in order or found}
     arguments = _arguments(calibration)
     record: Literal["output", "both"] = "output" if asym else "both"
     planned = dict.fromkeys(found, iterations)
