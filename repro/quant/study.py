@@ -93,7 +93,8 @@ class Study:
             return None
         kept = {key: value.to(self.job.device) for key, value in self.job.model(name).items()}
         wanted, clip = self.timesteps.flip(0).tolist(), self.p.clip
-        fits = kept["run.t"].tolist() == wanted and kept["run.x"].shape[1] == self.p.batch
+        batch = min(self.p.batch, len(kept["x_T"]))
+        fits = kept["run.t"].tolist() == wanted and kept["run.x"].shape[1] == batch
         if not fits or len(kept["x_T"]) < self.p.samples or float(kept["clip"]) != (clip or 0.0):
             raise ReproError(
                 f"the samples of {name} are of another sampler; give both the same steps, clip and "
