@@ -347,7 +347,7 @@ def test_figures_draw_what_was_measured(card, results, name):
     axes = [ax for ax in drawn.axes if ax.has_data()]
     assert axes
     if name == "errors":
-        assert len(drawn.axes[0].get_yticklabels()) == 3 + 2 + 2 + 4 + 3 + 1
+        assert len(drawn.axes[0].get_yticklabels()) == 4 + 2 + 2 + 4 + 3 + 1
     if name == "choices":
         assert [len(ax.get_yticklabels()) for ax in drawn.axes] == [4, 3, 3, 5]
     if name == "shortcuts":
