@@ -485,60 +485,53 @@ def learn_rounding(
     batches. weight: λ. beta, warmup: see `annealed_beta`; the regulariser is off during the
     warm-up. scale_aware: see `soft_rounding`. faithful: as in the released code the unit runs in
     training mode (dropout) and the second half of a split weight has no regulariser. until: largest
-    share of undecided roundings to end with; while there are more, learning goes on at the last β
-    by a quarter of `iterations` at a time with λ doubled every time, at most `EXTENSIONS` times.
-    outcome: told how learning ended. Returns the α of every layer, one per weight part; α ≥ 0 means
-    up. Raises ReproError if the unit has no quantised weight.
+    share of undecided roundings, of those that are regularised, to end with; while there are more,
+    learning goes on at the last β by a quarter of `iterations` at a time with λ doubled every time,
+    at most `EXTENSIONS` times. outcome: told how learning ended. Returns the α of every layer, one
+    per weight part; α ≥ 0 means up. Raises ReproError if the unit has no quantised weight.
 
     Source: Q-Diffusion's released code: Adam, 20,000 iterations; `until` is not in it.
     """
     layers = _layers(unit)
     if not layers:
         raise ReproError("the unit has no quantised weight to round; leave it out")
-    alphas: Alphas = {}
-    decisions: dict[str, list[_Decision]] = {}
-    for name, layer in layers.items():
-        parts = layer.layer.weight.detach().split(layer.parts, 1)
-        pairs = zip(layer.weight_grids, parts, strict=True)
-        decisions[name] = [_Decision.start(grid, part, scale_aware) for grid, part in pairs]
-        alphas[name] = [decision.alpha for decision in decisions[name]]
-        layer.roundings, layer.weight_on = [*decisions[name]], True
-        layer.refresh()
-    penalised = [d for parts in decisions.values() for d in (parts[:1] if faithful else parts)]
-    learned = [alpha for parts in alphas.values() for alpha in parts]
+    decisions = {name: _soften(layer, scale_aware) for name, layer in layers.items()}
+    everything = [d for parts in decisions.values() for d in parts]
+    penalised = [parts[0] for parts in decisions.values()] if faithful else everything
+    learned = [decision.alpha for decision in everything]
     optimise = partial(
         _optimise, unit, cache, learned, torch.optim.Adam(learned, lr=lr),
         generator=generator, batch=batch, power=2.0, dropout=faithful,
     )  # fmt: skip
 
-    def annealed(k: int) -> Tensor | float:
-        if k < warmup * iterations:
-            return 0.0
-        now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
-        return weight * sum(undecided(decision.h, now) for decision in penalised)
-
-    def held(k: int, force: float) -> Tensor:
-        return force * sum(
-            (undecided(d.h, beta[1]) for d in penalised), torch.zeros((), device=learned[0].device)
-        )
-
-    optimise(iterations, extra=annealed)
+    optimise(iterations, extra=partial(_annealed, penalised, iterations, weight, beta, warmup))
     total = iterations
-    everything = [d for parts in decisions.values() for d in parts]
-    for extension in range(1, EXTENSIONS + 1):
-        if until is None or _undecided_share(everything) <= until:
-            break
-        more = -(-iterations // 4)
-        optimise(more, extra=partial(held, force=weight * 2**extension))
-        total += more
+    if until is not None:
+        total += _extend(optimise, penalised, iterations, until, beta[1], weight)
     soft = unit_error(unit, cache) if outcome else 0.0
     for name, layer in layers.items():
-        set_rounding(layer, alphas[name])
+        set_rounding(layer, [decision.alpha for decision in decisions[name]])
     if outcome:
-        shares = {name: _undecided_share(parts) for name, parts in decisions.items()}
-        weights = {name: sum(a.numel() for a in parts) for name, parts in alphas.items()}
-        outcome(Outcome(total, soft, unit_error(unit, cache), shares, weights))
-    return alphas
+        outcome(_outcome(total, soft, unit_error(unit, cache), decisions))
+    return {name: [decision.alpha for decision in parts] for name, parts in decisions.items()}
+
+
+def _outcome(
+    iterations: int, soft: float, hard: float, decisions: Mapping[str, Sequence[_Decision]]
+) -> Outcome:
+    shares = {name: _undecided_share(parts) for name, parts in decisions.items()}
+    weights = {name: sum(d.alpha.numel() for d in parts) for name, parts in decisions.items()}
+    return Outcome(iterations, soft, hard, shares, weights)
+
+
+def _soften(layer: QuantisedLayer, scale_aware: bool) -> list[_Decision]:
+    """Give the parts of a layer roundings that can be learned; returns them."""
+    parts = layer.layer.weight.detach().split(layer.parts, 1)
+    pairs = zip(layer.weight_grids, parts, strict=True)
+    decisions = [_Decision.start(grid, part, scale_aware) for grid, part in pairs]
+    layer.roundings, layer.weight_on = [*decisions], True
+    layer.refresh()
+    return decisions
 
 
 EXTENSIONS = 8
@@ -569,6 +562,44 @@ class _Decision:
     def __call__(self, u: Tensor) -> Tensor:
         self.h = self.now
         return torch.floor(u) + self.h
+
+
+def _pressure(
+    decisions: Sequence[_Decision], beta: float, weight: float, k: int = 0
+) -> Tensor | float:
+    """λ Σ (1 - |2h - 1|^β) over the h of the last forward pass, the same in every iteration k."""
+    return weight * sum(undecided(decision.h, beta) for decision in decisions)
+
+
+def _annealed(
+    decisions: Sequence[_Decision],
+    iterations: int,
+    weight: float,
+    beta: tuple[float, float],
+    warmup: float,
+    k: int,
+) -> Tensor | float:
+    """The regulariser of iteration k, none during the warm-up."""
+    if k < warmup * iterations:
+        return 0.0
+    now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
+    return _pressure(decisions, now, weight)
+
+
+def _extend(
+    optimise: Callable[..., None],
+    decisions: Sequence[_Decision],
+    iterations: int,
+    until: float,
+    beta: float,
+    weight: float,
+) -> int:
+    """Learn on until few decisions are left; returns the number of iterations."""
+    more, extension = -(-iterations // 4), 0
+    while extension < EXTENSIONS and _undecided_share(decisions) > until:
+        extension += 1
+        optimise(more, extra=partial(_pressure, decisions, beta, weight * 2**extension))
+    return extension * more
 
 
 @torch.no_grad()
@@ -721,7 +752,7 @@ def reconstruct_weights(
     planned = dict.fromkeys(found, iterations)
     if most is not None:
         planned = iterations_by_cost(unit_costs(teacher, [*found], arguments), iterations, most)
-    rate = options.pop("lr", 1e-3)
+    rate = options.get("lr", 1e-3)
     alphas: Alphas = {}
     walk = _captures(teacher, list(found), arguments, record, capture_batch, dtype, memory)
     for done, (name, cache) in enumerate(walk, 1):
@@ -732,9 +763,9 @@ def reconstruct_weights(
             cache = Cache(own[name].inputs, cache.output)
         before = unit_error(found[name], cache) if progress else 0.0
         ended: list[Outcome] = []
-        lr = rate * iterations / planned[name] if planned[name] else rate
+        options["lr"] = rate * iterations / planned[name] if planned[name] else rate
         learnt = learn_rounding(
-            found[name], cache, planned[name], generator=generator, lr=lr,
+            found[name], cache, planned[name], generator=generator,
             outcome=ended.append if progress else None, **options,
         )  # fmt: skip
         alphas.update({f"{name}.{leaf}".rstrip("."): alpha for leaf, alpha in learnt.items()})

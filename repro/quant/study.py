@@ -86,7 +86,7 @@ class Study:
         return torch.cat(parts)
 
     @cached_property
-    def _kept(self) -> dict[str, Tensor] | None:
+    def _stored(self) -> dict[str, Tensor] | None:
         """The model of full-precision samples of the card, or None."""
         name = self.p.get("reference")
         if not name:
@@ -105,13 +105,13 @@ class Study:
     @cached_property
     def kept_chains(self) -> Trajectory | None:
         """The calibration chains of the model of full-precision samples, or None."""
-        kept = self._kept
+        kept = self._stored
         return _trajectory(kept, "chains") if kept and len(kept["chains.t"]) else None
 
     @cached_property
     def x_T(self) -> Tensor:
-        if self._kept:
-            return self._kept["x_T"][: self.p.samples]
+        if self._stored:
+            return self._stored["x_T"][: self.p.samples]
         return self.noise(self.p.samples, "evaluation")
 
     def trajectory(self, eps_model: Callable, x_T: Tensor) -> Trajectory:
@@ -129,15 +129,15 @@ class Study:
     @cached_property
     def reference(self) -> Trajectory:
         """The full-precision trajectory of the first batch of evaluation noises."""
-        if self._kept and self.p.samples >= self.p.batch:
-            return _trajectory(self._kept, "run")
+        if self._stored and self.p.samples >= self.p.batch:
+            return _trajectory(self._stored, "run")
         return self.trajectory(self.network, self.x_T[: self.p.batch])
 
     @cached_property
     def final(self) -> Tensor:
         """The full-precision samples of all evaluation noises."""
-        if self._kept:
-            return self._kept["final"][: self.p.samples]
+        if self._stored:
+            return self._stored["final"][: self.p.samples]
         return self._completed(self.network, self.reference)
 
     def _completed(self, eps_model: Callable, run: Trajectory) -> Tensor:
