@@ -70,7 +70,8 @@ def initialise(
 ) -> nn.Module:
     """Start all activation steps from one forward pass of `samples` states; returns `network`.
 
-    generator: draws the states from all of `data`, as released for CIFAR-10. None takes the first
+    Every grid sees what the activations quantised before it give, as released. generator: draws the
+    states from all of `data`, as released for CIFAR-10. None takes the first
     ones, as released for LSUN-Church, where they all belong to the first step of sampling.
     """
     if generator is None:
@@ -78,7 +79,7 @@ def initialise(
     else:
         chosen = torch.randperm(len(data), generator=generator)[:samples]
     chosen = chosen.to(data.x.device)
-    return calibrate(network, [(data.x[chosen], data.t[chosen])])
+    return calibrate(network, [(data.x[chosen], data.t[chosen])], in_turn=True)
 
 
 def learn_activation_steps(

@@ -98,6 +98,8 @@ class Recipe:
 class ActivationQuantiser(nn.Module):
     """Off, observing, or quantising one tensor, with one grid for each prepared width.
 
+    `start` is observing and quantising at once: what follows sees the tensor quantised.
+
     `pinned`: the width does not follow the rest of the network (first layer, softmax matrix).
     """
 
@@ -105,7 +107,7 @@ class ActivationQuantiser(nn.Module):
         super().__init__()
         self.observer, self.widths, self.pinned = observer, widths, pinned
         self.bits = widths[0]
-        self.mode: Literal["off", "observe", "quantise"] = "off"
+        self.mode: Literal["off", "observe", "start", "quantise"] = "off"
         self.grids: dict[int, ActivationGrid] = {}
 
     def freeze(self) -> None:
@@ -126,9 +128,12 @@ class ActivationQuantiser(nn.Module):
         """`x` quantised; `own`: x may be overwritten (it is then when no gradient is asked for)."""
         if self.mode == "off":
             return x
-        if self.mode == "observe":
+        if self.mode in ("observe", "start"):
             self.observer.update(x)
+        if self.mode == "observe":
             return x
+        if self.mode == "start":
+            self.freeze()
         if self.bits not in self.grids:
             raise ReproError(
                 "an activation quantiser has no grid; run calibrate() on a calibration set first"
@@ -349,15 +354,20 @@ def use(network: nn.Module, *, weights: bool = True, activations: int | bool = T
 
 
 @torch.no_grad()
-def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> nn.Module:
+def calibrate(
+    network: nn.Module, batches: Iterable[tuple[Tensor, ...]], *, in_turn: bool = False
+) -> nn.Module:
     """Forward every batch with quantised weights, observe all activations, fix their grids and
     switch them on.
 
-    `batches`: tuples of positional arguments of the network, e.g. (x, t). Returns `network`.
+    `batches`: tuples of positional arguments of the network, e.g. (x, t). `in_turn`: an activation
+    is quantised as soon as it was observed, so that a grid sees what those before it make of its
+    tensor, as in the released code of Q-Diffusion; else all see activations in floats. Returns
+    `network`.
     """
     quantisers = activation_quantisers(network).values()
     for quantiser in quantisers:
-        quantiser.mode = "observe"
+        quantiser.mode = "start" if in_turn else "observe"
     seen = 0
     for arguments in batches:
         network(*arguments)

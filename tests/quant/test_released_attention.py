@@ -18,7 +18,7 @@ from repro.nets import ldm
 from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
 from repro.quant import rounded
-from repro.quant.layers import QuantisedAttention, activation_quantisers, quantise
+from repro.quant.layers import QuantisedAttention, activation_quantisers, calibrate, quantise
 from repro.quant.reconstruction import units
 
 UNITS = {  # all, residual blocks, attention or transformer blocks, single layers
@@ -67,15 +67,8 @@ def products(block, scale, softmax_bits, *tensors):
     style = rounded.attention_style(block, scale)
     made = QuantisedAttention(rounded.first_batch(scale), 4, softmax_bits, style)
     found = activation_quantisers(made)
+    calibrate(made, [tensors], in_turn=True)
     with torch.no_grad():
-        for name in "qkwv":  # each sees what those before it give, as in the released code
-            for quantiser in found.values():
-                quantiser.mode = "quantise" if quantiser.grids else "off"
-            found[name].mode = "observe"
-            made(*tensors)
-            found[name].freeze()
-        for quantiser in found.values():
-            quantiser.mode = "quantise"
         return made(*tensors), {n: q.grids[q.bits] for n, q in found.items()}
 
 
