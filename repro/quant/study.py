@@ -214,5 +214,5 @@ def full_precision(job: Job) -> dict[str, Tensor]:
     runs["chains"] = study.trajectory(study.network, noise) if p.chains else empty
     for part, run in runs.items():
         leaves = {"x": run.x, "eps": run.eps, "t": run.t, "final": run.final}
-        state |= {f"{part}.{leaf}": value.contiguous() for leaf, value in leaves.items()}
+        state |= {f"{part}.{leaf}": value.clone() for leaf, value in leaves.items()}
     return state

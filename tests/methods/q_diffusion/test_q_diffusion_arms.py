@@ -155,6 +155,12 @@ def test_few_iterations_leave_roundings_undecided_and_the_cut_shows(jobs):
     assert len(jobs["rounding"].arrays["layers-w4"]) == len(jobs["rounding"].arrays["undecided-w4"])
 
 
+def test_tensors_of_the_full_precision_model_can_be_written(models):
+    """No two share memory, which the file format refuses."""
+    places = [tensor.untyped_storage().data_ptr() for tensor in models["reference"].values()]
+    assert len(set(places)) == len(places)
+
+
 def test_arms_read_the_full_precision_samples_of_the_model(card, models):
     params = card.arm_params("smoke", "full-precision")
     params |= {k: v for k, v in TOY.items() if k in params}

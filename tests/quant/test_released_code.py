@@ -1,9 +1,10 @@
-"""Units and attention products of latent networks, as the released code has them.
+"""Units and attention products of latent networks, and learning, as the released code has them.
 
 Golden numbers: the released quantisation code (github.com/Xiuyu-Li/q-diffusion, commit 715783d) run
 on its own networks at published size (units, `QuantModel` with activations off, walked as
-`recon_model` does) and on the operands of `operands` below (`QuantQKMatMul`, `QuantSMVMatMul`,
-`cross_attn_forward` with four-bit operands). No code of it is here.
+`recon_model` does), on the operands of `operands` below (`QuantQKMatMul`, `QuantSMVMatMul`,
+`cross_attn_forward` with four-bit operands), and on two layers (`layer_reconstruction`). No code of
+it is here.
 """
 
 import math
@@ -19,7 +20,7 @@ from repro.nets.edm import SongUNet
 from repro.nets.unet import UNet
 from repro.quant import rounded
 from repro.quant.layers import QuantisedAttention, activation_quantisers, calibrate, quantise
-from repro.quant.reconstruction import units
+from repro.quant.reconstruction import reconstruct_weights, units
 
 UNITS = {  # all, residual blocks, attention or transformer blocks, single layers
     "bedroom": (48, 22, 16, 10),
@@ -145,3 +146,54 @@ def test_the_edm_networks_are_refused():
         network = SongUNet(resolution=8, channels=32, mult=(1,), blocks=1, attention=())
     with pytest.raises(ReproError, match="UNetBlock"):
         units(network)
+
+
+# Learning of roundings ----------------------------------------------------------------------------
+
+ALPHAS = {  # after 60 iterations on all samples: nine of the first layer, all of the second
+    "max": (
+        (-2.3979, -2.20742, -0.38697, -1.99591, -0.56077, -0.15175, -0.26417, 0.61405, -0.38124),
+        (-2.3979, 1.82689, 1.83734, 1.9719, -0.65723, 1.96101),
+    ),
+    "mse": (
+        (-2.3979, -1.75821, -0.1188, -1.78785, -0.6955, -0.41169, -0.46457, 0.63894, -0.16141),
+        (-2.3979, 1.84831, 1.83734, 1.9719, -0.6734, 1.9827),
+    ),
+}
+HARD = {  # outputs of the last sample after the cut
+    "max": (-0.13129, 0.48783, 1.52289, 1.51334, 0.59325, -0.05453),
+    "mse": (-0.12433, 0.45723, 1.4962, 1.5159, 0.61659, -0.05351),
+}
+
+
+@pytest.mark.parametrize("scale", ["max", "mse"])
+def test_roundings_are_learned_as_released(scale):
+    """`layer_reconstruction` of the released code, layer after layer, inputs quantised so far.
+
+    4 bits, λ = 0.01, β from 20 to 2, a fifth of warm-up, Adam at 1e-3, batches of all samples.
+    """
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            return self.two(nn.functional.silu(self.one(x)))
+
+    network = Two().requires_grad_(False)
+    network.one.weight.copy_(wave((3, 2, 3, 3), 0.91, 0.4))
+    network.one.bias.copy_(wave((3,), 0.5, 0.1))
+    network.two.weight.copy_(wave((2, 3, 1, 1), 1.7, 0.8))
+    network.two.bias.zero_()
+    x = wave((8, 2, 5, 5), 0.77, 1.3)
+    copy = quantise(network, rounded.recipe(network, 4, weight_scale=scale, split=False))
+    generator = torch.Generator().manual_seed(0)
+    alphas = reconstruct_weights(
+        copy, network, (x,), 60, generator=generator, lr=1e-3, batch=8, faithful=True
+    )
+    for name, expected in zip(("one", "two"), ALPHAS[scale], strict=True):
+        found = alphas[name][0].flatten()[: len(expected)].tolist()
+        assert found == pytest.approx(expected, abs=3e-4)
+    with torch.no_grad():
+        assert copy(x)[7].flatten()[:6].tolist() == pytest.approx(HARD[scale], abs=3e-5)
