@@ -88,7 +88,7 @@ def growth(results: Results) -> Figure:
     """Distance of the quantised trajectory from the full-precision one, step by step."""
     arms = ("w4a8", "w4a4")
     figure, axes = style.subplots(1, 2, width="full", height=2.7, sharey=True)
-    chosen = ("nearest", "adaround", "q-diffusion", "tla", "tla-cma", "full")
+    chosen = ("nearest", "adaround", "q-diffusion", "tla-cma", "full")
     for ax, arm in zip(axes, arms, strict=True):
         for index, config in enumerate(chosen):
             curve = _stack(results, arm, f"curve-{config}")[1:]
