@@ -62,6 +62,9 @@ MODELS = {4: "q-diffusion/w4", 8: "w8"}
 STEP_LR = 1e-4
 """Of the learned steps of Q-Diffusion, a quarter of the released rate; rates are times this."""
 
+DIVERGED = 1e9
+"""Stands for the error of a network that gives no number."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -136,13 +139,13 @@ class Protocol(Study):
             rate=rate,
         )
 
-    def tuned(self, start: nn.Module, bits: str, how: qu.Configuration, **at: object) -> Trained:
-        """Both stages on a copy of `start`, at the best of the card's rates."""
+    def tuned(self, start: nn.Module, width: str, how: qu.Configuration, **at: object) -> Trained:
+        """Both stages on a copy of `start`, at the best of the card's rates. width: as W4A8."""
 
         def train(network: nn.Module, rate: float) -> nn.Module:
-            self.tune(network, bits, "tla", how, rate)
+            self.tune(network, width, "tla", how, rate)
             before = copy.deepcopy(network)
-            self.tune(network, bits, "cma", how, rate)
+            self.tune(network, width, "cma", how, rate)
             return before
 
         return self.best(start, train, **at)
@@ -179,8 +182,8 @@ class Protocol(Study):
             before = train(network, rate)
             found.append(Trained(network, before, rate, time.process_time() - began))
             error = self.error_on(network, self.held_out)
-            self.job.measure("held_out_error", error, rate=rate, **at)
-            errors.append(error if math.isfinite(error) else math.inf)
+            errors.append(error if math.isfinite(error) else DIVERGED)
+            self.job.measure("held_out_error", errors[-1], rate=rate, **at)
         place = errors.index(min(errors))
         self.job.measure("rate", self.p.rates[place], **at)
         return found[place]
