@@ -241,8 +241,11 @@ class LowRankTraining:
         ]
         groups = [self._low_rank(m, rank, generator, rate) for m in self.layers.values()]
         steps = [p for m in self.layers.values() for p in _free_weight_steps(m)]
-        tables = [p for q in self.quantisers for p in _free_table(q, self.clock)]
-        self.positive = steps + tables[::2]
+        self.tables = [LearnedTable(_integer(q.grids[q.bits]), self.clock) for q in self.quantisers]
+        for quantiser, table in zip(self.quantisers, self.tables, strict=True):
+            quantiser.grids[quantiser.bits] = table
+        self.positive = steps + [table.deltas for table in self.tables]
+        tables = [leaf for table in self.tables for leaf in (table.deltas, table.zero_points)]
         groups.append({"params": steps, "lr": rate * WEIGHT_STEP_LR})
         groups.append({"params": tables, "lr": rate * ACTIVATION_LR})
         self.optimiser = torch.optim.AdamW(groups)
@@ -283,10 +286,8 @@ class LowRankTraining:
             parametrize.remove_parametrizations(layer.layer, "weight")
             layer.weight_grids = [_fixed(_integer(grid)) for grid in layer.weight_grids]
             layer.refresh()
-        for quantiser in self.quantisers:
-            table = quantiser.grids[quantiser.bits]
-            assert isinstance(table, GridTable)
-            table.grids = [_fixed(grid) for grid in table.grids]
+        for quantiser, table in zip(self.quantisers, self.tables, strict=True):
+            quantiser.grids[quantiser.bits] = table.fixed()
         return self.network.requires_grad_(False)
 
 
@@ -301,19 +302,35 @@ def _free_weight_steps(layer: QuantisedLayer) -> list[Tensor]:
     return [grid.delta.requires_grad_(True) for grid in grids]
 
 
-def _free_table(quantiser: ActivationQuantiser, clock: Clock) -> list[Tensor]:
-    """An entry with a step and a zero-point of its own for every step of sampling; both, in turn.
+class LearnedTable:
+    """A grid table whose steps and zero-points are two vectors (S,), each learned as a whole.
 
-    A released zero-point is a real number once it was trained.
+    As released, so that an entry goes on with its momentum, and decays, while others are in use; a
+    zero-point is a real number once it was trained. Behaves like the `Grid` of the clock's entry.
     """
-    grid = _integer(quantiser.grids[quantiser.bits])
-    table = GridTable([_fixed(grid) for _ in clock.labels], clock)
-    quantiser.grids[quantiser.bits] = table
-    return [
-        leaf.requires_grad_(True)
-        for entry in table.grids
-        for leaf in (entry.delta, entry.zero_point)
-    ]
+
+    def __init__(self, grid: Grid, clock: Clock):
+        self.clock, self.lo, self.hi = clock, grid.lo, grid.hi
+        entries = len(clock.labels)
+        self.deltas = grid.delta.detach().repeat(entries).requires_grad_(True)
+        self.zero_points = grid.zero_point.detach().repeat(entries).requires_grad_(True)
+
+    def entry(self, i: int) -> Grid:
+        return Grid(self.deltas[i], self.zero_points[i], self.lo, self.hi)
+
+    @property
+    def delta(self) -> Tensor:
+        return self.deltas
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.entry(self.clock.entry)(x)
+
+    def apply_(self, x: Tensor) -> Tensor:
+        return self.entry(self.clock.entry).apply_(x)
+
+    def fixed(self) -> GridTable:
+        """The same as a table without gradients."""
+        return GridTable([_fixed(self.entry(i)) for i in range(len(self.deltas))], self.clock)
 
 
 def efficient_dm(

@@ -3,8 +3,8 @@
 Made by running the released code itself: QuEST (hatchetProject/QuEST, commit a357018),
 `qdiff/quant_layer.py`, `adaptive_rounding.py` and both stages of `post_layer_recon_uncond.py`, with
 budgets cut to two epochs and two batches of the second stage, and rates times ten, which move the
-toy's numbers; PTQ-D (ziplab/PTQD, commit 6b190f9), `quant_scripts/analyze_error.py` and the sampling
-step of `DDIMSampler_quantCorrection_imagenet`; EfficientDM (ThisisBillhe/EfficientDM, commit
+toy's numbers; PTQ-D (ziplab/PTQD, commit 6b190f9), `quant_scripts/analyze_error.py` and the step
+of `DDIMSampler_quantCorrection_imagenet`; EfficientDM (ThisisBillhe/EfficientDM, commit
 293e212), `quant_scripts/quant_layer.py` and the loop of `DDIMSampler_trainer`.
 """
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from methods.quest import baselines
 from methods.quest import method as qu
+from repro.errors import ReproError
 from repro.quant import rounded
 from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet, Trajectory
@@ -81,10 +82,10 @@ RECIPES = {
 }
 
 
-def near(found, expected):
+def near(found, expected, atol=2e-6):
     found = torch.as_tensor(found).detach().double().flatten()
     expected = torch.tensor(expected, dtype=torch.float64).flatten()
-    return torch.allclose(found, expected, rtol=2e-4, atol=2e-6)
+    return torch.allclose(found, expected, rtol=2e-4, atol=atol)
 
 
 @pytest.fixture(params=RECIPES)
@@ -154,3 +155,119 @@ def test_both_stages_are_those_released(case):
     for name, values in second["steps"].items():
         assert near(steps(network, name), values), name
     assert near(eps(network, data), expected["after"])
+
+
+# PTQ-D ------------------------------------------------------------------------------------------
+
+
+def disturbed(eps, t):
+    gain = torch.where(t == 80, 1.2, 0.9)[:, None, None, None]
+    noise = 0.5 * wave(*eps.shape, phase=2.2, size=0.1).sin()
+    return gain * eps + wave(1, 3, 1, 1, phase=0.5, size=0.2) + noise
+
+
+@pytest.fixture
+def error_run():
+    eps = torch.stack([wave(3, 3, 2, 2, phase=p, size=1.0) for p in (0.3, 0.8)])
+    whole = disturbed(eps.flatten(0, 1), torch.tensor(TIMES).repeat_interleave(3)).reshape(
+        eps.shape
+    )
+    run = Trajectory(eps, eps, torch.tensor(TIMES), eps[-1])
+    by_time = dict(zip(TIMES, whole, strict=True))
+    return run, lambda x, t: by_time[int(t[0])][: len(x)]
+
+
+def test_statistics_of_the_error_are_those_released(error_run):
+    """A slope below 0 (-0.05 at the second step) counts as 0."""
+    run, network = error_run
+    found, released = baselines.correction(network, run), RELEASED["ptq-d"]
+    assert near(found.gain, [max(k, 0.0) for k in released["gain"]]) and released["gain"][1] < 0
+    assert near(found.bias, released["bias"])
+    assert near(found.deviation, released["deviation"])
+
+
+def test_corrected_sampling_is_that_released(error_run):
+    """One step with noise of ones, with and without noise of the sampler."""
+    run, _ = error_run
+    found = baselines.correction(error_run[1], run)
+    eps = baselines.corrected(lambda x, t: disturbed(x, t), found)
+    for step in RELEASED["ptq-d"]["steps"]:
+        i = TIMES.index(step["t"])
+        alpha, prev, sigma = (0.3, 0.8)[i], (0.8, 0.99)[i], step["sigma"]
+        x = run.x[i][:1]
+        e = eps(x, torch.tensor([step["t"]]))
+        sigma = baselines.absorbed_sigma(
+            sigma, alpha, prev, float(found.deviation[i]), float(found.gain[i])
+        )
+        x0 = (x - (1 - alpha) ** 0.5 * e) / alpha**0.5
+        x = prev**0.5 * x0 + (1 - prev - sigma**2) ** 0.5 * e + sigma
+        assert near(x.flatten()[:6], step["x"])
+
+
+def test_without_noise_of_the_sampler_there_is_nothing_to_absorb():
+    assert baselines.absorbed_sigma(0.0, 0.3, 0.8, 0.1, 0.2) == 0
+    assert baselines.absorbed_sigma(0.2, 0.3, 0.8, 0.0, 0.0) == pytest.approx(0.2)
+
+
+def test_a_step_without_statistics_is_refused(error_run):
+    found = baselines.correction(error_run[1], error_run[0])
+    with pytest.raises(ReproError, match="no error was collected at step 50"):
+        baselines.corrected(error_run[1], found)(torch.zeros(1, 3, 2, 2), torch.tensor([50]))
+
+
+# EfficientDM ------------------------------------------------------------------------------------
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for k, name in enumerate(("l1", "l2"), 1):
+            layer = nn.Linear(4, 4)
+            layer.weight.data = wave(4, 4, phase=k / 10)
+            layer.bias.data = wave(4, phase=k / 10 + 1, size=0.1)
+            self.add_module(name, layer)
+
+    def forward(self, x, t):
+        h = torch.relu(self.l1(x.flatten(1)) + t[:, None] / 100)
+        return self.l2(h - 0.5)[:, :, None, None]
+
+
+def test_low_rank_training_is_that_released():
+    """Four steps on two trajectories, rates falling to 0; updates of rank 32 given, not drawn.
+
+    Weights keep away from the ends of their grids: the released rounding, (round(u) - u) + u, lets
+    the last bit decide whether a gradient passes there.
+    """
+    teacher, released = Pair().requires_grad_(False), RELEASED["efficient-dm"]
+    x, t = (
+        wave(8, 4, phase=0.7, size=1.5)[:, :, None, None],
+        torch.tensor(TIMES).repeat_interleave(4),
+    )
+    generator = torch.Generator().manual_seed(0)
+    network = baselines.naive(teacher, CalibrationSet(x, t), 4, 8, generator)
+    with torch.no_grad():
+        assert near(network(x, t).flatten()[:8], released["naive"])
+    coarse = Grid(torch.tensor([[0.08], [0.09], [0.1], [0.11]]), torch.full((4, 1), 8.0), 0, 15)
+    for layer in quantised_layers(network).values():
+        layer.weight_grids = [coarse]
+        layer.refresh()
+    training = baselines.LowRankTraining(network, torch.tensor(TIMES), 4, generator=generator)
+    updates = {n: m.layer.parametrizations.weight[0] for n, m in training.layers.items()}
+    for k, update in enumerate(updates.values(), 1):
+        update.a.data = wave(32, 4, phase=k / 10 + 2)
+    for k, states in enumerate(released["states"]):
+        state = torch.tensor(states).reshape(3, 4, 1, 1)
+        label = torch.full((3,), TIMES[k % 2])
+        training.step(state, label, teacher(state, label))
+    for name, expected in released["layers"].items():
+        assert near(updates[name].a.flatten()[:6], expected["a"])
+        assert near(updates[name].b.flatten()[:6], expected["b"], atol=1e-8)
+        layer = training.layers[name]
+        assert near(layer.weight_grids[0].delta, expected["weight_steps"])
+        table = layer.activations[0].grids[8]
+        assert near(table.deltas, expected["steps"])
+        assert near(table.zero_points, expected["zero_points"])
+    done = training.finish()
+    assert not any("parametrizations" in name for name, _ in done.named_parameters())
+    with torch.no_grad():
+        assert near(done(x[:4], t[:4]).flatten()[:8], released["after"])
