@@ -223,7 +223,7 @@ def test_correction_lowers_the_error(jobs):
 
 
 def test_low_rank_training(run):
-    job = run("efficient-dm-w4a4", tla=8, cma=8)
+    job = run("efficient-dm-w4a4", tla=8, cma=8, rates=[1])
     errors = [value(job, "eps_mse", config=c) for c in ("naive", "half", "efficient-dm")]
     assert len(set(errors)) == 3 and errors[2] < errors[0]
 
