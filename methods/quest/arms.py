@@ -68,10 +68,13 @@ DIVERGED = 1e9
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out at the rate that was best on held-out states. before: the second stage."""
+    """What came out at the rate that was best on held-out states.
+
+    before: what it was before the second stage, where training has one.
+    """
 
     network: nn.Module
-    before: nn.Module | None
+    before: nn.Module
     rate: float
     seconds: float
 
@@ -154,8 +157,8 @@ class Protocol(Study):
         """The steps of Q-Diffusion on a copy of `start`, at the best of the card's rates."""
         p = self.p
 
-        def train(network: nn.Module, rate: float) -> None:
-            rivals.learn_steps(
+        def train(network: nn.Module, rate: float) -> nn.Module:
+            return rivals.learn_steps(
                 network,
                 self.network,
                 self.data,
@@ -170,11 +173,13 @@ class Protocol(Study):
     def best(
         self,
         start: nn.Module,
-        train: Callable[[nn.Module, float], nn.Module | None],
+        train: Callable[[nn.Module, float], nn.Module],
         **at: object,
     ) -> Trained:
         """Trains a copy of `start` at every rate of the card, all with the same draws, and keeps
         the one of least error on held-out states. Measures these errors and the rate kept.
+
+        train: (network, rate) -> what it was before the second stage, or itself; in place.
         """
         found, errors = [], []
         for rate in self.p.rates:
@@ -274,11 +279,16 @@ def _compare_ranges(job: Job, before: dict[str, tuple], after: dict[str, tuple])
 
 
 def paper_configuration(job: Job) -> None:
-    """One table of per-tensor grids, losses 1, 1, 2, batches of all steps: as the text says."""
+    """One table of per-tensor grids, losses 1, 1, 2, batches of all steps: as the text says.
+
+    Of widths that are not tuned only the start is measured.
+    """
     protocol = Protocol(job)
     for bits in job.params.widths:
         start = protocol.quantised(bits, "tensor-single")
         protocol.judge(start, f"adaround-{bits}", config="adaround", bits=bits)
+        if bits not in job.params.tuned:
+            continue
         found = protocol.tuned(start, bits, TUNED["text"], config="tla-cma", bits=bits)
         protocol.glance(found.before, config="tla", bits=bits)
         protocol.judge(found.network, f"tla-cma-{bits}", config="tla-cma", bits=bits)
@@ -326,7 +336,7 @@ def static(job: Job) -> None:
     protocol.measure_samples(learned, "q-diffusion", config="q-diffusion")
     found = rivals.correction(learned, protocol.chains)
     job.save("gain", found.gain)
-    protocol.measure_samples(rivals.corrected(learned, found), "ptq-d", config="ptq-d")
+    protocol.measure_samples(rivals.Corrected(learned, found), "ptq-d", config="ptq-d")
 
 
 def efficient_dm(job: Job) -> None:
@@ -342,10 +352,10 @@ def efficient_dm(job: Job) -> None:
             noise = protocol.noise(p.tuning_batch, f"low rank {epoch}")
             yield protocol.trajectory(protocol.network, noise)
 
-    def train(network: nn.Module, rate: float, share: float = 1.0) -> None:
+    def train(network: nn.Module, rate: float, share: float = 1.0) -> nn.Module:
         iterations = max(1, round(share * (p.tla + p.cma)))
         generator = job.rng("low rank")
-        rivals.efficient_dm(network, runs(), iterations, generator=generator, rate=rate)
+        return rivals.efficient_dm(network, runs(), iterations, generator=generator, rate=rate)
 
     found = protocol.best(start, train, config="efficient-dm")
     half = copy.deepcopy(start)

@@ -23,7 +23,7 @@ quant_scripts/train_efficientdm.py, quant_layer.py). PTQ-D's choice of widths by
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,7 +132,7 @@ def error_statistics(eps: Tensor, error: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 @torch.no_grad()
-def correction(network: Callable[[Tensor, Tensor], Tensor], run: Trajectory) -> Correction:
+def correction(network: nn.Module, run: Trajectory) -> Correction:
     """The statistics of a quantised network on a full-precision trajectory, step by step."""
     found = [
         error_statistics(eps, network(x, t.expand(len(x))) - eps)
@@ -142,20 +142,21 @@ def correction(network: Callable[[Tensor, Tensor], Tensor], run: Trajectory) -> 
     return Correction(run.t, gain, bias, left)
 
 
-def corrected(
-    network: Callable[[Tensor, Tensor], Tensor], found: Correction
-) -> Callable[[Tensor, Tensor], Tensor]:
+class Corrected(nn.Module):
     """(x, t) -> ε̂. Raises ReproError at a label without statistics."""
-    places = {int(t): i for i, t in enumerate(found.t)}
 
-    def eps(x: Tensor, t: Tensor) -> Tensor:
+    def __init__(self, network: nn.Module, found: Correction):
+        super().__init__()
+        self.network, self.found = network, found
+        self.places = {int(t): i for i, t in enumerate(found.t)}
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
         label = int(t.flatten()[0])
-        if label not in places:
+        if label not in self.places:
             raise ReproError(f"no error was collected at step {label}; collect on all of them")
-        i = places[label]
-        return (network(x, t) - found.bias[i, :, None, None]) / (1 + found.gain[i])
-
-    return eps
+        i = self.places[label]
+        bias, gain = self.found.bias[i, :, None, None], self.found.gain[i]
+        return (self.network(x, t) - bias) / (1 + gain)
 
 
 def absorbed_sigma(

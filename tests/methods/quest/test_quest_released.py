@@ -160,6 +160,24 @@ def test_both_stages_are_those_released(case):
 # PTQ-D ------------------------------------------------------------------------------------------
 
 
+class Disturbed(nn.Module):
+    """Adds an error to what it is given."""
+
+    def forward(self, x, t):
+        return disturbed(x, t)
+
+
+class Listed(nn.Module):
+    """Gives the outputs of a list, by label."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x, t):
+        return self.outputs[int(t[0])][: len(x)]
+
+
 def disturbed(eps, t):
     gain = torch.where(t == 80, 1.2, 0.9)[:, None, None, None]
     noise = 0.5 * wave(*eps.shape, phase=2.2, size=0.1).sin()
@@ -173,8 +191,7 @@ def error_run():
         eps.shape
     )
     run = Trajectory(eps, eps, torch.tensor(TIMES), eps[-1])
-    by_time = dict(zip(TIMES, whole, strict=True))
-    return run, lambda x, t: by_time[int(t[0])][: len(x)]
+    return run, Listed(dict(zip(TIMES, whole, strict=True)))
 
 
 def test_statistics_of_the_error_are_those_released(error_run):
@@ -190,7 +207,7 @@ def test_corrected_sampling_is_that_released(error_run):
     """One step with noise of ones, with and without noise of the sampler."""
     run, _ = error_run
     found = baselines.correction(error_run[1], run)
-    eps = baselines.corrected(lambda x, t: disturbed(x, t), found)
+    eps = baselines.Corrected(Disturbed(), found)
     for step in RELEASED["ptq-d"]["steps"]:
         i = TIMES.index(step["t"])
         alpha, prev, sigma = (0.3, 0.8)[i], (0.8, 0.99)[i], step["sigma"]
@@ -212,7 +229,7 @@ def test_without_noise_of_the_sampler_there_is_nothing_to_absorb():
 def test_a_step_without_statistics_is_refused(error_run):
     found = baselines.correction(error_run[1], error_run[0])
     with pytest.raises(ReproError, match="no error was collected at step 50"):
-        baselines.corrected(error_run[1], found)(torch.zeros(1, 3, 2, 2), torch.tensor([50]))
+        baselines.Corrected(error_run[1], found)(torch.zeros(1, 3, 2, 2), torch.tensor([50]))
 
 
 # EfficientDM ------------------------------------------------------------------------------------
