@@ -36,8 +36,8 @@ from methods.quest.method import (
     EDGES,
     Clock,
     GridTable,
-    _integer,
     entries_of,
+    integer_grid,
     plain_weights,
 )
 from repro.errors import ReproError
@@ -98,7 +98,7 @@ def learn_steps(
         with plain_weights(quantised_layers(network).values()):
             learn(part, max(1, iterations // len(entries)))
         for quantiser, table in tables.items():
-            table.grids[entry] = _integer(quantiser.grids[quantiser.bits])
+            table.grids[entry] = integer_grid(quantiser.grids[quantiser.bits])
     for quantiser, table in tables.items():
         quantiser.grids[quantiser.bits] = table
     return network
@@ -242,7 +242,9 @@ class LowRankTraining:
         ]
         groups = [self._low_rank(m, rank, generator, rate) for m in self.layers.values()]
         steps = [p for m in self.layers.values() for p in _free_weight_steps(m)]
-        self.tables = [LearnedTable(_integer(q.grids[q.bits]), self.clock) for q in self.quantisers]
+        self.tables = [
+            LearnedTable(integer_grid(q.grids[q.bits]), self.clock) for q in self.quantisers
+        ]
         for quantiser, table in zip(self.quantisers, self.tables, strict=True):
             quantiser.grids[quantiser.bits] = table
         self.positive = steps + [table.deltas for table in self.tables]
@@ -263,7 +265,7 @@ class LowRankTraining:
         update = LowRank(value, rank, generator)
         parametrize.register_parametrization(layer.layer, "weight", update)
         layer.refresh()
-        steps = torch.cat([_integer(grid).delta.flatten() for grid in layer.weight_grids])
+        steps = torch.cat([integer_grid(grid).delta.flatten() for grid in layer.weight_grids])
         lr = rate * LOW_RANK_SHARE * float(steps.mean())
         return {"params": [update.a, update.b], "lr": lr}
 
@@ -285,7 +287,7 @@ class LowRankTraining:
         """Merges the updates and fixes all grids; returns the network."""
         for layer in self.layers.values():
             parametrize.remove_parametrizations(layer.layer, "weight")
-            layer.weight_grids = [_fixed(_integer(grid)) for grid in layer.weight_grids]
+            layer.weight_grids = [_fixed(integer_grid(grid)) for grid in layer.weight_grids]
             layer.refresh()
         for quantiser, table in zip(self.quantisers, self.tables, strict=True):
             quantiser.grids[quantiser.bits] = table.fixed()
@@ -298,7 +300,7 @@ def _fixed(grid: Grid) -> Grid:
 
 
 def _free_weight_steps(layer: QuantisedLayer) -> list[Tensor]:
-    grids = [_fixed(_integer(grid)) for grid in layer.weight_grids]
+    grids = [_fixed(integer_grid(grid)) for grid in layer.weight_grids]
     layer.weight_grids = [*grids]
     return [grid.delta.requires_grad_(True) for grid in grids]
 

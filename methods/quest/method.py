@@ -118,7 +118,7 @@ class GridTable:
         return self.now.apply_(x)
 
 
-def _integer(grid: object) -> Grid:
+def integer_grid(grid: object) -> Grid:
     """A grid of integers: this method has no other."""
     assert isinstance(grid, Grid)
     return grid
@@ -130,8 +130,8 @@ class RangeRule:
 
     symmetric: δ = max|x|/(2^(n-1) - 1) with signed codes, else percentiles with unsigned ones.
     running: both extremes averaged over batches, m <- 0.95 m + 0.05 min(x); for grids of whole
-    tensors alone, since the released update per channel forgets that codes are symmetric
-    (δ = (max - min)/6 at 4 bits; the commands leave it out there).
+    tensors alone, since the released update per channel starts from the extremes of the last one
+    and forgets that codes are symmetric (δ = (max - min)/6 at 4 bits; README leaves it out there).
     """
 
     symmetric: bool = False
@@ -194,7 +194,7 @@ def _observer(rule: RangeRule, role: Role, bits: int, dim: int | None, kept: int
     if dim is None:
         return rounded.first_batch()((bits,))
     return rounded.FirstBatch(
-        (bits,), lambda x, n: _integer(dimension_grid(x, n, minmax_grid, dim, symmetric=True))
+        (bits,), lambda x, n: integer_grid(dimension_grid(x, n, minmax_grid, dim, symmetric=True))
     )
 
 
@@ -219,7 +219,7 @@ class Ranges:
     def grid(self, bits: int) -> Grid | GridTable:
         """The grids observed so far; entries that are not have that of the clock's."""
         for entry in set(self.seen) - set(self.fixed):
-            self.fixed[entry] = _integer(self.seen[entry].grid(bits))
+            self.fixed[entry] = integer_grid(self.seen[entry].grid(bits))
         if not self.tables:
             return self.fixed[0]
         current = self.fixed[self.clock.entry]
@@ -507,7 +507,7 @@ def _learnable(quantiser: ActivationQuantiser) -> list[Tensor]:
     if isinstance(grid, GridTable):
         grid.grids = [fresh(g) for g in grid.grids]
         return [g.delta for g in grid.grids]
-    quantiser.grids[quantiser.bits] = single = fresh(_integer(grid))
+    quantiser.grids[quantiser.bits] = single = fresh(integer_grid(grid))
     return [single.delta]
 
 
@@ -649,12 +649,12 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a quantised network computes from: parameters, and all grids."""
     found = {name: p.detach() for name, p in network.named_parameters()}
     for name, layer in quantised_layers(network).items():
-        for i, grid in enumerate(map(_integer, layer.weight_grids)):
+        for i, grid in enumerate(map(integer_grid, layer.weight_grids)):
             found[f"{name}.weight_grid.{i}.delta"] = grid.delta
             found[f"{name}.weight_grid.{i}.zero_point"] = grid.zero_point
     for name, quantiser in activation_quantisers(network).items():
         used = quantiser.grids[quantiser.bits]
-        grids = used.grids if isinstance(used, GridTable) else [_integer(used)]
+        grids = used.grids if isinstance(used, GridTable) else [integer_grid(used)]
         for i, entry in enumerate(grids):
             found[f"{name}.{i}.delta"] = entry.delta
             found[f"{name}.{i}.zero_point"] = entry.zero_point

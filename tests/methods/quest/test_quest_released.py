@@ -22,6 +22,7 @@ from repro.quant import rounded
 from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet, Trajectory
 from repro.quant.layers import activation_quantisers, quantise, quantised_layers
+from repro.quant.ranges import RunningRange
 
 RELEASED = json.loads(Path(__file__).with_name("released.json").read_text())
 TIMES = (80, 20)
@@ -120,6 +121,37 @@ def test_ranges_are_those_released(case):
     for name, values in expected["ranges"].items():
         assert near(steps(network, name), values), name
     assert near(eps(network, data), expected["before"])
+
+
+def test_edges_and_softmax_have_the_released_ranges():
+    """The first and last convolution have 256 levels of a symmetric quantiser, the softmax matrix
+    8-bit codes from 0; running extremes after the first batch, itself again, and a second one.
+    """
+    x = wave(2, 3, 2, 2, phase=0.4, size=2.0)
+    y = wave(2, 3, 2, 2, phase=1.1, size=3.0) - 0.5
+    assert near(qu.edge_grid(x, None).delta, 0.007809368)
+    assert near(qu.edge_grid(x, 1).delta, [0.007256213, 0.007493561, 0.007809368])
+    assert qu.edge_grid(x, 1).delta.shape == (1, 3, 1, 1)
+    edge = qu.RunningEdge()
+    softmax = RunningRange(always_zero=True)
+    for batch in (x, x, y):
+        edge.update(batch)
+    assert near(edge.grid(8).delta, 0.008095481)
+    assert (edge.grid(8).lo, edge.grid(8).hi) == (-257, 256)
+    p, r = (wave(2, 4, 4, phase=a, size=b).softmax(-1) for a, b in ((0.2, 2.0), (0.9, 3.0)))
+    for batch in (p, p, r):
+        softmax.update(batch)
+    assert near(softmax.grid(8).delta, 0.003016209) and float(softmax.grid(8).zero_point) == 0
+
+
+def test_running_extremes_per_channel_are_refused():
+    """The released ones start from those of the last channel and forget that codes are symmetric:
+    steps of 4 bits went from (0.265, 0.274, 0.286) to (0.659, 0.662, 0.663) on the same batch.
+    """
+    teacher = Toy().requires_grad_(False)
+    data = CalibrationSet(wave(8, 4), torch.tensor(TIMES).repeat_interleave(4))
+    with pytest.raises(ReproError, match="running extremes are of whole tensors"):
+        qu.quantised(teacher, data, 4, 4, qu.Granularity(True, True), ranges=qu.RUNNING)
 
 
 def test_both_stages_are_those_released(case):
