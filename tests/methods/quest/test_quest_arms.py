@@ -263,7 +263,7 @@ def test_figures_draw_what_was_measured(card, results, name):
     drawn = getattr(figures, name)(results)
     assert [ax for ax in drawn.axes if ax.has_data()]
     if name == "ladder":
-        assert len(drawn.axes) == 3 and len(drawn.axes[0].get_yticklabels()) == 9
+        assert len(drawn.axes) == 3 and len(drawn.axes[0].get_yticklabels()) == 11
 
 
 def test_lessons_need_no_dataset(card, weights):
