@@ -13,8 +13,7 @@ import yaml
 # Imported before the cases are forked, not in each.
 from repro.errors import ReproError
 from repro.suite import scaffold
-from repro.suite.cards import library
-from repro.suite.report import comparisons
+from repro.suite.cards import comparisons, library
 from torture.case import Case
 
 CARDS: dict[str, Any] = {

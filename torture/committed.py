@@ -183,8 +183,7 @@ def use(root: Path) -> Tree:
     """Let the suite in this process take a folder for its tree."""
     from repro import places
     from repro.suite import definitions, fingerprint, plan, provenance
-    from repro.suite.cards import library
-    from repro.suite.report import comparisons
+    from repro.suite.cards import comparisons, library
 
     for module in (places, definitions, fingerprint, library, plan, provenance, comparisons):
         if hasattr(module, "ROOT"):

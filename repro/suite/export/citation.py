@@ -159,7 +159,7 @@ def _of_claim(slug: str, claim: str) -> list[str]:
 
 
 def _of_comparison(identity: str) -> list[str]:
-    from repro.suite.report import comparisons
+    from repro.suite.cards import comparisons
 
     cards = comparisons.load()
     if identity not in cards:

@@ -10,11 +10,11 @@ from repro import store
 from repro.errors import ReproError
 from repro.places import short
 from repro.suite import records
-from repro.suite.cards import library
+from repro.suite.cards import comparisons, library
 from repro.suite.cards.method import Method
 from repro.suite.cards.paper import Paper
 from repro.suite.records import to_csv
-from repro.suite.report import comparisons, markdown, summary
+from repro.suite.report import markdown, summary
 from repro.suite.report.inputs import HEADINGS, MEANINGS, SYMBOLS, Report, headline, held
 from repro.suite.report.markdown import Markdown
 from repro.suite.report.tables import CLAIM_COLUMNS, RESERVED, claim_records

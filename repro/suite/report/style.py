@@ -262,6 +262,28 @@ def plain_log(ax: Axes, *, axis: Literal["x", "y"] = "y") -> None:
     lines.set_minor_formatter(NullFormatter())
 
 
+def at_edge(
+    ax: Axes, places: Sequence[float] | np.ndarray, colour: str, *, axis: Literal["x", "y"] = "y"
+) -> None:
+    """Open triangles at the lower edge of an axis, for values that a logarithmic one cannot hold.
+
+    Args:
+        ax: axes to draw on.
+        places: shape (n,), on the other axis.
+        colour: of the triangles.
+        axis: the one at whose lower edge they stand.
+    """
+    if not len(places):  # a line without points, not clipped, upsets the layout
+        return
+    edge = np.zeros(len(places))
+    x, y = (edge, places) if axis == "x" else (places, edge)
+    ax.plot(
+        x, y, "<" if axis == "x" else "v", color=colour, markerfacecolor="white", markersize=5,
+        linestyle="none", clip_on=False, zorder=4,
+        transform=ax.get_yaxis_transform() if axis == "x" else ax.get_xaxis_transform(),
+    )  # fmt: skip
+
+
 def reference(ax: Axes, value: float, label: str, *, axis: Literal["x", "y"] = "y") -> None:
     """Thin dashed line at a reference value (a threshold, the full-precision model, the ideal)."""
     draw = ax.axhline if axis == "y" else ax.axvline

@@ -24,7 +24,7 @@ from repro.suite.cards.method import Method
 from repro.suite.export import claims
 from repro.suite.plan import methods_at
 from repro.suite.records import Record, Row
-from repro.suite.report import comparisons, figures, inputs
+from repro.suite.report import comparison_figures, comparisons, figures, inputs
 from repro.suite.results import layout, manifest, today, writing
 from repro.suite.results.evidence import is_commit
 from repro.suite.results.today import Key
@@ -332,11 +332,11 @@ def _check_comparisons(
 ) -> None:
     texts: dict[str, str] = {}
     drawn = {}
-    for identity, card, rows in comparisons.ran(reports):
-        made = comparisons.files(identity, card, reports, rows)
+    for identity, compared in comparisons.ran(reports):
+        made = comparisons.files(identity, compared)
         texts |= {f"tables/{name}": text for name, text in made.items()}
-        if comparisons.drawn(card, rows):
-            drawn[identity] = figures.words(card)
+        if compared.drawn:
+            drawn[identity] = comparison_figures.words(compared)
     if not folder.is_dir():
         if texts:
             say("missing folder", f"{comparisons.FOLDER}{remedy}")

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from repro.suite import judging, provenance, reporting, run
-from repro.suite.cards import library
-from repro.suite.report import comparisons
+from repro.suite.cards import comparisons, library
 from repro.suite.results import publish
 
 COMMIT = "4e5e6e8f3a9b4e0c8d7f6a5b4c3d2e1f0a9b8c7d"

@@ -165,14 +165,15 @@ def _comparisons(scale: Scale, site: Path) -> list[dict[str, Any]]:
     folder = scale.source.drawings(comparisons.FOLDER)
     name = scale.source.scale
     found = []
-    for identity, card, rows in comparisons.ran(scale.reports, scale.source.root):
-        made = comparisons.table(identity, card, scale.reports, rows)
+    for identity, compared in comparisons.ran(scale.reports, scale.source.root):
+        made = comparisons.table(identity, compared)
+        short = comparisons.best(compared, made)
         figure = None
         if (folder / f"{identity}.json").is_file():
             target = places.anchor(comparisons.FOLDER, name, identity)
             figure = pictures.show(folder, identity, site, target)
         anchor = places.anchor(name, identity)
-        found.append({"scale": name, "id": anchor, "table": made, "figure": figure})
+        found.append({"scale": name, "id": anchor, "table": made, "best": short, "figure": figure})
     return found
 
 
