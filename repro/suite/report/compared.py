@@ -43,9 +43,10 @@ class Compared:
 
     @property
     def quantities(self) -> list[str]:
-        """What stands in the columns: the measurements, after each the same above its floor."""
+        """What stands in the columns: the measurements that any row has, each before the same above
+        its floor."""
         names = [name for of in self.card.measurements for name in (of, of + ABOVE)]
-        return [n for n in names if not n.endswith(ABOVE) or self.has(n)]
+        return [name for name in names if self.has(name)]
 
     @property
     def drawn(self) -> list[str]:
@@ -72,9 +73,7 @@ class Compared:
             name: the quantity.
             beside: it stands beside its measurement, which need not be named again.
         """
-        row = next((row for row, values in self.rows if name in values), None)
-        if row is None:
-            return name
+        row = next(row for row, values in self.rows if name in values)
         card = self.declared(row, name)
         text = card.title or name.removesuffix(ABOVE)
         if name.endswith(ABOVE):
@@ -90,7 +89,10 @@ class Compared:
             for row, values in self.rows
             if name in values and name + ABOVE not in values
         ]
-        counts = [f"{papers.count(paper)} rows of {paper}" for paper in dict.fromkeys(papers)]
+        counts = [
+            f"{(n := papers.count(paper))} row{'s' if n > 1 else ''} of {paper}"
+            for paper in dict.fromkeys(papers)
+        ]
         return ", ".join(counts)
 
     def floor_note(self) -> str:

@@ -112,7 +112,8 @@ def best(compared: Compared, full: tables.Table) -> tables.Table | None:
     return tables.Table(
         id=full.id,
         title="Best in each group",
-        caption=f"The best {compared.card.best} rows of each group by its first measurement.",
+        caption=f"At most {compared.card.best} rows of each group, the best first, by the first "
+        "measurement of the group.",
         columns=full.columns,
         numeric=full.numeric,
         rows=[

@@ -290,10 +290,10 @@ def test_rows_without_a_floor_are_counted(compared):
     own = {**rows[3], "floor": {"method": "masked-text", "arm": "baseline"}}
     made = found_with(compared, rows=[*rows[:3], own, rows[4]], floor=floor, **given)
     assert by_label(made)["text"].keys() == {"entropy", "entropy above its floor"}
-    assert "“–” and not in the figure: 1 rows of MaskedText." in made.floor_note()
+    assert "“–” and not in the figure: 1 row of MaskedText." in made.floor_note()
     assert made.drawn == ["entropy above its floor"]
     words = comparison_figures.words(made)["caption"]
-    assert words == "All by the same noises. Not shown for want of a floor: 1 rows of MaskedText."
+    assert words == "All by the same noises. Not shown for want of a floor: 1 row of MaskedText."
     (panel,) = comparison_figures.draw(made).axes
     assert [text.get_text() for text in panel.get_yticklabels()] == ["text"]
 
