@@ -55,7 +55,10 @@ def run(card, weights):
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
         declared = card.declared("gpu", arm, resolved)
         given = weights
-        if "full_precision" in resolved and resolved["full_precision"] in card.experiment.arms[arm].models:
+        if (
+            "full_precision" in resolved
+            and resolved["full_precision"] in card.experiment.arms[arm].models
+        ):
             given = with_reference(card, weights, seed, resolved, params)
         job = zoo.job("ptq4dm", arm, seed, resolved, given, declared)
         module, function = card.experiment.arms[arm].run.split(":")
