@@ -57,6 +57,41 @@ class Meter:
             self.bar.stop()
 
 
+@contextmanager
+def transfer(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show bytes that arrive: a bar on a terminal, a line every `LOG_EVERY_S` elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines(title)
+        return
+    from rich import progress
+
+    with progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """Lines of a transfer on standard error, which is no terminal."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.shown_at, self.began = title, 0.0, False
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if self.began and done != total and now - self.shown_at < LOG_EVERY_S:
+            return
+        self.began, self.shown_at = True, now
+        of = "" if total is None else f" of {total / 1e6:,.1f} MB"
+        print(f"{self.title}: {done / 1e6:,.1f}{of or ' MB'}", file=sys.stderr, flush=True)
+
+
 class Output(Console):
     """Standard output, on which text is text: brackets are no markup, `:x:` is no emoji.
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from torture import cards
 from torture.case import GOOD, cases, families
 
 QUICK = {
@@ -22,3 +23,9 @@ def test_refused_or_right(name):
 def test_names_are_unique(family):
     names = [case.name for case in cases(family)]
     assert len(set(names)) == len(names)
+
+
+def test_what_cases_damage_is_whole_before(tmp_path):
+    """Else every case on cards would be refused for something that it did not do."""
+    method = cards.load(cards.write(tmp_path, cards.CARDS))
+    assert set(method.experiment.arms) == {"ours", "base", "exact"}

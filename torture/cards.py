@@ -30,6 +30,7 @@ CARDS: dict[str, Any] = {
         "claims": [
             {
                 "id": "smaller",
+                "kind": "empirical",
                 "statement": "s",
                 "where": "Table 1",
                 "evidence": "paper",
@@ -38,6 +39,7 @@ CARDS: dict[str, Any] = {
             },
             {
                 "id": "identity",
+                "kind": "theorem",
                 "statement": "s",
                 "where": "Eq. 1",
                 "evidence": "derived",

@@ -17,8 +17,7 @@ from repro import store
 from repro.job import Job
 from repro.places import ROOT
 from repro.suite import definitions, plan
-from repro.suite.cards import library
-from repro.suite.report import comparisons
+from repro.suite.cards import comparisons, library
 from torture.cards import CARDS, COMPARISON, dump, load, write
 from torture.case import Case
 

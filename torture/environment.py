@@ -145,6 +145,7 @@ COMMANDS = {
     "list": ("list",),
     "show": ("show", "radd"),
     "doctor": ("doctor",),
+    "fetch": ("fetch", "radd", "--dry-run"),
     "ledger": ("ledger", "--scale", "small"),
     "job data": ("job", "data", "digits"),
 }
@@ -177,7 +178,7 @@ def _closed(words: tuple[str, ...], variable: str, place: str) -> Callable[[Path
 
 def _users() -> Iterator[Case]:
     for name, words in COMMANDS.items():
-        needs_home = name in ("show", "doctor", "job data")
+        needs_home = name in ("show", "doctor", "fetch", "job data")
         yield Case(
             "raw traceback",
             f"no home: {name}",

@@ -150,8 +150,8 @@ def files_of(reports: list[Any]) -> dict[str, str]:
     for report in reports:
         own = layout.of_method(report)
         texts |= {f"small/{report.paper.slug}/{name}": text for name, text in own.items()}
-    for identity, card, rows in comparisons.ran(reports):
-        made = comparisons.files(identity, card, reports, rows)
+    for identity, compared in comparisons.ran(reports):
+        made = comparisons.files(identity, compared)
         texts |= {f"small/comparisons/tables/{name}": text for name, text in made.items()}
     return texts
 

@@ -1,6 +1,6 @@
 """What a module of `repro.data.official` declares: published files that a user puts in a folder.
 
-Nothing of this is fetched: most of it needs a registration or is too large. The folder is
+Where it is published, and what of it `repro fetch` gets, stands in `official.yaml`. The folder is
 ``<cache>/official/<name>`` unless the user names another; when something is missing the error says
 which file belongs where and who hands it out.
 """
@@ -50,7 +50,7 @@ class Layout:
         if missing:
             raise ReproError(
                 f"{self.title} is not at {folder}: {', '.join(missing)} missing; put the files "
-                f"there (from: {self.obtain})"
+                f"there (from: {self.obtain}), or see `repro fetch --only {self.name}`"
             )
         return folder
 

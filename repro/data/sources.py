@@ -9,7 +9,6 @@ A file that lies in the cache's ``downloads`` folder is used without asking any 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.metadata
 import importlib.util
 import logging
@@ -19,8 +18,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,13 +26,13 @@ from typing import Protocol
 
 from repro.data import cache
 from repro.data.archives import read_members
+from repro.data.download import Unavailable, download, finish
 from repro.data.foreign import check_file, read_bytes, reason
 from repro.errors import ReproError
 
 log = logging.getLogger("repro.data")
 
 CLIENT_TIMEOUT_S = 1800
-READ_TIMEOUT_S = 60
 UNDECODABLE: tuple[type[Exception], ...] = (
     ReproError,
     ArithmeticError,
@@ -51,10 +48,6 @@ UNDECODABLE: tuple[type[Exception], ...] = (
     lzma.LZMAError,
 )
 """What decoders raise on files that are not what they should be."""
-
-
-class Unavailable(Exception):
-    """A source cannot give its files here and now; the message is one short line."""
 
 
 class Client(Protocol):
@@ -207,33 +200,9 @@ class Url:
         return self.address
 
     def fetch(self, folder: Path, filename: str, partial: Path) -> Path:
-        with cache.explained(partial):
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            have = partial.stat().st_size if partial.exists() else 0
-        request = urllib.request.Request(self.address, headers={"User-Agent": "repro-data"})
-        if have:
-            request.add_header("Range", f"bytes={have}-")
-        try:
-            with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S) as reply:
-                resumed = have > 0 and reply.status == 206
-                with open(partial, "ab" if resumed else "wb") as stream:
-                    shutil.copyfileobj(reply, stream, cache.CHUNK)
-                expected = reply.headers.get("Content-Length")
-                done = partial.stat().st_size - (have if resumed else 0)
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # the partial file is longer than the file: start anew next time
-                partial.unlink(missing_ok=True)
-            raise Unavailable(f"{self.address} answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in (*cache.FULL, *cache.REFUSED):
-                raise cache.explain(partial, error) from error  # of our file, not of the network
-            why = getattr(error, "reason", None) or reason(error)
-            raise Unavailable(f"{self.address} cannot be reached ({why})") from error
-        if expected is not None and done < int(expected):
-            raise Unavailable(f"{self.address} was cut short at {done} of {expected} bytes")
+        download(self.address, partial)
         target = folder / Path(filename).name
-        with cache.explained(target):
-            os.replace(partial, target)
+        finish(partial, target)
         return target
 
 

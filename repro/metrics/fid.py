@@ -365,7 +365,8 @@ def _inception_path(weights: str | Path | None) -> Path:
     if not path.is_file():
         raise ReproError(
             f"{path} is missing: the Inception network of FID is not shipped; "
-            f"put NVIDIA's TorchScript file {INCEPTION_FILE} (StyleGAN2-ADA metrics) there"
+            f"`repro fetch --only inception-2015-12-05` gets NVIDIA's TorchScript file of it "
+            "(StyleGAN2-ADA metrics)"
         )
     if path.name != INCEPTION_FILE:
         raise ReproError(f"{path} is not named as clean-fid expects; call it {INCEPTION_FILE}")

@@ -34,6 +34,9 @@ from repro.suite.commands.arguments import options_of as _options
 from repro.suite.commands.cite import cite
 from repro.suite.commands.claims import claims
 from repro.suite.commands.doctor import doctor
+from repro.suite.commands.exchange import bring, export, machines
+from repro.suite.commands.fetch import fetch
+from repro.suite.commands.measure import measure
 from repro.suite.commands.nodes import node
 from repro.suite.export import models
 from repro.suite.export import papers as facts
@@ -55,6 +58,11 @@ out = Output()
 app.command()(claims)
 app.command()(cite)
 app.command()(doctor)
+app.command()(fetch)
+app.command()(measure)
+app.command()(export)
+app.command("import")(bring)
+app.command()(machines)
 
 
 def _version(asked: bool) -> None:
@@ -127,6 +135,7 @@ def show(paper: PaperArgument, as_json: JsonOption = False) -> None:
     out.print(f"\n{card.summary}\n")
     for table in (_claims_of_paper(method), _arms(method), _checks(method), _datasets(method)):
         out.print(table)
+    out.print(f"official weights and data: `repro fetch {paper} --dry-run` lists them")
 
 
 def _claims_of_paper(method: Method) -> Table:

@@ -73,6 +73,14 @@ def _datasets(ctx: Any) -> list[str]:
     return catalogue.names()
 
 
+def _official(ctx: Any) -> list[str]:
+    from repro.suite.cards import official
+
+    given = set(ctx.params.get("papers") or ())
+    known = official.everything()
+    return [name for name, one in known.items() if not given or given & set(one.papers)]
+
+
 def _cited(ctx: Any) -> list[str]:
     from repro.suite.export import citation
 
@@ -88,6 +96,7 @@ scales = _offer(_scales)
 arms = _offer(_arms)
 seeds = _offer(_seeds)
 datasets = _offer(_datasets)
+official = _offer(_official)
 cited = _offer(_cited)
 kinds = _offer(lambda ctx: KINDS)
 verdicts = _offer(lambda ctx: VERDICTS)

@@ -17,6 +17,7 @@ from repro.data import catalogue
 from repro.errors import ReproError
 from repro.places import ROOT, short
 from repro.suite import definitions
+from repro.suite.cards import official
 from repro.suite.cards.method import Method
 from repro.suite.cards.models import ModelRef, Owner
 
@@ -94,13 +95,21 @@ def parts_of_run(
     """What a run depends on, part by part."""
     card = method.arm(scale, arm)
     models = method.arm_models(scale, arm, seed)
+    names = method.official(scale, arm)
     return {
+        **({"official": of_official(names)} if names else {}),
         "parameters": digest([method.arm_params(scale, arm), card.threads]),
         "seed": str(seed),
         "code": digest([card.run, code(card.run)]),
         "data": digest([of_data(name) for name in card.data]),
         "models": digest([of_model(method, scale, ref, retrain) for ref in models]),
     }
+
+
+def of_official(names: Sequence[str]) -> str:
+    """Identity of official files: source, revision and checksums, as their cards declare them."""
+    known = official.everything()
+    return digest([known[name].identity for name in names])
 
 
 def shipped_path(shipped: str) -> Path:

@@ -39,7 +39,7 @@ from repro.data import catalogue, items
 from repro.errors import ReproError, nearest
 from repro.job import Job, Params, reproducible
 from repro.places import work_root
-from repro.suite import fingerprint, provenance, reads, records
+from repro.suite import fingerprint, official, provenance, reads, records
 from repro.suite.cards import library
 from repro.suite.cards.experiment import Arm
 from repro.suite.cards.method import Method
@@ -100,6 +100,15 @@ def prepare_data(name: str, work: Path) -> None:
     catalogue.prepare(name)
     store.write_json(
         work / "data" / f"{name}.json", {"name": name, "fingerprint": catalogue.fingerprint(name)}
+    )
+
+
+def prepare_official(name: str, work: Path) -> None:
+    """Fetch and verify official files; leave their identity for the DAG."""
+    official.prepare(name)
+    identity = fingerprint.of_official([name])
+    store.write_json(
+        work / "data" / "official" / f"{name}.json", {"name": name, "fingerprint": identity}
     )
 
 
@@ -203,6 +212,7 @@ def run_arm(
     """
     method = options.plan.planned(method)
     card = method.arm(options.scale, arm_name)
+    official.ensure(method, options.scale, [arm_name], f"{method.slug}/{arm_name}")
     all_seeds = method.seeds(options.scale, arm_name)
     base = options.base / "runs" / method.slug
     folders, fingerprints = [], {}
@@ -298,6 +308,8 @@ def _run_seed(
         raise ReproError(f"{method.slug}/{arm_name} measured nothing at seed {seed}")
     record = provenance.record(job, parts, wall, code)
     record[reads.ITEMS] = reads.of_run(method, arm_name, reading, _records(job))
+    if files := official.hashes(method, options.scale, arm_name):
+        record["official"] = files
     with store.atomic_folder(folder) as temporary:
         _write_record(temporary, record, job)
 
@@ -487,6 +499,7 @@ def run_method(
     plan = options.plan
     wanted = plan.models_of_arms(method, chosen, seeds)
     refs = method.in_order(options.scale, wanted, options.retrain)
+    official.obtain(method, options.scale, chosen)
     for name in sorted({*plan.data_of_arms(method, chosen), *plan.data_of_models(refs)}):
         prepare_data(name, options.work)
     for ref in refs:

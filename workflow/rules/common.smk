@@ -83,6 +83,12 @@ def model_files(refs, scale):
     return sorted({f"{folder(ref, scale)}/record.json" for ref in refs})
 
 
+def official_files(method, scale, arms):
+    """What of the official files arms wait for."""
+    names = {name for arm in arms for name in method.official(scale, arm)}
+    return [f"{WORK}/data/official/{name}.json" for name in sorted(names)]
+
+
 def data_files(names):
     return sorted({f"{WORK}/data/{name}.json" for name in names})
 

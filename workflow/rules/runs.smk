@@ -11,6 +11,7 @@ def inputs_of_arms(name, method, scale, arms):
     return [
         depends_on(scale, name, identities),
         *data_files(plan(scale).data_of_arms(method, arms)),
+        *official_files(method, scale, arms),
         *model_files(refs, scale),
     ]
 

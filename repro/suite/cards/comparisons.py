@@ -89,7 +89,7 @@ class Comparison(Strict):
     values of a coordinate (numbers in quotes). floor: by measurement, where real images in the
     place of samples were judged; the table has beside the measurement how far it is above its
     floor, and the figure shows that. best: so many rows of each group, by its first measurement,
-    stand in a table above.
+    stand in a table above, and the figure shows no more of those that are written by `each`.
     """
 
     title: str
@@ -208,6 +208,9 @@ class _Known:
 
 
 def _check_each(row: Row, refuse: Refuse) -> None:
+    for key, names in (("at", row.at), ("each", row.each)):
+        if taken := sorted({"arm", "measurement"} & set(names)):
+            refuse(key, f"`{taken[0]}` is no coordinate; the row says it by a key of its own")
     for name, values in row.each.items():
         texts = [canonical(value) for value in values]
         if name in row.at:
@@ -219,7 +222,7 @@ def _check_each(row: Row, refuse: Refuse) -> None:
 
 
 def _written_out(card: Comparison, row: Row, refuse: Refuse) -> Iterator[Row]:
-    """The rows that one stands for."""
+    """The rows that one stands for; they keep its `each`, which tells that they are crossed."""
     _check_each(row, refuse)
     words = {
         name: {canonical(value): word for value, word in of.items()}
@@ -236,7 +239,7 @@ def _written_out(card: Comparison, row: Row, refuse: Refuse) -> Iterator[Row]:
             "arm": _fill("arm", row.arm, texts_at, refuse),
             "pictures": _fill("pictures", row.pictures, texts_at | later, refuse),
         }
-        yield row.model_copy(update={**made, "at": at, "each": {}})
+        yield row.model_copy(update={**made, "at": at})
 
 
 def _fill(key: str, text: str, values: Mapping[str, str], refuse: Refuse) -> str:

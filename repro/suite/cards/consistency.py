@@ -11,6 +11,7 @@ from repro.data import catalogue
 from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.suite import expression
+from repro.suite.cards import official
 from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import CheckCard
 from repro.suite.cards.experiment import Arm, Experiment, Measurement, Model, Scale, Table, Zoo
@@ -69,6 +70,7 @@ def cross_check(method: Method) -> None:
         _check_preset(file, f"scales.{name}", preset, method)
         _check_replaced(file, f"scales.{name}.replace", preset.replace, datasets, models)
         _check_at_scale(file, f"scales.{name}", name, method, models)
+    _check_official(file, method)
     _check_reads(file, experiment, datasets)
     _check_tables(file, method)
     _check_checks(_File(f"{method.folder.name}/checks.yaml"), method)
@@ -103,6 +105,15 @@ def _check_paper(file: _File, method: Method) -> None:
 
 
 # experiment.yaml ----------------------------------------------------------------------------
+
+
+def _check_official(file: _File, method: Method) -> None:
+    """The official files that arms read are declared."""
+    known = official.everything(method.folder.parent.parent)
+    for scale in method.experiment.scales:
+        for arm in method.arms(scale):
+            for listed in method.official(scale, arm):
+                file.known(f"arms.{arm}.official", listed, known, "official file")
 
 
 def _models_in_reach(method: Method) -> dict[str, Model]:

@@ -47,12 +47,15 @@ class Arm(Strict):
     """One method variant or baseline under the protocol that all arms share.
 
     ``beats``: the arm that a baseline has to be better than, its own start (untrained, untuned).
+    ``official``: the official files that it reads, by their names in `official.yaml`; ``$name``
+    stands for those that its parameter of that name lists.
     """
 
     run: Dotted
     title: str = ""
     models: list[str] = []
     data: list[str] = []
+    official: list[str] = []
     params: Params = {}
     baseline: bool = False
     beats: str | None = None

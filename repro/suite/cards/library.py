@@ -10,6 +10,7 @@ from pathlib import Path
 from repro.documents import one_line
 from repro.errors import ReproError, nearest
 from repro.places import ROOT
+from repro.suite.cards import official
 from repro.suite.cards.base import LONGEST
 from repro.suite.cards.checks import Checks
 from repro.suite.cards.consistency import cross_check, cross_check_zoo
@@ -123,6 +124,7 @@ def forget() -> None:
     """Let every card be read again."""
     _load.cache_clear()
     _zoo.cache_clear()
+    official.forget()
 
 
 def owner(name: str, root: Path | None = None) -> Owner:

@@ -15,6 +15,7 @@ from repro.suite.cards.base import Params, named
 from repro.suite.cards.checks import Check, CheckCard, Checks
 from repro.suite.cards.experiment import Arm, Experiment, Figure, Model, Reads, Scale, Without
 from repro.suite.cards.models import ModelRef, Owner, preset_of, replaced, resolved
+from repro.suite.cards.official import resolved as resolved_names
 from repro.suite.cards.paper import Paper
 from repro.suite.expression import Reference
 
@@ -132,6 +133,19 @@ class Method(Owner):
         preset = self.preset(scale)
         own = self.arm(scale, arm).params
         return resolved(own, preset.params, preset.arms.get(arm, {}), f"{self.slug}/{arm}", scale)
+
+    def official(self, scale: str, arm: str) -> list[str]:
+        """The official files that an arm reads, by name.
+
+        Raises:
+            ReproError: a parameter that stands for names is none.
+        """
+        try:
+            return resolved_names(self.arm(scale, arm).official, self.arm_params(scale, arm))
+        except ReproError as error:
+            raise ReproError(
+                f"methods/{self.folder.name}/experiment.yaml: arms.{arm}.official: {error}"
+            ) from error
 
     def declared(self, scale: str, arm: str, params: Params | None = None) -> dict[str, list[Grid]]:
         """What an arm may measure at a scale: measurement → grids of coordinates.

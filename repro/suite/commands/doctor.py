@@ -6,6 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from repro.display import Output
+from repro.suite import official
+from repro.suite.cards import library
+from repro.suite.commands import fetch
 from repro.suite.commands.arguments import JsonOption, say
 from repro.suite.export import models
 
@@ -18,7 +21,12 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         say(found)
     else:
-        Output().print(_table_of_machine(found))
+        out = Output()
+        out.print(_table_of_machine(found))
+        methods = library.load_all()
+        fetch.show(out, official.rows(methods, "paper", rest=False))
+        out.print(fetch.hint(methods, "paper"), soft_wrap=True)
+        out.print("`repro fetch PAPER` fetches what the arms of a paper read")
 
 
 def _table_of_machine(found: models.Machine) -> Table:
@@ -38,7 +46,4 @@ def _table_of_machine(found: models.Machine) -> Table:
     for data in found.data:
         here = "here" if data.here else f"`repro data {data.name}` fetches it"
         table.add_row(f"  {data.name}", here, "")
-    for one in found.official:
-        files = f"put {', '.join(one.files)} into {one.folder}, from {one.obtain}"
-        table.add_row(f"  {one.name}", "here" if one.here else files, "scale paper")
     return table

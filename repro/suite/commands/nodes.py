@@ -26,6 +26,12 @@ def node_data(name: str, retrain: bool = False) -> None:
     runner.prepare_data(name, work_root())
 
 
+@node.command("official")
+def node_official(name: str, retrain: bool = False) -> None:
+    writable(work_root() / "data", "make the folder writable or set REPRO_WORK to another one")
+    runner.prepare_official(name, work_root())
+
+
 def _owner(name: str) -> str:
     if name != ZOO:
         method_of(name)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import platform
 import shutil
 from pathlib import Path
 
 from repro import __version__
-from repro.data.layouts import Layout
-from repro.errors import ReproError
+from repro.suite import official
+from repro.suite.cards import library
 from repro.suite.export import models
 
 CLIENTS = {
@@ -41,7 +39,7 @@ def found() -> models.Machine:
         clients=[models.Client(name=n, here=_has(n), use=use) for n, use in CLIENTS.items()],
         data_cache=str(cache.root()),
         data=[models.DataHere(name=n, here=catalogue.is_cached(n)) for n in catalogue.names()],
-        official=[_official(layout) for layout in layouts()],
+        official=[official_data(row) for row in official.rows(library.load_all(), "paper")],
     )
 
 
@@ -59,26 +57,21 @@ def _has(client: str) -> bool:
     return shutil.which(client) is not None or client == "pip"  # else `python -m pip`
 
 
-def layouts() -> list[Layout]:
-    """What a person brings for the scale paper."""
-    from repro.data import official
-
-    modules = pkgutil.iter_modules(official.__path__, f"{official.__name__}.")
-    return [importlib.import_module(module.name).LAYOUT for module in modules]
-
-
-def _official(layout: Layout) -> models.OfficialData:
-    from repro.data import cache
-
-    try:
-        layout.locate()
-        here = True
-    except ReproError:
-        here = False
+def official_data(row: official.Row) -> models.OfficialData:
+    """A publication and what is here of it."""
+    published = row.published
     return models.OfficialData(
-        name=layout.name,
-        here=here,
-        folder=str(cache.root() / "official" / layout.name),
-        files=list(layout.files),
-        obtain=layout.obtain,
+        name=published.name,
+        title=published.title,
+        here=row.is_here,
+        state=row.state,
+        folder=str(published.folder),
+        files=[file.name for file in published.files],
+        obtain=published.source,
+        licence=published.licence,
+        asks=published.asks,
+        megabytes=row.megabytes,
+        papers=list(published.papers),
+        arms=list(row.arms),
+        wrong=row.wrong,
     )

@@ -400,18 +400,34 @@ class DataHere(Part):
 
 
 class OfficialData(Part):
-    """A dataset that a person brings."""
+    """Official files that are published together."""
 
     name: str
     """Its name."""
+    title: str
+    """What it is."""
     here: bool
     """Whether all its files are there."""
+    state: Literal["have", "fetch", "ask", "by hand"]
+    """Whether it is here, will be fetched, has terms to agree to, or is brought by a person."""
     folder: str
     """Where its files go."""
     files: list[str]
-    """Patterns of its files; `a|b` means either."""
+    """Names of its files; of what a person brings patterns, where `a|b` means either."""
     obtain: str
-    """Who hands them out."""
+    """Where it is published, or what a person has to do."""
+    licence: str
+    """Its licence, as far as it is stated."""
+    asks: str
+    """What a person has to agree to before it is fetched; empty if nothing."""
+    megabytes: float | None
+    """Size, as far as it is known."""
+    papers: list[str]
+    """The papers that it belongs to."""
+    arms: list[str]
+    """The arms that read it at the scale in question."""
+    wrong: list[str]
+    """What lies in a file's place and is not it."""
 
 
 class Machine(Part):
@@ -440,7 +456,18 @@ class Machine(Part):
     data: list[DataHere]
     """Every dataset of the suite."""
     official: list[OfficialData]
-    """What a person brings for the scale `paper`."""
+    """The official files of the papers, and which arms of the scale `paper` read them."""
+
+
+class OfficialList(Part):
+    """The official files that papers need (`repro fetch --json`)."""
+
+    format: Literal["repro-fetch"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the format; a change that a reader would notice counts it up."""
+    files: list[OfficialData]
+    """One for each publication."""
 
 
 # Citations --------------------------------------------------------------------------------------
@@ -499,12 +526,101 @@ class Cited(Part):
     """Those named, or those whose numbers stand in what was named."""
 
 
+# A person's images ------------------------------------------------------------------------------
+
+
+MetricId = Literal["fid", "kid", "precision", "recall"]
+
+
+class MetricOfImages(Part):
+    """One metric of a set of images."""
+
+    id: MetricId
+    """Its name."""
+    title: str
+    """What it is with these features; only Inception's give an FID and a KID."""
+    value: float
+    """Of the images as they are."""
+    low: float
+    """Lower end of its 95 % interval over the choice of the images (jackknife over ten groups);
+    the reference is taken as it is."""
+    high: float
+    """Upper end of the interval."""
+    floor: float
+    """The same metric of real images in the place of these, `n_floor` of them."""
+    above_floor: float
+    """`value` − `floor`."""
+    lower_is_better: bool
+    """Whether a lower value is a better one."""
+    n: int
+    """How many of the images it takes."""
+    n_reference: int
+    """How many of the reference."""
+
+
+class Measured(Part):
+    """A person's images against a reference (`repro measure --json`)."""
+
+    format: Literal["repro-measure"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the schema of this format."""
+    images: str
+    """The folder or file, as it was named."""
+    n: int
+    """Number of images."""
+    images_sha256: str
+    """Over what the network was fed, in any order."""
+    against: str
+    """The reference: a data set and its split, or a folder or file."""
+    n_reference: int
+    """Number of its images."""
+    features: str
+    """The network whose features are compared."""
+    features_sha256: str
+    """Of its weights."""
+    n_floor: int
+    """Number of real images that gave the floor."""
+    metrics: list[MetricOfImages]
+    """In the order in which they were asked for."""
+    copies_of_reference: int
+    """Images that are one of the reference, pixel by pixel."""
+    copies_within: int
+    """Images that stand more than once."""
+    notes: list[str]
+    """What was done to the images, and what to mind."""
+
+
+# Results that go to another clone ---------------------------------------------------------------
+
+
+class Exported(Part):
+    """``export.json`` in an archive of `repro export`."""
+
+    format: Literal["repro-export"]
+    """What this object is."""
+    version: Literal[1]
+    """Of the schema of this format."""
+    machine: str
+    """What the machine calls itself."""
+    suite: str
+    """Version of the suite."""
+    scale: Literal["small", "gpu", "paper"]
+    """Of all its results."""
+    made: str
+    """When."""
+    files: dict[str, str]
+    """SHA-256 of every other file, by its path."""
+
+
 OUTPUTS: dict[str, type[Part]] = {
     "claims": Claims,
     "list": PaperList,
     "show": PaperShown,
     "check": Checked,
     "doctor": Machine,
+    "fetch": OfficialList,
     "cite": Cited,
+    "measure": Measured,
 }
 """Commands with `--json` and what they print."""

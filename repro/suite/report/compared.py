@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from repro.errors import ReproError
 from repro.suite.cards.comparisons import Comparison, Place, Row
 from repro.suite.cards.experiment import Measurement
 from repro.suite.report import inputs, tables
+from repro.suite.report.formatting import Summary, summarise
 
 ABOVE = " above its floor"
 """After the name of a measurement: the measurement minus its floor."""
@@ -81,6 +83,41 @@ class Compared:
         units = self.units(name)
         unit = f" ({units[0]})" if len(units) == 1 and units[0] else ""
         return f"{text}{unit}{tables.ARROWS[card.direction]}"
+
+    @cached_property
+    def summaries(self) -> list[dict[str, Summary]]:
+        """Mean and interval of every quantity of every row."""
+        return [{name: summarise(v) for name, v in values.items()} for _, values in self.rows]
+
+    def direction(self, name: str, rows: Sequence[int]) -> str:
+        """Which side is better of a quantity in these rows; none where their cards differ in that
+        or in the unit."""
+        declared = [self.declared(self.rows[i][0], name) for i in rows]
+        directions = {(card.direction, card.unit) for card in declared}
+        return directions.pop()[0] if len(directions) == 1 else "none"
+
+    def ranked(self, group: str) -> tuple[str, list[int]]:
+        """The first measurement by which rows of a group differ in rank, and those rows, best
+        first."""
+        own = [i for i, (row, _) in enumerate(self.rows) if row.group == group]
+        for name in self.card.measurements:
+            have = [i for i in own if name in self.summaries[i]]
+            direction = self.direction(name, have)
+            if have and direction != "none":
+                sign = -1 if direction == "higher" else 1
+                means = {i: sign * self.summaries[i][name].mean for i in have}
+                return name, sorted(have, key=means.__getitem__)
+        return "", []
+
+    @property
+    def in_figure(self) -> Rows:
+        """The rows that the figure shows: of those written by `each` the best of each group, as
+        many as the card asks for."""
+        if self.card.best is None:
+            return self.rows
+        groups = dict.fromkeys(row.group for row, _ in self.rows)
+        best = {i for group in groups for i in self.ranked(group)[1][: self.card.best]}
+        return [(row, v) for i, (row, v) in enumerate(self.rows) if i in best or not row.each]
 
     def without_floor(self, name: str) -> str:
         """The rows that have a measurement but not its floor, counted by paper; may be empty."""

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure, FigureBase
 from repro.coordinates import at_key, canonical
 from repro.errors import ReproError
 from repro.suite.cards.comparisons import Row
+from repro.suite.fingerprint import digest
 from repro.suite.report import figures, style
 from repro.suite.report.compared import ABOVE, Compared, Rows
+from repro.suite.report.results import NotKept
 
 EDGE_NOTE = "Open triangles at the edge of an axis: values at or below 0."
 LABEL = 40
@@ -22,27 +24,44 @@ LABEL = 40
 
 
 def words(compared: Compared) -> dict[str, str]:
-    """Title and caption of the figure, with what it leaves out or cannot place."""
+    """Title and caption of the figure, with what it leaves out or cannot place; and under `shows` a
+    digest of the numbers in it, by which an earlier drawing is known to be one of the same."""
     about = figures.words(compared.card)
     added = [
         f"Not shown for want of a floor: {rows}."
         for name in compared.drawn
         if name.endswith(ABOVE) and (rows := compared.without_floor(name.removesuffix(ABOVE)))
     ]
+    if compared.card.along is None and len(compared.in_figure) < len(compared.rows):
+        added.append(f"Of rows that are crossed, the best {compared.card.best} of each group.")
     if any(_beyond(compared, name) for name in compared.drawn):
         added.append(EDGE_NOTE)
-    return {**about, "caption": " ".join([about["caption"], *added])}
+    caption = " ".join([about["caption"], *added])
+    return {**about, "caption": caption, "shows": digest(_shown(compared))}
 
 
-def draw(compared: Compared) -> Figure | None:
+def _shown(compared: Compared) -> list[Any]:
+    """Every line of the figure with its numbers, to the digits that a drawing could show."""
+    names = compared.drawn
+    return [
+        [row.group, row.label, row.method, at_key(row.at), name, [f"{v:.6g}" for v in values[name]]]
+        for row, values in compared.in_figure
+        for name in names
+        if name in values
+    ]
+
+
+def draw(compared: Compared, *, partly: bool = False) -> Figure | None:
     """What the card says to draw of the rows that ran, or None where that is nothing.
 
     A panel a quantity: rows downwards by group, a dot a seed, a bar at the mean; or, with
     ``along``, a panel a group with its curves over that coordinate and all others in grey, and
     below them samples of the rows that have pictures. Axes are logarithmic where anything is
-    positive; what is not is then marked at the edge.
+    positive; what is not is then marked at the edge. partly: rows whose pictures are not here are
+    drawn without them.
 
     Raises:
+        NotKept: pictures are not here.
         ReproError: a quantity is in several units.
     """
     for name in compared.drawn:
@@ -53,7 +72,7 @@ def draw(compared: Compared) -> Figure | None:
             )
     if not compared.drawn:
         return None
-    return _dots(compared) if compared.card.along is None else _curves(compared)
+    return _dots(compared) if compared.card.along is None else _curves(compared, partly)
 
 
 def _positive(compared: Compared, name: str) -> bool:
@@ -96,10 +115,10 @@ def _entry(compared: Compared, key: Key) -> str:
     return textwrap.fill(f"{key[1]} ({compared.reports[key[2]].paper.short})", LABEL)
 
 
-def _curves(compared: Compared) -> Figure:
+def _curves(compared: Compared, partly: bool) -> Figure:
     along, names = compared.card.along or "", compared.drawn
     every = _lines(compared, along)
-    strips = _strips(compared, [points[0][0] for points in every.values()])
+    strips = _strips(compared, [points[0][0] for points in every.values()], partly)
     lines = {
         key: points
         for key, points in every.items()
@@ -154,14 +173,18 @@ def _draw_curves(figure: FigureBase, compared: Compared, lines: Lines) -> None:
 Strips = list[tuple[Row, np.ndarray]]
 
 
-def _strips(compared: Compared, rows: Sequence[Row]) -> Strips:
+def _strips(compared: Compared, rows: Sequence[Row], partly: bool) -> Strips:
     """The pictures of the rows that have some, of the first seed of their arm."""
     found = []
     for row in rows:
-        if row.pictures:
-            results = compared.reports[row.method].results
-            name = _picture(row)
-            found.append((row, results.array(row.arm, min(results.seeds(row.arm)), name)))
+        if not row.pictures:
+            continue
+        results = compared.reports[row.method].results
+        try:
+            found.append((row, results.array(row.arm, min(results.seeds(row.arm)), _picture(row))))
+        except NotKept:
+            if not partly:
+                raise
     return found
 
 
@@ -236,7 +259,7 @@ def _one_group(ax: Axes, compared: Compared, lines: Lines, name: str, group: str
 
 def _dots(compared: Compared) -> Figure:
     names = compared.drawn
-    rows = [(row, values) for row, values in compared.rows if any(name in values for name in names)]
+    rows = [(row, values) for row, values in compared.in_figure if values.keys() & {*names}]
     groups = list(dict.fromkeys(row.group for row, _ in rows))
     places = [i + groups.index(row.group) * 0.8 for i, (row, _) in enumerate(rows)]
     figure, axes = style.subplots(

@@ -22,7 +22,7 @@ from repro.suite.cards.comparisons import Row
 from repro.suite.records import to_csv
 from repro.suite.report import comparison_figures, figures, inputs, markdown, style, tables
 from repro.suite.report.compared import Compared, found
-from repro.suite.report.formatting import Summary, summarise, with_interval
+from repro.suite.report.formatting import Summary, with_interval
 from repro.suite.report.results import NotKept
 
 FOLDER = "comparisons"
@@ -56,8 +56,8 @@ def ran(
 def table(identity: str, compared: Compared) -> tables.Table:
     """The comparison as a table of the rows that ran, best of each group in bold."""
     card, names = compared.card, compared.quantities
-    summaries = _summaries(compared)
-    marks = _marks(compared, summaries)
+    summaries = compared.summaries
+    marks = _marks(compared)
     trained = any(row.models for row, _ in compared.rows)
     cells = []
     for i, (row, _) in enumerate(compared.rows):
@@ -100,12 +100,11 @@ def best(compared: Compared, full: tables.Table) -> tables.Table | None:
     """
     if compared.card.best is None:
         return None
-    summaries = _summaries(compared)
-    marks = _marks(compared, summaries)
+    marks = _marks(compared)
     chosen: list[int] = []
     more = False
     for group in dict.fromkeys(row.group for row, _ in compared.rows):
-        name, ranked = _ranked(compared, summaries, group)
+        name, ranked = compared.ranked(group)
         chosen += ranked[: compared.card.best]
         more |= any(marks.get((i, name)) for i in ranked[compared.card.best :])
     rest = "Further rows that the seeds cannot tell from the best are in the full table."
@@ -121,32 +120,6 @@ def best(compared: Compared, full: tables.Table) -> tables.Table | None:
         ],
         notes=[BEST_NOTE, *([rest] if more else [])],
     )
-
-
-def _ranked(
-    compared: Compared, summaries: Sequence[Mapping[str, Summary]], group: str
-) -> tuple[str, list[int]]:
-    """The first measurement by which rows of a group differ in rank, and those rows, best first."""
-    own = [i for i, (row, _) in enumerate(compared.rows) if row.group == group]
-    for name in compared.card.measurements:
-        have = [i for i in own if name in summaries[i]]
-        direction = _direction(compared, name, have)
-        if have and direction != "none":
-            sign = -1 if direction == "higher" else 1
-            return name, sorted(have, key=lambda i: sign * summaries[i][name].mean)
-    return "", []
-
-
-def _direction(compared: Compared, name: str, rows: Sequence[int]) -> str:
-    """Which side is better of a quantity in these rows; none where their cards differ in that or
-    in the unit."""
-    declared = [compared.declared(compared.rows[i][0], name) for i in rows]
-    directions = {(card.direction, card.unit) for card in declared}
-    return directions.pop()[0] if len(directions) == 1 else "none"
-
-
-def _summaries(compared: Compared) -> list[dict[str, Summary]]:
-    return [{name: summarise(v) for name, v in values.items()} for _, values in compared.rows]
 
 
 def _number(compared: Compared, row: Row, name: str, summaries: Mapping[str, Summary]) -> str:
@@ -177,10 +150,9 @@ def _training(report: inputs.Report, row: Row) -> str:
     return f"{seconds / 60:.1f}" if row.models else "–"
 
 
-def _marks(
-    compared: Compared, summaries: Sequence[Mapping[str, Summary]]
-) -> dict[tuple[int, str], str]:
+def _marks(compared: Compared) -> dict[tuple[int, str], str]:
     """The best of each group by (row, quantity), where its papers agree which side is better."""
+    summaries = compared.summaries
     marks: dict[tuple[int, str], str] = {}
     groups = dict.fromkeys(row.group for row, _ in compared.rows)
     for name, group in itertools.product(compared.quantities, groups):
@@ -189,7 +161,7 @@ def _marks(
             for i, (row, _) in enumerate(compared.rows)
             if row.group == group and name in summaries[i]
         }
-        direction = _direction(compared, name, [i for i, _ in members])
+        direction = compared.direction(name, [i for i, _ in members])
         marks |= tables.marked(members, direction)
     return marks
 
@@ -275,10 +247,10 @@ def write(
                 figure = comparison_figures.draw(compared)
             except NotKept:
                 folder_of_figures.mkdir(parents=True, exist_ok=True)
-                if kept is None or not figures.take_over(identity, kept, folder_of_figures, about):
-                    raise
-                taken_over.append(identity)
-                continue
+                if kept and figures.take_over(identity, kept, folder_of_figures, about):
+                    taken_over.append(identity)
+                    continue
+                figure = comparison_figures.draw(compared, partly=True)
             if figure is not None:
                 figures.save(figure, folder_of_figures, identity, about, ["png", "svg"])
     return taken_over

@@ -79,10 +79,13 @@ def save(
 
 
 def take_over(identity: str, kept: Path, folder: Path, about: dict[str, str]) -> bool:
-    """Copy an earlier drawing, with today's title and caption; False where there is none."""
+    """Copy an earlier drawing, with today's title and caption; False where there is none, or one of
+    other numbers (by what `about` and the drawing say under `shows`)."""
     if not (kept / f"{identity}.json").is_file():
         return False
     drawn = read_about(kept, identity)
+    if drawn.get("shows") != about.get("shows"):
+        return False
     for name in (f"{identity}.png", f"{identity}.svg"):
         if (kept / name).is_file():
             shutil.copyfile(kept / name, folder / name)

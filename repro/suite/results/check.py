@@ -20,12 +20,13 @@ from typing import Any
 from repro.errors import ReproError
 from repro.places import short
 from repro.suite import looks, records
+from repro.suite.cards import library
 from repro.suite.cards.method import Method
 from repro.suite.export import claims
 from repro.suite.plan import methods_at
 from repro.suite.records import Record, Row
 from repro.suite.report import comparison_figures, comparisons, figures, inputs
-from repro.suite.results import layout, manifest, today, writing
+from repro.suite.results import layout, manifest, others, today, writing
 from repro.suite.results.evidence import is_commit
 from repro.suite.results.today import Key
 from repro.suite.words import SCALES
@@ -82,8 +83,9 @@ def check(results: Path) -> list[str]:
         where = path.relative_to(results.parent)
         say("left of a killed command", f"{where}; run that command again, it sweeps it")
     for name in there:
-        if name not in (*SCALES, *OF_RESULTS) and not _is_leftover(name):
+        if name not in (*SCALES, *OF_RESULTS, others.FOLDER) and not _is_leftover(name):
             say("extra file", name)
+    _check_others(results, found)
     remedy = ""
     known: dict[str, list[inputs.Report]] = {}
     for scale in scales:
@@ -101,6 +103,21 @@ def check(results: Path) -> list[str]:
             own = {"README.md": layout.of_readme(readme, results)}
             _compare(results.parent, own, found.at("the tree"), remedy=remedy)
     return found.lines()
+
+
+def _check_others(results: Path, found: Differences) -> None:
+    """Results of other machines: as they were imported, and still to be judged.
+
+    That they are of earlier code is no difference; nobody here can run them again.
+    """
+    for machine, scale, slug, folder in others.places(results):
+        say = found.at("/".join((others.FOLDER, machine, scale, slug)))
+        if slug not in library.slugs() or scale not in library.load(slug).experiment.scales:
+            say("no method of this scale", slug)
+            continue
+        with _noted(say, "cannot be read"):
+            others.about(folder)
+            others.compared(machine, scale, slug, folder, None)
 
 
 def _is_leftover(name: str) -> bool:
@@ -157,25 +174,35 @@ def _published(scale: str, folder: Path, say: Say) -> list[Method]:
 
 def _check_method(method: Method, source: inputs.Committed, say: Say) -> inputs.Report | None:
     """Check the folder of a method; its report, or None where that cannot be made."""
-    folder, scale = source.folder / method.slug, source.scale
+    folder = source.folder / method.slug
     with _noted(say, "cannot be read"):
         for kind, name in manifest.broken_seals(folder):
             say(kind, name)
     with _noted(say, "cannot be read"):
-        _check_rows(folder, say)
-        runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
-        models = {today.of_model(model): model for model in records.read_models(folder, scale)}
-        declared = today.declared(folder)
-        method = looks.of_runs(method, scale, runs.values())
-        _check_runs(method, scale, runs, declared, say)
-        _check_models(method, scale, models, declared, say)
-        _check_declared({**runs, **models}, declared, say)
-        report = inputs.report_of(method, source, [*runs.values()], [*models.values()])
+        report = examined(method, source, say)
         _compare(folder, layout.of_method(report), say, "tables")
         drawn = {card.id: figures.words(card) for card in report.method.figures(report.scale)}
         _check_figures(folder / "figures", drawn, say)
         return report
     return None
+
+
+def examined(method: Method, source: inputs.Committed, say: Say) -> inputs.Report:
+    """Hold the runs and models of a method against cards and code; its report, judged anew.
+
+    Raises:
+        ReproError: they cannot be read or judged.
+    """
+    folder, scale = source.folder / method.slug, source.scale
+    _check_rows(folder, say)
+    runs = {today.of_run(run): run for run in records.read_runs(folder, scale)}
+    models = {today.of_model(model): model for model in records.read_models(folder, scale)}
+    declared = today.declared(folder)
+    method = looks.of_runs(method, scale, runs.values())
+    _check_runs(method, scale, runs, declared, say)
+    _check_models(method, scale, models, declared, say)
+    _check_declared({**runs, **models}, declared, say)
+    return inputs.report_of(method, source, [*runs.values()], [*models.values()])
 
 
 def _check_rows(folder: Path, say: Say) -> None:
@@ -323,7 +350,7 @@ def _check_figures(folder: Path, wanted: Mapping[str, Mapping[str, str]], say: S
         if f"{identity}.json" in there:
             about = figures.read_about(folder, identity)
             for key, text in words.items():
-                if about[key] != text:
+                if about.get(key) != text:
                     say("does not follow from runs and cards", f"figures/{identity}.json: {key}")
 
 

@@ -5,6 +5,8 @@
     results/README.md                      the ledger over all scales
     results/claims.json                    every claim of every scale, for other programs
     results/claims.csv                     the same, a row a claim with the check that decides it
+    results/others/<machine>/<scale>/<method>/
+                                           what another machine measured
     results/<scale>/environment.json       machines, commits and versions of all runs
     results/<scale>/ledger.md              every claim with its verdict
     results/<scale>/comparisons/           tables, figures, manifest.sha256

@@ -24,6 +24,8 @@ from repro.suite.results import manifest
 from repro.suite.words import SCALES
 
 LEFTOVERS = ".*.partial"
+OTHERS = "others"
+"""The folder of other machines' results."""
 
 
 @contextlib.contextmanager
@@ -64,6 +66,7 @@ def leftovers(results: Path) -> list[Path]:
     methods = [path for scale in scales for path in sorted(scale.iterdir()) if path.is_dir()]
     places = [results, *scales, *(path for path in methods if not path.name.startswith("."))]
     found = [path for place in places for path in sorted(place.glob(LEFTOVERS))]
+    found += sorted((results / OTHERS).glob(f"**/{LEFTOVERS}"))
     return [*found, *sorted(results.parent.glob(".README.md.*.partial"))]
 
 

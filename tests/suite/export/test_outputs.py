@@ -117,7 +117,11 @@ def test_every_command_takes_papers_by_position_and_scales_by_name():
             continue
         for parameter in command.params:
             by_place = parameter.param_type_name == "argument"
-            assert by_place == (parameter.name in ("paper", "papers", "names", "slug")), name
+            of_papers, of_files = (
+                ("paper", "papers", "names", "slug"),
+                ("images", "archive", "source"),
+            )
+            assert by_place == (parameter.name in of_papers + of_files), name
             if not by_place and parameter.name == "scale":
                 assert parameter.opts == ["--scale", "-s"], name
 

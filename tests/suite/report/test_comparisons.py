@@ -1,6 +1,8 @@
 """Comparisons across methods, on invented runs."""
 
 import csv
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from repro.suite.cards import comparisons as cards
 from repro.suite.cards import library
 from repro.suite.report import compared as ran
 from repro.suite.report import comparison_figures, comparisons, inputs, style
+from repro.suite.report.results import NotKept
 from repro.suite.report.site import build
 from tests.suite.report import synthetic
 
@@ -157,6 +160,39 @@ def test_pictures_are_those_of_the_coordinate_that_the_strip_names(compared, mon
     assert asked == ["samples-7"]
 
 
+def test_an_earlier_drawing_is_taken_over_only_if_it_shows_the_same_numbers(compared, monkeypatch):
+    def missing(self, arm, seed, name):
+        raise NotKept(f"the arrays of {arm} are not here")
+
+    along = {"name": "fid", "at": {"steps": 1}, "value": 9.0}
+    synthetic.edit(
+        compared, "eight-bit", "uniform", lambda record: record["measurements"].append(along)
+    )
+    compared.write(ALONG | {"figure": ["nfe", "fid"]})
+    earlier = compared.out / "figures" / "comparisons"
+    kept = earlier.with_name("kept")
+    earlier.rename(kept)
+    (kept / "bits.png").write_bytes(b"an earlier drawing")
+    monkeypatch.setattr(inputs.Results, "array", missing)
+
+    def drawn():
+        places = [compared.out / kind / "comparisons" for kind in ("tables", "figures")]
+        reports = inputs.load_all(compared.source)
+        taken = comparisons.write(reports, *places, root=compared.root, kept=kept)
+        return taken, (places[1] / "bits.png").read_bytes() == b"an earlier drawing"
+
+    assert drawn() == (["bits"], True)
+    synthetic.edit(
+        compared, "eight-bit", "uniform",
+        lambda record: [m.update(value=2 * m["value"]) for m in record["measurements"]],
+    )  # fmt: skip
+    # Without its pictures, but with the numbers of today.
+    assert drawn() == ([], False)
+    monkeypatch.undo()
+    about = json.loads((earlier / "bits.json").read_text())
+    assert about["shows"] != json.loads((kept / "bits.json").read_text())["shows"]
+
+
 def test_a_model_that_was_not_made_is_named(compared):
     wrong = {**ALONG["rows"][0], "models": ["denoisr"]}
     image = {**CARD["rows"][0]}
@@ -194,7 +230,7 @@ def test_a_row_stands_for_every_combination_of_its_values(compared):
     assert card.rows[3].label == "biased to the end, 8A8 bits"
     # An arm and an array are called by the value, not by its word; the last of them varies.
     assert card.rows[3].arm == "biased" and card.rows[3].pictures == "samples-biased-{nfe}"
-    assert not any(row.each for row in card.rows)
+    assert [bool(row.each) for row in card.rows] == [True] * 4 + [False]
     assert card.rows[4].label == "text"
 
 
@@ -426,3 +462,27 @@ def test_the_best_of_each_group_stand_above_the_full_table(compared):
     card_of(compared)
     page = site_of(compared, inputs.load_all(compared.source))["comparisons.html"]
     assert "<summary>All" not in page and page.count("<table>") == 1
+
+
+def test_of_crossed_rows_the_figure_shows_the_best_of_each_group(compared):
+    made = found_with(compared, best=1)
+    crossed = {"each": {"how": ["uniform", "biased"]}}
+    rows = [
+        (row.model_copy(update=crossed) if row.group == "W8A8" else row, values)
+        for row, values in made.rows
+    ]
+    made = replace(made, rows=rows)
+    fids = {arm: fid(compared, arm).mean() for arm in ("uniform", "biased")}
+    (panel,) = comparison_figures.draw(made).axes
+    labels = [text.get_text() for text in panel.get_yticklabels()]
+    assert labels == [min(fids, key=fids.get), "full"]
+    caption = comparison_figures.words(made)["caption"]
+    assert caption.endswith("Of rows that are crossed, the best 1 of each group.")
+
+
+@pytest.mark.parametrize("key", ["at", "each"])
+@pytest.mark.parametrize("name", ["arm", "measurement"])
+def test_a_coordinate_that_is_called_as_a_place_is_refused(compared, key, name):
+    row = CARD["rows"][0] | {key: {name: ["uniform"] if key == "each" else "uniform"}}
+    with pytest.raises(ReproError, match=rf"rows.0.{key}: `{name}` is no coordinate"):
+        card_of(compared, rows=[row, CARD["rows"][-1]])

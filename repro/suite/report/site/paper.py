@@ -21,6 +21,8 @@ from repro.suite.report.site.evidence import Evidence, Examiner
 from repro.suite.report.site.pictures import Picture
 from repro.suite.report.site.places import Tree, anchor
 from repro.suite.report.tables import Table
+from repro.suite.results import others
+from repro.suite.results.others import Beside
 from repro.suite.words import KINDS, OF_THE_PAPER, ORDER
 
 LONGEST_PARAMETER = 80
@@ -101,6 +103,7 @@ class Pages:
     shown: dict[str, list[Picture]] = field(default_factory=dict)
     missing: dict[str, list[str]] = field(default_factory=dict)
     tables: dict[str, list[Table]] = field(default_factory=dict)
+    machines: dict[str, list[Beside]] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -140,6 +143,7 @@ def of_paper(
         cards = [tables.card_table(report, card) for card in report.experiment.tables]
         costs = [table for table in tables.cost_tables(report) if table.id != "claims"]
         made = [_filled(report, t) for t in [*tables.measurement_tables(report), *costs]]
+        pages.machines[scale] = _beside(sources[scale], report)
         pages.tables[scale] = _distinct([*cards, *made])
     examiners = {scale: Examiner(report) for scale, report in reports.items()}
     pages.claims = [
@@ -151,6 +155,17 @@ def of_paper(
         for claim in first.paper.claims
     ]
     return pages
+
+
+def _beside(source: inputs.Filed, report: Report) -> list[Beside]:
+    """What other machines have of committed results; beside runs of a work folder stands nothing.
+
+    Raises:
+        ReproError: results of another machine are damaged.
+    """
+    if not isinstance(source, inputs.Committed):
+        return []
+    return others.beside(source.folder.parent, report.scale, report.paper.slug, report)
 
 
 def _filled(report: Report, table: Table) -> Table:
@@ -310,6 +325,27 @@ def data(pages: Pages) -> dict[str, Any]:
         ],
         "references": [_reference(table) for table in pages.paper.tables],
         "sections": [_section(pages, scale) for scale in scales],
+        "machines": [_machines(pages, scale) for scale in scales if pages.machines[scale]],
+    }
+
+
+def _machines(pages: Pages, scale: str) -> dict[str, Any]:
+    """Other machines at a scale: a line each, and their verdicts, a row a claim."""
+    found = pages.machines[scale]
+    current = [one for one in found if one.report is not None]
+    claims = [c for c in pages.claims if any(c.claim.id in one.verdicts for one in current)]
+    return {
+        "scale": scale,
+        "lines": [(one.machine, "; ".join(one.devices), one.summary()) for one in found],
+        "names": [one.machine for one in current],
+        "rows": [
+            {
+                "claim": c,
+                "ours": c.verdicts[scale],
+                "theirs": [one.verdicts.get(c.claim.id, ("", "untested"))[1] for one in current],
+            }
+            for c in claims
+        ],
     }
 
 
