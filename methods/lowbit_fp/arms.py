@@ -19,10 +19,8 @@ from repro.metrics.fid import frechet_from_features
 from repro.numbers import to_bytes
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import AnyGrid, float_formats, scaled
-from repro.quant.layers import calibrate, quantise, quantised_layers, use
-from repro.quant.reconstruction import capture, learn_rounding, units
-from repro.quant.rounded import calibration
-from repro.quant.rounding import rectified_sigmoid
+from repro.quant.layers import calibrate, quantise, quantised_layers
+from repro.quant.rounded import calibration, learned_units
 from repro.quant.study import PICTURES, Study
 from repro.zoo.judge import Judge
 
@@ -271,9 +269,6 @@ def _predicted(
 
 # Controls and preconditions -----------------------------------------------------------------------
 
-UNDECIDED = 0.01
-"""A rounding whose h is this far from 0 and from 1 could still turn."""
-
 
 def even(job: Job) -> None:
     """As `activations`, to nearest, with one range per tensor: for formats of even steps."""
@@ -307,34 +302,35 @@ def shuffled(job: Job) -> None:
 
 
 def convergence(job: Job) -> None:
-    """Share of roundings that learning leaves undecided, with the optimiser of the models.
+    """How learning ended in the models of roundings, as their records tell.
 
-    In `units` blocks spread over the network, each with the inputs of full precision.
+    Share of undecided roundings (0.05 < h < 0.95) in all layers and in the worst; loss of the worst
+    and of the median unit after the cut over that of rounding to nearest, and over that before the
+    cut. Arrays keep every layer and unit.
     """
-    protocol, p = Protocol(job), job.params
-    for name in job.progress(p.variants, "roundings"):
+    for name in job.params.variants:
         variant = lowbit.Variant.of(name)
-        choices = lowbit.recipe(protocol.network, variant.form, granularity=variant.granularity)
-        network = quantise(protocol.network, choices)
-        use(network, activations=False)
-        found = units(network)
-        chosen = list(found)[:: -(-len(found) // p.units)]
-        caches = capture(protocol.network, chosen, protocol.calibration, batch=p.batch)
-        undecided = total = 0
-        for unit in chosen:
-            alphas = learn_rounding(
-                found[unit],
-                caches[unit],
-                p.iterations,
-                generator=job.rng("rounding"),
-                batch=p.learning_batch,
-                lr=p.lr,
-            )
-            for h in (rectified_sigmoid(alpha) for parts in alphas.values() for alpha in parts):
-                undecided += int(((h > UNDECIDED) & (h < 1 - UNDECIDED)).sum())
-                total += h.numel()
+        found = learned_units(job.model(model_name(name)))
         at = {"format": variant.form, "granularity": variant.granularity}
-        job.measure("undecided", undecided / total, **at)
+        at["aware"] = "yes" if variant.scale_aware else "no"
+        shares = {layer: share for unit in found for layer, share in unit.undecided.items()}
+        weights = {layer: n for unit in found for layer, n in unit.weights.items()}
+        total = sum(shares[layer] * weights[layer] for layer in shares) / sum(weights.values())
+        for layer, share in (("all", total), ("worst", max(shares.values()))):
+            job.measure("undecided", share, layer=layer, **at)
+        losses = [(unit.before, unit.soft, unit.after) for unit in found]
+        table = torch.tensor(losses, dtype=torch.float64).clamp(min=torch.finfo(torch.float32).tiny)
+        for over, ratio in (
+            ("nearest", table[:, 2] / table[:, 0]),
+            ("soft", table[:, 2] / table[:, 1]),
+        ):
+            job.measure("loss_ratio", ratio.max(), over=over, unit="worst", **at)
+            job.measure("loss_ratio", ratio.median(), over=over, unit="median", **at)
+        job.save(f"layers-{name}", list(shares))
+        job.save(f"undecided-{name}", list(shares.values()))
+        job.save(f"units-{name}", [unit.name for unit in found])
+        job.save(f"losses-{name}", table)
+        job.save(f"iterations-{name}", [unit.iterations for unit in found])
 
 
 @torch.no_grad()

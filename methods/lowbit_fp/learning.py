@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from methods.lowbit_fp import method as lowbit
-from repro.quant.rounded import calibration
+from repro.quant.rounded import calibration, record_of
 from repro.quant.study import Study
 
 if TYPE_CHECKING:
@@ -16,19 +16,26 @@ if TYPE_CHECKING:
 
 
 def learn(job: Job) -> dict[str, Tensor]:
-    """Train function of the card: directions of all weights, `<layer>` -> uint8.
+    """Train function of the card: directions of all weights, `<layer>` -> uint8, and how it ended.
 
     Its card declares `network`, `steps`, `clip`, `batch` (see `Study`), `calibration_steps`,
-    `per_step` (the calibration set), `variant` (see `method.Variant`), `iterations` of each block,
-    `lr` and `learning_batch`. All models of a seed have one calibration set and draw one sequence
-    of batches from it.
+    `per_step` (the calibration set), `variant` (see `method.Variant`), `iterations` of each block
+    and `most` of a cheap one, `until` (largest share of undecided roundings), `lr` and
+    `learning_batch`. All models of a seed have one calibration set and draw one sequence of batches
+    from it. How learning ended is kept as `repro.quant.rounded.record_of` says.
     """
     study, p = Study(job), job.params
+    units: list[UnitReport] = []
 
-    def log(unit: UnitReport, done: int, total: int) -> None:
-        job.log.info("%d/%d %s: %.4g -> %.4g", done, total, unit.name, unit.before, unit.after)
+    def progress(unit: UnitReport, done: int, total: int) -> None:
+        units.append(unit)
+        share = max(unit.undecided.values())
+        job.log.info(
+            "%d/%d %s: %.4g -> %.4g, %.2g undecided",
+            done, total, unit.name, unit.before, unit.after, share,
+        )  # fmt: skip
 
-    return lowbit.learn(
+    directions = lowbit.learn(
         study.network,
         lowbit.Variant.of(p.variant),
         calibration(study),
@@ -36,5 +43,8 @@ def learn(job: Job) -> dict[str, Tensor]:
         generator=job.rng("rounding"),
         lr=p.lr,
         batch=p.learning_batch,
-        progress=log,
+        most=p.most,
+        until=p.until,
+        progress=progress,
     )
+    return directions | record_of(units)

@@ -200,6 +200,8 @@ class LearningOptions(TypedDict, total=False):
 
     lr: float
     batch: int
+    most: int | None
+    until: float | None
     progress: Progress
 
 
@@ -232,9 +234,11 @@ def learn(
 def set_directions(network: nn.Module, up: Mapping[str, Tensor]) -> nn.Module:
     """Round the weights of a quantised network as `learn` found, in place; returns it.
 
-    Raises ReproError where the directions are of another network.
+    up: by layer; what a model keeps beside them (floats and int64) is not read. Raises ReproError
+    where the directions are of another network.
     """
     layers = quantised_layers(network)
+    up = {name: value for name, value in up.items() if value.dtype == torch.uint8}
     if different := sorted(layers.keys() ^ up.keys()):
         raise ReproError(
             f"these roundings are of another network: {different[0]} is not in both; give those "

@@ -1,14 +1,18 @@
 """The arms of the experiment: glue between its card and `method`, `exact`, `networks`.
 
 All arms of a seed share one protocol: what :class:`repro.quant.study.Study` holds, and the noises
-that calibration chains start from. Arms then differ in one choice.
+that calibration chains start from. Arms then differ in one choice. What full precision makes of
+these noises is made once, by the model `reference` of the card.
+
+Sampling takes evenly spaced steps, both ends included, as the paper's does (`--timestep_respacing
+250`, `space_timesteps` of the released code); `grid: quadratic` takes those of DDIM's appendix D.2.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,12 +23,12 @@ from methods.ptq4dm import method as ptq
 from methods.ptq4dm.networks import CONFIGS, count, unet
 from repro.diffusion.multistep import dpm_solver_pp_2m
 from repro.diffusion.samplers import ddim, ddpm
-from repro.diffusion.schedules import timesteps_quad
+from repro.diffusion.schedules import timesteps_inclusive, timesteps_quad
 from repro.errors import ReproError
 from repro.metrics.cost import bops, interleaved, measure_interval
 from repro.numbers import to_bytes
-from repro.quant.calibration import CalibrationSet, uniform_grid
-from repro.quant.layers import calibrate, quantise, use
+from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
+from repro.quant.layers import quantise, use
 from repro.quant.scores import SCORES
 from repro.quant.study import PICTURES, Study, T, widths
 
@@ -32,12 +36,45 @@ if TYPE_CHECKING:
     from repro.job import Job
 
 
+GRIDS: dict[str, Callable[[int, int], Tensor]] = {
+    "even": timesteps_inclusive,
+    "quadratic": timesteps_quad,
+}
+"""Time steps by name, (T, S) -> τ (S,) ascending; the first is the paper's."""
+
+
 class Protocol(Study):
-    """The study with PTQ4DM's calibration sets and quantised networks."""
+    """The study with PTQ4DM's time steps, calibration sets and quantised networks."""
 
     def __init__(self, job: Job):
         super().__init__(job)
+        self.timesteps = self.grid(self.p.steps)
         self._kept: dict[tuple, nn.Module] = {}
+
+    def grid(self, steps: int) -> Tensor:
+        """τ of a sampler with so many steps, on the grid of the card."""
+        if self.p.grid not in GRIDS:
+            raise ReproError(f"no grid `{self.p.grid}`; choose {' or '.join(GRIDS)}")
+        return GRIDS[self.p.grid](T, steps)
+
+    # What full precision makes of the noises of the seed
+
+    @cached_property
+    def kept(self) -> dict[str, Tensor]:
+        """The model that the card names as `full_precision`, see `reference`."""
+        state = self.job.model(self.p.full_precision)
+        return {name: values.to(self.job.device) for name, values in state.items()}
+
+    @cached_property
+    def reference(self) -> Trajectory:
+        """The full-precision trajectory of the first batch of evaluation noises."""
+        final = self.final[: self.kept["x"].shape[1]]
+        return Trajectory(self.kept["x"], self.kept["eps"], self.timesteps.flip(0), final)
+
+    @cached_property
+    def final(self) -> Tensor:
+        """The full-precision samples of all evaluation noises."""
+        return self.kept["final"][: self.p.samples]
 
     # Calibration sets
 
@@ -63,14 +100,11 @@ class Protocol(Study):
 
     def denoising_states(self, *times: str | float) -> list[CalibrationSet]:
         """Sets of states of the same denoising chains, one for each choice of time steps."""
-        return ptq.denoising_states(
-            self.network,
-            self.noise(self.p.calibration, "calibration"),
-            [self.time_steps(name) for name in times],
-            self.timesteps,
-            self.alphas_cumprod,
-            self.p.clip,
-        )
+        return [self.states(self.time_steps(name)) for name in times]
+
+    def states(self, when: ptq.TimeSteps) -> CalibrationSet:
+        """The states of the seed's denoising chains at some time steps."""
+        return ptq.at_time_steps(self.kept["chains"], when, self.timesteps)
 
     def other_inputs(self, source: str) -> CalibrationSet:
         """A calibration set of pure noise, images, noised images, or of every step alike."""
@@ -79,8 +113,8 @@ class Protocol(Study):
         if source == "noise":
             return ptq.noise_samples(noise, when, self.timesteps)
         if source == "grid":
-            run = self.trajectory(self.network, noise)
-            steps = min(self.p.steps, n)
+            chains, steps = self.kept["chains"], min(self.p.steps, n)
+            run = Trajectory(chains[:-1], chains[:0], self.timesteps.flip(0), chains[-1])
             return shuffled(uniform_grid(run, steps, n // steps), self.job.rng("shuffle"))
         x_0 = self.critic.pictures(n, "train", "calibration images")
         if source == "images":
@@ -101,27 +135,19 @@ class Protocol(Study):
         """Quantised networks for each pair of widths, calibrated on one set.
 
         attention: also quantise its layers and products, which the released code leaves in float.
-        The network is the same object for pairs with equal weight bits: use it before the next.
+        Each width of the activations has its own calibration, which runs at that width.
         """
-        by_weight: dict[int, list[int]] = {}
         for name in bits:
-            weight, activation = widths(name)
-            by_weight.setdefault(weight, []).append(activation)
-        for weight, activations in by_weight.items():
-            network = copy.deepcopy(self._prepared(weight, tuple(activations), score, attention))
-            calibrate(network, chosen.batches(self.p.calibration_batch))
-            for activation in activations:
-                yield f"W{weight}A{activation}", use(network, activations=activation)
+            network = copy.deepcopy(self._prepared(*widths(name), score, attention))
+            yield name, ptq.calibrate(network, chosen.batches(self.p.calibration_batch))
 
-    def _prepared(
-        self, weight: int, activations: tuple[int, ...], score: str, attention: bool
-    ) -> nn.Module:
+    def _prepared(self, weight: int, activation: int, score: str, attention: bool) -> nn.Module:
         """The network with quantised weights, which do not depend on the calibration set."""
-        key = (weight, activations, score, attention)
+        key = (weight, activation, score, attention)
         if key not in self._kept:
             recipe = ptq.recipe(
                 weight,
-                activations,
+                (activation,),
                 SCORES[score],
                 skip=lambda name, module: not attention and ".attn" in name,
                 attention_bits=(8, 8) if attention else None,
@@ -134,6 +160,38 @@ def shuffled(chosen: CalibrationSet, generator: torch.Generator) -> CalibrationS
     """The same samples in random order, so that every batch holds all steps."""
     order = torch.randperm(len(chosen), generator=generator).to(chosen.x.device)
     return CalibrationSet(chosen.x[order], chosen.t[order])
+
+
+# The model that all arms share --------------------------------------------------------------------
+
+
+@torch.no_grad()
+def reference(job: Job) -> dict[str, Tensor]:
+    """What the full-precision network makes of the noises of a seed.
+
+    x, eps: what the sampler fed to the network and got, (S, batch, C, H, W), of the first batch of
+        evaluation noises; final: the samples of all of them, (samples, C, H, W).
+    chains: inputs of all denoising steps and finished samples of the calibration noises,
+        (S + 1, calibration, C, H, W).
+    many: samples of further noises, (many, C, H, W), for Fréchet distances.
+    """
+    protocol, p = Protocol(job), job.params
+    parts = protocol.x_T.split(p.batch)
+    run = protocol.trajectory(protocol.network, parts[0])
+    rest = [protocol.sample(protocol.network, part) for part in parts[1:]]
+    chains = [
+        ptq.denoising_chains(
+            protocol.network, part, protocol.timesteps, protocol.alphas_cumprod, p.clip
+        )
+        for part in protocol.noise(p.calibration, "calibration").split(p.batch)
+    ]
+    return {
+        "x": run.x.cpu(),
+        "eps": run.eps.cpu(),
+        "final": torch.cat([run.final, *rest]).cpu(),
+        "chains": torch.cat(chains, 1).cpu(),
+        "many": protocol.sample(protocol.network, protocol.noise(p.many, "many")).cpu(),
+    }
 
 
 # Arms --------------------------------------------------------------------------------------------
@@ -216,9 +274,9 @@ def quality(job: Job) -> None:
 
     The distance of n samples is biased upwards by a term that falls like 1/n; compare equal n.
     """
-    protocol, p = Protocol(job), job.params
-    x_T = protocol.noise(p.many, "many")
-    protocol.measure_frechet(protocol.sample(protocol.network, x_T), network="full-precision")
+    protocol = Protocol(job)
+    protocol.measure_frechet(protocol.kept["many"], network="full-precision")
+    x_T = protocol.noise(len(protocol.kept["many"]), "many")
     times = ("ndtc-paper", "uniform")
     for name, chosen in zip(times, protocol.denoising_states(*times), strict=True):
         [(_, network)] = protocol.quantised(chosen, ["W8A8"])
@@ -305,7 +363,7 @@ def fast_samplers(job: Job) -> None:
     [chosen] = protocol.denoising_states("uniform")
     [(_, network)] = protocol.quantised(chosen, ["W8A8"])
     abar, full = protocol.alphas_cumprod, protocol.timesteps
-    half = timesteps_quad(T, max(2, p.steps // 2))
+    half = protocol.grid(max(2, p.steps // 2))
     samplers = {
         "ddim": partial(ddim, timesteps=full, alphas_cumprod=abar, clip=p.clip),
         "ddim-half": partial(ddim, timesteps=half, alphas_cumprod=abar, clip=p.clip),
@@ -337,8 +395,8 @@ def floor(job: Job) -> None:
 def poor_quality(job: Job) -> None:
     """As `quality`, with 8 bits calibrated on images, which fails in Table 2."""
     protocol = Protocol(job)
-    x_T = protocol.noise(job.params.many, "many")
-    protocol.measure_frechet(protocol.sample(protocol.network, x_T), network="full-precision")
+    protocol.measure_frechet(protocol.kept["many"], network="full-precision")
+    x_T = protocol.noise(len(protocol.kept["many"]), "many")
     [(_, network)] = protocol.quantised(protocol.other_inputs("images"), ["W8A8"])
     protocol.measure_frechet(protocol.sample(network, x_T), network="images")
 
@@ -348,7 +406,7 @@ def poor_samplers(job: Job) -> None:
     """As `fast_samplers`, calibrated on images; DDIM on the whole grid and on half of it."""
     protocol, p = Protocol(job), job.params
     [(_, network)] = protocol.quantised(protocol.other_inputs("images"), ["W8A8"])
-    x_T, half = protocol.x_T[: p.batch], timesteps_quad(T, max(2, p.steps // 2))
+    x_T, half = protocol.x_T[: p.batch], protocol.grid(max(2, p.steps // 2))
     for name, grid in (("ddim", protocol.timesteps), ("ddim-half", half)):
         plain, final = (
             ddim(model, x_T, grid, protocol.alphas_cumprod, clip=p.clip)
@@ -364,17 +422,9 @@ def released_steps(job: Job) -> None:
     Its counter starts at the noisy end and its labels are raw (`method.ndtc_released`).
     """
     protocol, p = Protocol(job), job.params
-    fractions = [float(f) for f in p.fractions]
-    labels = [protocol.time_steps(f).label for f in fractions]
-    sets = ptq.denoising_states(
-        protocol.network,
-        protocol.noise(p.calibration, "calibration"),
-        [ptq.TimeSteps(p.steps - 2 - k, k, raw=True) for k in labels],
-        protocol.timesteps,
-        protocol.alphas_cumprod,
-        p.clip,
-    )
-    for t, chosen in zip(fractions, sets, strict=True):
+    for t in (float(f) for f in p.fractions):
+        k = protocol.time_steps(t).label
+        chosen = protocol.states(ptq.TimeSteps(p.steps - 2 - k, k, raw=True))
         for bits, network in protocol.quantised(chosen, p.bits):
             protocol.evaluate(network, f"{t:g}-{bits}", t=t, bits=bits)
 
@@ -470,7 +520,7 @@ def structure(job: Job) -> None:
 def latency(job: Job) -> None:
     """Time of a quantised forward pass over a plain one, interleaved on the whole machine."""
     protocol, p = Protocol(job), job.params
-    [chosen] = protocol.denoising_states("uniform")
+    chosen = protocol.other_inputs("noise")  # whose ranges take as long as any
     x = protocol.noise(p.batch, "evaluation")
     t = torch.full((p.batch,), T // 2, device=job.device)
     network = protocol.network

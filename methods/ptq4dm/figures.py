@@ -35,6 +35,9 @@ def _settings(results: Results, bits: str) -> list[tuple[str, str, dict]]:
         ("NDTC, only pairs wrong", "released-slips", {"times": "ndtc-mispaired"}),
         ("NDTC, only labels raw", "released-slips", {"times": "ndtc-raw-labels"}),
     ]
+    listed += [
+        (f"{label}, quadratic grid", "quadratic", {"times": name}) for name, label in TIMES.items()
+    ]
     listed += [(label, "other-inputs", {"source": name}) for name, label in SOURCES.items()]
     steps = sorted({at["t"] for at in results.frame["at"] if "t" in at})
     listed += [(f"one step, t = {t:g} T", "single-step", {"t": t}) for t in steps]

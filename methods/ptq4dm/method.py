@@ -19,6 +19,9 @@ Three choices make the method, one section each:
 3. Operations (section 3.2, Table 1). Convolutions and linear layers; the network output μ, Σ and
    the sample x_{t-1} can be quantised as well.
 
+The released code finds ranges while it quantises: the output of a layer is rounded to the running
+range before the next layer sees it (`calibrate`). The paper does not say.
+
 Time is counted in denoising steps: a sampler of S steps has labels τ_0 < ... < τ_{S-1} (its grid),
 and step k is the one that feeds (x, τ_k) to the network. Sampling runs k = S-1, ..., 0.
 """
@@ -26,7 +29,7 @@ and step k is the one that feeds (x, τ_k) to the network. Sampling runs k = S-1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -38,7 +41,7 @@ from repro.diffusion.schedules import q_sample
 from repro.errors import ReproError
 from repro.quant.affine import Grid, grid_from_range
 from repro.quant.calibration import CalibrationSet
-from repro.quant.layers import Recipe
+from repro.quant.layers import ActivationGrid, Observer, Recipe, activation_quantisers, use
 from repro.quant.ranges import best_candidate, per_channel, rows
 from repro.quant.scores import L24, Score
 
@@ -102,6 +105,55 @@ class SmoothedRange:
 
     def grid(self, bits: int) -> Grid:
         return grid_from_range(*self.range[bits], bits)
+
+
+class RunningGrid:
+    """A grid that first updates an observer with the tensor, then quantises it by what it has."""
+
+    def __init__(self, observer: Observer, bits: int):
+        self.observer, self.bits = observer, bits
+
+    @property
+    def delta(self) -> Tensor:
+        return self.grid.delta
+
+    @property
+    def grid(self) -> ActivationGrid:
+        return self.observer.grid(self.bits)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.apply_(x.clone())
+
+    def apply_(self, x: Tensor) -> Tensor:
+        self.observer.update(x)
+        return self.grid.apply_(x)
+
+
+@torch.no_grad()
+def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> nn.Module:
+    """Find the ranges of all layer outputs of a network quantised by a recipe of one width.
+
+    Weights are quantised, and outputs too while ranges are still found: each quantiser averages the
+    range of the batch in and rounds the batch to the average, so that later layers see what they
+    will see in use. Released code (`set_act_quantize_params`, order "together").
+
+    batches: arguments of the network, (x (B, ...), t (B,)). Returns `network`, quantising.
+
+    Raises ReproError where there is no batch.
+    """
+    quantisers = activation_quantisers(network).values()
+    for quantiser in quantisers:
+        quantiser.grids = {quantiser.bits: RunningGrid(quantiser.observer, quantiser.bits)}
+        quantiser.mode = "quantise"
+    seen = 0
+    for arguments in batches:
+        network(*arguments)
+        seen += 1
+    if not seen:
+        raise ReproError("the calibration set is empty; give calibrate() at least one batch")
+    for quantiser in quantisers:
+        quantiser.freeze()
+    return use(network)
 
 
 def recipe(
@@ -215,22 +267,41 @@ def denoising_states(
     One pass serves several choices of time steps: one set each. timesteps: τ (S,), ascending;
     alphas_cumprod: ᾱ (T,); clip: bound of |x̂_0| while sampling.
     """
-    states = [when.state.to(x_T.device) for when in choices]
-    kept = [torch.empty_like(x_T) for _ in choices]
+    chains = denoising_chains(eps_model, x_T, timesteps, alphas_cumprod, clip)
+    return [at_time_steps(chains, when, timesteps) for when in choices]
+
+
+def denoising_chains(
+    eps_model: Callable[[Tensor, Tensor], Tensor],
+    x_T: Tensor,
+    timesteps: Tensor,
+    alphas_cumprod: Tensor,
+    clip: float | None = None,
+) -> Tensor:
+    """The input of every denoising step, from x_T (N, ...) on, and the finished x_0.
+
+    (S + 1, N, ...) in the order of sampling, S the number of `timesteps`.
+    """
+    states: list[Tensor] = []
 
     def keep(step: int, t: Tensor, x: Tensor, eps: Tensor) -> None:
-        for state, into in zip(states, kept, strict=True):
-            chosen = state == len(timesteps) - 1 - step
-            into[chosen] = x[chosen]
+        states.append(x.clone())
 
     x_0 = ddim(eps_model, x_T, timesteps, alphas_cumprod, clip=clip, callback=keep)
-    sets = []
-    for when, state, into in zip(choices, states, kept, strict=True):
-        into[state < 0] = x_0[state < 0]
-        raw = when.label * RELEASED_STEPS // len(timesteps)
-        t = raw if when.raw else timesteps[when.label]
-        sets.append(CalibrationSet(into, t.to(x_T.device)))
-    return sets
+    return torch.stack([*states, x_0])
+
+
+def at_time_steps(chains: Tensor, when: TimeSteps, timesteps: Tensor) -> CalibrationSet:
+    """Of each of N chains (S + 1, N, ...), see `denoising_chains`, the state that `when` asks for.
+
+    A state with `when.state` k is the input of step k, the one after S - 1 - k steps; -1 is x_0.
+    """
+    steps = len(timesteps)
+    done = steps - 1 - when.state.to(chains.device)
+    x = chains[done, torch.arange(chains.shape[1], device=chains.device)]
+    raw = when.label * RELEASED_STEPS // steps
+    t = raw if when.raw else timesteps[when.label]
+    return CalibrationSet(x, t.to(chains.device))
 
 
 def noise_samples(x_T: Tensor, when: TimeSteps, timesteps: Tensor) -> CalibrationSet:

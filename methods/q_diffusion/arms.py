@@ -1,12 +1,17 @@
 """The arms of the experiment: glue between its card and `method`, `exact`, `deployed`.
 
 All arms of a seed share one protocol: what :class:`repro.quant.study.Study` holds, and the noises
-that calibration chains start from. Arms then differ in one choice.
+that calibration chains start from. Arms then differ in one choice. Converged roundings are models
+of the card, learned once a seed, which every arm that begins from them loads.
+
+Ranges come from extremes (`max`, the released command for CIFAR-10, whose network the one here is
+in small) or from a search (`mse`, the released commands for latent diffusion and Stable Diffusion).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +33,7 @@ from repro.numbers import to_bytes
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import activation_quantisers, quantise, quantised_layers, use
-from repro.quant.reconstruction import units
+from repro.quant.reconstruction import UnitReport, units
 from repro.quant.study import PICTURES, Study, widths
 
 if TYPE_CHECKING:
@@ -41,6 +46,13 @@ def floats(name: str) -> Widths:
     """(weight bits, activation bits) of "W4A8"; 32 bits are None, left in floating point."""
     weight, activation = (None if bits == 32 else bits for bits in widths(name))
     return weight, activation
+
+
+def undecided_of(reports: Sequence[UnitReport]) -> tuple[float, float]:
+    """Share of undecided roundings in all layers together, and in the worst of them."""
+    pairs = [(share, r.weights[n]) for r in reports for n, share in r.undecided.items()]
+    total = sum(number for _, number in pairs)
+    return sum(share * number for share, number in pairs) / total, max(s for s, _ in pairs)
 
 
 class Protocol(Study):
@@ -78,7 +90,7 @@ class Protocol(Study):
             weight,
             activation,
             weight_scale=weight_scale or scale,
-            observer=rounded.first_batch(scale),
+            scale=scale,
             split=split,
         )
         network = quantise(self.network, recipe)
@@ -102,6 +114,11 @@ class Protocol(Study):
             batch=self.p.learning_batch,
             generator=self.job.rng("steps"),
         )
+
+    def measure_start(self, network: nn.Module, **at: object) -> None:
+        """Error of ε before activation steps are learned, which is what they have to better."""
+        eps = self.eps_mse(network)
+        self.job.measure("start_eps_mse", eps, **at)
 
     def judge(self, network: nn.Module, name: str, **at: object) -> None:
         """All measurements, and the error of states after the first step and at half way."""
@@ -150,31 +167,36 @@ def squant(job: Job) -> None:
         protocol.judge(network, bits, bits=bits)
 
 
+W4 = {"max": "w4", "mse": "w4-mse"}
+"""The model of converged 4-bit roundings for a range rule, shortcuts split."""
+
+
 def adaround(job: Job) -> None:
     """4-bit weights, activations in float: learned rounding against nearest at the same scales."""
-    protocol = Protocol(job)
+    protocol, scale = Protocol(job), job.params.scale
     data = protocol.states()
-    for rounding, state in (("nearest", None), ("learned", job.model("w4"))):
-        network = protocol.started("W4A32", data, split=True, state=state)
+    for rounding, state in (("nearest", None), ("learned", job.model(W4[scale]))):
+        network = protocol.started("W4A32", data, scale=scale, split=True, state=state)
         protocol.judge(network, rounding, rounding=rounding)
 
 
 def q_diffusion(job: Job) -> None:
     """Learned rounding, then learned activation steps; with and without split shortcuts."""
     protocol, p = Protocol(job), job.params
-    data = protocol.states()
+    data, model = protocol.states(), W4[p.scale]
     for bits in p.bits:
         for split in p.splits:
-            model = "w4" if split == "yes" else "w4-unsplit"
+            state = job.model(model if split == "yes" else f"{model}-unsplit")
             at = {"bits": bits, "split": split}
-            network = protocol.started(bits, data, split=split == "yes", state=job.model(model))
+            network = protocol.started(bits, data, scale=p.scale, split=split == "yes", state=state)
+            protocol.measure_start(network, **at)
             started = time.perf_counter()
             protocol.learned(network, data, bits)
             seconds = time.perf_counter() - started
             job.measure("seconds", seconds, phase="steps", **at)
             protocol.judge(network, f"{bits}-{split}", **at)
-    if "w4" in job.model_paths:
-        record = job.model_record("w4")
+    if model in job.model_paths:
+        record = job.model_record(model)
         job.measure("seconds", record["wall_s"], phase="weights")
         job.measure("peak_memory", record["peak_memory_mb"], phase="weights")
 
@@ -191,23 +213,49 @@ def calibration(job: Job) -> None:
         protocol.judge(network, times, times=times, stage="learned")
 
 
+def learn_anew(
+    protocol: Protocol, data: CalibrationSet, bits: str, change: str = "none"
+) -> tuple[nn.Module, float]:
+    """A copy whose roundings are learned on `data`, activations off; and what was undecided."""
+    p, reports = protocol.p, []
+    recipe = rounded.recipe(protocol.network, *floats(bits))
+    network = quantise(protocol.network, recipe)
+    qd.learn_weights(
+        network,
+        protocol.network,
+        data,
+        p.iterations,
+        generator=protocol.job.rng("rounding"),
+        most=p.most,
+        until=p.until,
+        lr=p.lr,
+        batch=p.learning_batch,
+        change=change,
+        progress=lambda report, done, total: reports.append(report),
+    )
+    return network, undecided_of(reports)[0]
+
+
+def states(job: Job) -> None:
+    """The whole protocol, weights and then activation steps, learned on states of some steps."""
+    protocol, p = Protocol(job), job.params
+    for times in job.progress(p.times, "calibration sets"):
+        data = protocol.states(times)
+        network, undecided = learn_anew(protocol, data, p.width)
+        job.measure("undecided", undecided, times=times)
+        qd.initialise(network, data, p.initial, job.rng("initial states"))
+        protocol.measure_eps(network, times=times, stage="initial")
+        protocol.learned(network, data, p.width)
+        protocol.judge(network, times, times=times, stage="learned")
+
+
 def departures(job: Job) -> None:
     """Learn the roundings again with one detail changed: what each is worth."""
     protocol, p = Protocol(job), job.params
     data = protocol.states()
     for change in job.progress(p.changes, "departures"):
-        recipe = rounded.recipe(protocol.network, 4)
-        network = quantise(protocol.network, recipe)
-        qd.learn_weights(
-            network,
-            protocol.network,
-            data,
-            p.iterations,
-            generator=job.rng("rounding"),
-            lr=p.lr,
-            batch=p.learning_batch,
-            change=change,
-        )
+        network, undecided = learn_anew(protocol, data, "W4A32", change)
+        job.measure("undecided", undecided, change=change)
         protocol.measure_eps(network, change=change)
 
 

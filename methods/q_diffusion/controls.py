@@ -1,7 +1,7 @@
 """What the checks are held against: arms for which they must not hold, and what they presuppose.
 
 floor            real images against real images, as many as the arms have samples
-rounding         share of roundings that learning left undecided, 0.01 < h(α) < 0.99
+rounding         how learning ended: roundings left undecided, 0.05 < h(α) < 0.95, loss at the cut
 one-step         ε of the quantised network at the first step of sampling alone
 one-source       ranges of the two halves of what the decoder alone feeds to a shortcut
 split-elsewhere  as many layers split as there are shortcuts, but layers of one source
@@ -16,18 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from methods.q_diffusion import method as qd
-from methods.q_diffusion.arms import Protocol
+from methods.q_diffusion.arms import Protocol, undecided_of
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import quantise
-from repro.quant.reconstruction import reconstruct_weights
-from repro.quant.rounding import rectified_sigmoid
 from repro.zoo.judge import Judge
 
 if TYPE_CHECKING:
     from repro.job import Job
 
-DECIDED = 0.01
+LAST = "conv_out"
 
 
 def floor(job: Job) -> None:
@@ -36,26 +34,32 @@ def floor(job: Job) -> None:
     judge.measure(judge.pictures(job.params.samples, "train", "floor"))
 
 
-def undecided_share(alphas: list[Tensor]) -> float:
-    """Share of the roundings whose h(α) is further than a hundredth from 0 and from 1."""
-    h = rectified_sigmoid(torch.cat([alpha.flatten() for alpha in alphas]))
-    return float(((h > DECIDED) & (h < 1 - DECIDED)).float().mean())
-
-
 def rounding(job: Job) -> None:
-    """Learn roundings as the model `w4` does, and count those that are decided at the end."""
-    protocol, p = Protocol(job), job.params
-    recipe = rounded.recipe(protocol.network, p.bits, weight_scale=p.scale, split=p.split)
-    alphas = reconstruct_weights(
-        quantise(protocol.network, recipe),
-        protocol.network,
-        rounded.calibration(protocol),
-        p.iterations,
-        generator=job.rng("rounding"),
-        lr=p.lr,
-        batch=p.learning_batch,
-    )
-    job.measure("undecided", undecided_share([a for parts in alphas.values() for a in parts]))
+    """How learning ended in the models of converged roundings, as their records tell.
+
+    The worst unit and the median one: loss after the cut over that of nearest rounding, and over
+    that before the cut. Arrays keep every layer and unit.
+    """
+    for name in job.params.states:
+        found = rounded.learned_units(job.model(name))
+        total, worst = undecided_of(found)
+        shares = {layer: share for unit in found for layer, share in unit.undecided.items()}
+        for layer, share in (("all", total), ("worst", worst), ("last", shares[LAST])):
+            job.measure("undecided", share, model=name, layer=layer)
+        losses = torch.tensor(
+            [(u.before, u.soft, u.after) for u in found], dtype=torch.float64
+        ).clamp(min=torch.finfo(torch.float32).tiny)
+        for of, ratio in (
+            ("nearest", losses[:, 2] / losses[:, 0]),
+            ("soft", losses[:, 2] / losses[:, 1]),
+        ):
+            job.measure("loss_ratio", ratio.max(), model=name, over=of, unit="worst")
+            job.measure("loss_ratio", ratio.median(), model=name, over=of, unit="median")
+        job.save(f"layers-{name}", list(shares))
+        job.save(f"undecided-{name}", list(shares.values()))
+        job.save(f"units-{name}", [unit.name for unit in found])
+        job.save(f"losses-{name}", losses)
+        job.save(f"iterations-{name}", [unit.iterations for unit in found])
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
-"""How much of the error of ε is common to all images, and what it does to samples.
+"""Where the error of samples comes from: what is common to all images, and the last layer.
 
 Where the errors of a quantised network were independent from image to image, those of successive
 steps would partly cancel. What is common to all images of a step,
 
     b_t = E_x [ε_q(x, t) - ε(x, t)],
 
-does not: it moves every trajectory the same way, step after step. The arm measures its share of
+does not: it moves every trajectory the same way, step after step. `drift` measures its share of
 the error, and samples again with b_t taken off. b_t comes from calibration chains, never from the
-noises that are judged.
+noises that are judged. `last_layer` learns the roundings of one layer alone, in a network that is
+rounded to nearest otherwise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from methods.q_diffusion import method as qd
 from methods.q_diffusion.arms import Protocol
 from repro.quant import rounded
 from repro.quant.calibration import Trajectory
+from repro.quant.reconstruction import Cache, Outcome, capture, learn_rounding
 
 if TYPE_CHECKING:
     from repro.job import Job
@@ -64,8 +66,27 @@ def drift(job: Job) -> None:
         job.measure("common_share", share[:half].mean(), rounding=rounding, half="noisy")
         job.measure("common_share", share[half:].mean(), rounding=rounding, half="clean")
         for name, model in (("no", network), ("yes", corrected)):
-            final = protocol.sample(model, protocol.x_T)
-            at = {"rounding": rounding, "corrected": name}
-            job.measure("trajectory_mse", (final - protocol.final).square().mean(), **at)
-            protocol.measure_frechet(final, **at)
+            error = (protocol.sample(model, protocol.x_T) - protocol.final).square().mean()
+            job.measure("trajectory_mse", error, rounding=rounding, corrected=name)
         job.save(f"share-{rounding}", share)
+
+
+def last_layer(job: Job) -> None:
+    """Nearest rounding with the roundings of one layer learned: the last, or one as large."""
+    protocol, p = Protocol(job), job.params
+    data = protocol.states()
+    for name in ("none", *p.layers):
+        network = protocol.started("W4A32", data, split=True)
+        if name != "none":
+            own = capture(network, [name], data, record="inputs")[name]
+            target = capture(protocol.network, [name], data, record="output")[name]
+            ended: list[Outcome] = []
+            learn_rounding(
+                network.get_submodule(name), Cache(own.inputs, target.output), p.most,
+                generator=job.rng("rounding", name), lr=p.lr * p.iterations / p.most,
+                batch=p.learning_batch, until=p.until, outcome=ended.append,
+            )  # fmt: skip
+            job.measure("undecided", max(ended[0].undecided.values()), learned=name)
+        protocol.measure_eps(network, learned=name)
+        error = (protocol.sample(network, protocol.x_T) - protocol.final).square().mean()
+        job.measure("trajectory_mse", error, learned=name)

@@ -14,10 +14,14 @@ Setting = tuple[str, str, str, dict]
 RANGES = {"max": "extremes", "mse": "searched"}
 TIMES = {
     "uniform": "uniform",
-    "uniform-double": "uniform, twice as many",
     "first-quarter": "first quarter",
     "last-quarter": "last quarter",
     "first-step": "first step (t = T)",
+}
+SETS = {
+    "uniform": "uniform",
+    "uniform-double": "uniform, twice as many",
+    "last-quarter": "last quarter",
 }
 STARTS = {
     "random-max": "random states, extremes",
@@ -36,17 +40,22 @@ CHANGES = {
 def _settings(results: Results) -> list[Setting]:
     """Every setting that is compared with full precision, from linear to learned."""
     listed: list[Setting] = [
-        (f"nearest ({RANGES[scale]}) {bits}", "linear", f"{scale}-{bits}",
+        (f"nearest ({RANGES[scale]}) {bits}", arm, f"{scale}-{bits}",
          {"scale": scale, "bits": bits})
-        for scale in RANGES
+        for arm, scale in (("linear", "max"), ("linear-searched", "mse"))
         for bits in ("W8A8", "W4A32", "W4A8", "W4A4")
     ]  # fmt: skip
     listed += [(f"SQuant {b}", "squant", b, {"bits": b}) for b in ("W4A32", "W4A8")]
     listed += [
-        ("nearest, split W4A32", "adaround", "nearest", {"rounding": "nearest"}),
-        ("learned W4A32", "adaround", "learned", {"rounding": "learned"}),
-        ("Q-Diffusion W4A8", "q-diffusion", "W4A8-yes", {"bits": "W4A8", "split": "yes"}),
-        ("Q-Diffusion, not split W4A8", "q-diffusion", "W4A8-no", {"bits": "W4A8", "split": "no"}),
+        (f"{how}, split{more} W4A32", arm, how, {"rounding": how})
+        for arm, more in (("adaround", ""), ("adaround-searched", " (searched)"))
+        for how in ("nearest", "learned")
+    ]
+    split = {"bits": "W4A8", "split": "yes"}
+    listed += [
+        ("Q-Diffusion W4A8", "q-diffusion", "W4A8-yes", split),
+        ("Q-Diffusion (searched) W4A8", "q-diffusion-searched", "W4A8-yes", split),
+        ("Q-Diffusion, not split W4A8", "unsplit", "W4A8-no", {"bits": "W4A8", "split": "no"}),
         ("Q-Diffusion W4A4", "four-bit-activations", "W4A4-yes", {"bits": "W4A4", "split": "yes"}),
     ]
     return [s for s in listed if results.has("trajectory_mse", s[1], **s[3])]
@@ -63,6 +72,7 @@ def growth(results: Results) -> Figure:
         "linear": ("max-W8A8", "max-W4A32", "max-W4A8", "max-W4A4"),
         "adaround": ("learned",),
         "q-diffusion": ("W4A8-yes",),
+        "q-diffusion-searched": ("W4A8-yes",),
         "four-bit-activations": ("W4A4-yes",),
     }
     figure, ax = style.subplots(width="full", height=3.0)
@@ -108,6 +118,7 @@ def choices(results: Results) -> Figure:
     """Error of eps over that of the default of its group: calibration, starts, details."""
     groups = [
         ("calibration steps, W8A6", "calibration", "times", TIMES),
+        ("whole protocol on some states, W4A8", "states", "times", SETS),
         ("initial activation steps, W4A8", "starts", "start", STARTS),
         ("details of learning, W4A32", "departures", "change", CHANGES),
     ]
@@ -160,6 +171,7 @@ def samples(results: Results) -> Figure:
         "linear": ("max-W8A8", "max-W4A32", "max-W4A8"),
         "adaround": ("learned",),
         "q-diffusion": ("W4A8-yes",),
+        "q-diffusion-searched": ("W4A8-yes",),
         "four-bit-activations": ("W4A4-yes",),
     }
     for label, arm, name, _ in _settings(results):

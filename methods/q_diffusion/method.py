@@ -16,6 +16,7 @@ Source: Li et al., ICCV 2023 (arXiv 2302.04304), sections 3.2 and 3.3, and the r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,6 @@ from repro.quant.affine import Grid
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
 from repro.quant.layers import calibrate, quantised_layers
 from repro.quant.reconstruction import (
-    Cache,
-    capture,
-    learn_rounding,
     reconstruct_activations,
     reconstruct_weights,
     set_rounding,
@@ -72,7 +70,8 @@ def initialise(
 ) -> nn.Module:
     """Start all activation steps from one forward pass of `samples` states; returns `network`.
 
-    generator: draws the states from all of `data`, as released for CIFAR-10. None takes the first
+    Every grid sees what the activations quantised before it give, as released. generator: draws the
+    states from all of `data`, as released for CIFAR-10. None takes the first
     ones, as released for LSUN-Church, where they all belong to the first step of sampling.
     """
     if generator is None:
@@ -80,7 +79,7 @@ def initialise(
     else:
         chosen = torch.randperm(len(data), generator=generator)[:samples]
     chosen = chosen.to(data.x.device)
-    return calibrate(network, [(data.x[chosen], data.t[chosen])])
+    return calibrate(network, [(data.x[chosen], data.t[chosen])], in_turn=True)
 
 
 def learn_activation_steps(
@@ -138,13 +137,12 @@ def learn_weights(
     iterations: int,
     *,
     generator: torch.Generator,
-    lr: float,
-    batch: int,
     change: str = "none",
+    **options: Any,
 ) -> None:
     """Learn all roundings of a quantised copy, with one departure from the defaults.
 
-    change:
+    options: of `reconstruct_weights`. change:
         none: inputs from the copy quantised so far, units as registered, all weights regularised
         plain-inputs: inputs from the full-precision network
         executed-order: units in the order in which they run
@@ -152,18 +150,10 @@ def learn_weights(
         half-regularised-dropout: as released; and dropout of 0.1, that of the CIFAR-10 network, is
             active while learning
     """
-    if change == "executed-order":
-        found = units(network)
-        for name in execution_order(network, data):
-            own = capture(network, [name], data, record="inputs")[name]
-            target = capture(teacher, [name], data, record="output")[name]
-            cache = Cache(own.inputs, target.output)
-            learn_rounding(found[name], cache, iterations, generator=generator, lr=lr, batch=batch)
-        return
-    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
-    before = [m.p for m in dropouts]
     if change not in CHANGES:
         raise ReproError(f"no change `{change}`; choose {', '.join(CHANGES)}")
+    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    before = [m.p for m in dropouts]
     for module in dropouts:
         module.p = 0.1 if change.endswith("dropout") else 0.0
     try:
@@ -173,10 +163,10 @@ def learn_weights(
             data,
             iterations,
             generator=generator,
+            order=execution_order(network, data) if change == "executed-order" else None,
             asym=change != "plain-inputs",
             faithful=change.startswith("half-regularised"),
-            lr=lr,
-            batch=batch,
+            **options,
         )
     finally:
         for module, p in zip(dropouts, before, strict=True):

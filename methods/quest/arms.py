@@ -1,22 +1,28 @@
-"""The arms of the experiment: glue between its card and `method`, `exact`.
+"""The arms of the experiment: glue between its card and `method`, `baselines`, `exact`.
 
 All arms of a seed share one protocol: what :class:`repro.quant.study.Study` holds, the calibration
 set, the learned roundings, and what the full-precision network says to both. Arms then differ in
 widths and in what has activation grids of its own; within an arm every configuration is measured
-with the same calibration set, teacher and number of iterations.
+with the same calibration set, teacher and number of iterations, and every one that is trained is
+trained at the same multiples of its released rates, of which held-out states choose.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from methods.quest import baselines as rivals
 from methods.quest import exact as identities
 from methods.quest import method as qu
 from repro.metrics.cost import interleaved, model_size_bytes, peak_memory
@@ -35,20 +41,42 @@ TUNED = {
     "global-only": qu.GLOBAL_ONLY,
     "local-only": qu.LOCAL_ONLY,
     "full": qu.FULL,
+    "text-losses": qu.Configuration(qu.Losses(1, 2), qu.Losses(1, 2)),
+    "text": qu.PAPER,
 }
-LOSSES = {"released": qu.RELEASED, "text": qu.Configuration(qu.Losses(1, 2), qu.Losses(1, 2))}
 GRIDS = {
     "tensor-single": qu.Granularity(channels=False, tables=False),
     "tensor-time": qu.Granularity(channels=False, tables=True),
     "channel-single": qu.Granularity(channels=True, tables=False),
     "channel-time": qu.Granularity(channels=True, tables=True),
 }
+RANGES = {"percentiles": qu.PERCENTILES, "symmetric": qu.SYMMETRIC, "running": qu.RUNNING}
 SELECTED = {  # what the released code tunes after the projections of the time embedding
     "bedroom": ("qkv",),
     "church": ("qkv",),
     "cin256": ("ff.net", "to_q", "attn1.to_k", "attn1.to_v"),
     "sd-v1": ("ff.net",),
 }
+MODELS = {4: "q-diffusion/w4", 8: "w8"}
+"""The model of learned roundings for a width."""
+STEP_LR = 1e-4
+"""Of the learned steps of Q-Diffusion, a quarter of the released rate; rates are times this."""
+
+DIVERGED = 1e9
+"""Stands for the error of a network that gives no number."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came out at the rate that was best on held-out states.
+
+    before: what it was before the second stage, where training has one.
+    """
+
+    network: nn.Module
+    before: nn.Module
+    rate: float
+    seconds: float
 
 
 class Protocol(Study):
@@ -61,6 +89,14 @@ class Protocol(Study):
     @cached_property
     def data(self) -> CalibrationSet:
         return uniform_grid(self.chains, self.p.calibration_steps, self.p.per_step)
+
+    @cached_property
+    def held_out(self) -> Trajectory:
+        """Trajectories from noises that are neither calibrated on nor judged: rates are chosen
+        by the error of ε on them.
+        """
+        noise = self.noise(min(self.p.eps_samples, self.p.batch), "held out")
+        return self.trajectory(self.network, noise)
 
     def with_half_the_tables(self) -> Protocol:
         """The same with every other calibration step and twice the samples of each."""
@@ -76,16 +112,21 @@ class Protocol(Study):
 
     def state(self, weight_bits: int) -> dict[str, Tensor]:
         """The learned roundings of a width."""
-        return self.job.model({4: "q-diffusion/w4", 8: "w8"}[weight_bits])
+        return self.job.model(MODELS[weight_bits])
 
-    def quantised(self, bits: str, grids: str, *, nearest: bool = False) -> nn.Module:
+    def quantised(
+        self, bits: str, grids: str, *, nearest: bool = False, ranges: str = "percentiles"
+    ) -> nn.Module:
         """A calibrated copy: learned roundings unless `nearest`."""
         weight, activation = widths(bits)
         state = None if nearest else self.state(weight)
-        with torch.no_grad():
-            return qu.quantised(self.network, self.data, weight, activation, GRIDS[grids], state)
+        return qu.quantised(
+            self.network, self.data, weight, activation, GRIDS[grids], state, RANGES[ranges]
+        )
 
-    def tune(self, network: nn.Module, bits: str, stage: qu.Stage, how: qu.Configuration) -> None:
+    def tune(
+        self, network: nn.Module, bits: str, stage: qu.Stage, how: qu.Configuration, rate: float
+    ) -> None:
         """One stage, in place; its draws depend on the seed and the stage alone."""
         p = self.p
         qu.tune(
@@ -97,28 +138,103 @@ class Protocol(Study):
             p.tla if stage == "tla" else p.cma,
             batch=p.tuning_batch,
             passes=p.passes,
-            lr=p.lr,
-            step_lr=p.lr if stage == "tla" else p.step_lr,
             generator=self.job.rng("tuning", stage),
+            rate=rate,
         )
 
-    def judge(self, network: nn.Module, name: str, **at: object) -> None:
-        """All measurements of a network, the error of its time embedding among them."""
+    def tuned(self, start: nn.Module, width: str, how: qu.Configuration, **at: object) -> Trained:
+        """Both stages on a copy of `start`, at the best of the card's rates. width: as W4A8."""
+
+        def train(network: nn.Module, rate: float) -> nn.Module:
+            self.tune(network, width, "tla", how, rate)
+            before = copy.deepcopy(network)
+            self.tune(network, width, "cma", how, rate)
+            return before
+
+        return self.best(start, train, **at)
+
+    def learned_steps(self, start: nn.Module, **at: object) -> Trained:
+        """The steps of Q-Diffusion on a copy of `start`, at the best of the card's rates."""
+        p = self.p
+
+        def train(network: nn.Module, rate: float) -> nn.Module:
+            return rivals.learn_steps(
+                network,
+                self.network,
+                self.data,
+                p.tla + p.cma,
+                lr=rate * STEP_LR,
+                batch=p.tuning_batch,
+                generator=self.job.rng("steps"),
+            )
+
+        return self.best(start, train, **at)
+
+    def best(
+        self,
+        start: nn.Module,
+        train: Callable[[nn.Module, float], nn.Module],
+        **at: object,
+    ) -> Trained:
+        """Trains a copy of `start` at every rate of the card, all with the same draws, and keeps
+        the one of least error on held-out states. Measures these errors and the rate kept.
+
+        train: (network, rate) -> what it was before the second stage, or itself; in place.
+        """
+        found, errors = [], []
+        for rate in self.p.rates:
+            network, began = copy.deepcopy(start), time.process_time()
+            before = train(network, rate)
+            found.append(Trained(network, before, rate, time.process_time() - began))
+            error = self.error_on(network, self.held_out)
+            errors.append(error if math.isfinite(error) else DIVERGED)
+            self.job.measure("held_out_error", errors[-1], rate=rate, **at)
+        place = errors.index(min(errors))
+        self.job.measure("rate", self.p.rates[place], **at)
+        return found[place]
+
+    @torch.no_grad()
+    def error_on(self, network: Callable[[Tensor, Tensor], Tensor], run: Trajectory) -> float:
+        """E |ε_q - ε|² on a full-precision trajectory."""
+        squared = [
+            (network(x, t.expand(len(x))) - eps).square().mean()
+            for x, t, eps in zip(run.x, run.t, run.eps, strict=True)
+        ]
+        return float(torch.stack(squared).mean())
+
+    def measure_samples(self, network: nn.Module, name: str, **at: object) -> None:
+        """Error of ε and of samples, absolute and relative to the variance of samples."""
         final = self.evaluate(network, name, **at)
         error = (final - self.final).square().mean() / self.final.var()
         self.job.measure("relative_error", error, **at)
+
+    def judge(self, network: nn.Module, name: str, **at: object) -> None:
+        """All measurements of a network, the error of its time embedding among them."""
+        self.measure_samples(network, name, **at)
+        self.measure_embedding(network, **at)
+
+    def measure_embedding(self, network: nn.Module, **at: object) -> None:
+        """Error of the time embedding at the steps of sampling and at those of calibration."""
         run = self.reference
         times = {"emb_error": run.t, "emb_error_calibrated": qu.labels_of(self.data)}
         for name, t in times.items():
             states = run.x[:1, 0].expand(len(t), *self.shape)
             self.job.measure(name, qu.embedding_error(network, self.network, states, t), **at)
 
+    def glance(self, network: nn.Module, **at: object) -> None:
+        """Error of ε and of the time embedding, without sampling."""
+        self.measure_eps(network, **at)
+        self.measure_embedding(network, **at)
+
 
 # Arms --------------------------------------------------------------------------------------------
 
 
 def ladder(job: Job) -> None:
-    """Everything at one pair of widths, with the activation grids of the released code."""
+    """Everything at one pair of widths, with the activation grids of the released code.
+
+    Every configuration that is trained has the same draws, iterations and choice of rates.
+    """
     protocol, p = Protocol(job), job.params
     bits, grids = p.bits, p.grids
     job.measure("sample_variance", protocol.final.var())
@@ -128,30 +244,23 @@ def ladder(job: Job) -> None:
     protocol.judge(start, "adaround", config="adaround")
     job.save("layers", list(quantised_layers(start)))
     before = qu.input_ranges(start, protocol.data)
-    protocol.judge(qu.without_time(copy.deepcopy(start)), "fp-time", config="fp-time")
+    protocol.glance(qu.without_time(copy.deepcopy(start)), config="fp-time")
 
-    learned, began = copy.deepcopy(start), time.process_time()
-    qu.learn_steps(
-        learned, protocol.network, protocol.data, p.tla + p.cma,
-        lr=p.step_lr, batch=p.tuning_batch, generator=job.rng("steps"),
-    )  # fmt: skip
-    job.measure("seconds", time.process_time() - began, config="q-diffusion")
-    protocol.judge(learned, "q-diffusion", config="q-diffusion")
+    learned = protocol.learned_steps(start, config="q-diffusion")
+    job.measure("seconds", learned.seconds, config="q-diffusion")
+    protocol.judge(learned.network, "q-diffusion", config="q-diffusion")
 
     for config in job.progress(p.configs, "configurations"):
-        network, began = copy.deepcopy(start), time.process_time()
-        protocol.tune(network, bits, "tla", TUNED[config])
-        seconds = time.process_time() - began
-        if config == "tla-cma":
-            protocol.judge(network, "tla", config="tla")
+        found = protocol.tuned(start, bits, TUNED[config], config=config)
+        job.measure("seconds", found.seconds, config=config)
+        first = "tla" if config == "tla-cma" else f"{config}-tla"
+        protocol.glance(found.before, config=first)
+        if config in ("tla-cma", "full"):
+            protocol.judge(found.network, config, config=config)
         else:
-            protocol.measure_eps(network, config=f"{config}-tla")
-        began = time.process_time()
-        protocol.tune(network, bits, "cma", TUNED[config])
-        job.measure("seconds", seconds + time.process_time() - began, config=config)
-        protocol.judge(network, config, config=config)
+            protocol.glance(found.network, config=config)
         if config == "tla-cma":
-            _compare_ranges(job, before, qu.input_ranges(network, protocol.data))
+            _compare_ranges(job, before, qu.input_ranges(found.network, protocol.data))
 
 
 def _compare_ranges(job: Job, before: dict[str, tuple], after: dict[str, tuple]) -> None:
@@ -170,15 +279,19 @@ def _compare_ranges(job: Job, before: dict[str, tuple], after: dict[str, tuple])
 
 
 def paper_configuration(job: Job) -> None:
-    """One table of per-tensor grids, losses 1, 1, 2, batches of all steps: as the text says."""
+    """One table of per-tensor grids, losses 1, 1, 2, batches of all steps: as the text says.
+
+    Of widths that are not tuned only the start is measured.
+    """
     protocol = Protocol(job)
     for bits in job.params.widths:
-        network = protocol.quantised(bits, "tensor-single")
-        protocol.judge(network, f"adaround-{bits}", config="adaround", bits=bits)
-        stages: tuple[tuple[qu.Stage, str], ...] = (("tla", "tla"), ("cma", "tla-cma"))
-        for stage, config in stages:
-            protocol.tune(network, bits, stage, qu.PAPER)
-            protocol.judge(network, f"{config}-{bits}", config=config, bits=bits)
+        start = protocol.quantised(bits, "tensor-single")
+        protocol.judge(start, f"adaround-{bits}", config="adaround", bits=bits)
+        if bits not in job.params.tuned:
+            continue
+        found = protocol.tuned(start, bits, TUNED["text"], config="tla-cma", bits=bits)
+        protocol.glance(found.before, config="tla", bits=bits)
+        protocol.judge(found.network, f"tla-cma-{bits}", config="tla-cma", bits=bits)
 
 
 def granularity(job: Job) -> None:
@@ -196,7 +309,7 @@ def granularity(job: Job) -> None:
             float_time = qu.without_time(copy.deepcopy(network))
             chosen.measure_eps(float_time, grids=f"{cell}-fp-time", tuned="no")
         for stage in ("tla", "cma"):
-            chosen.tune(network, job.params.bits, stage, qu.RELEASED)
+            chosen.tune(network, job.params.bits, stage, qu.RELEASED, job.params.rate)
         chosen.measure_eps(network, grids=cell, tuned="yes")
 
 
@@ -204,7 +317,8 @@ def static(job: Job) -> None:
     """Q-Diffusion as its paper has it: one grid for a tensor and all steps, steps learned.
 
     Beside it the same network with its time embedding in float, and one that was calibrated on
-    other chains, which shows what the choice of samples does to errors and ranges.
+    other chains, which shows what the choice of samples does to errors and ranges; and what PTQ-D
+    makes of the learned steps.
     """
     protocol, p = Protocol(job), job.params
     network = protocol.quantised(p.bits, "tensor-single")
@@ -218,25 +332,62 @@ def static(job: Job) -> None:
     seen = (qu.input_ranges(network, data) for data in (protocol.data, other.data))
     _compare_ranges(job, *seen)
 
-    qu.learn_steps(
-        network, protocol.network, protocol.data, p.tla + p.cma,
-        lr=p.step_lr, batch=p.tuning_batch, generator=job.rng("steps"),
-    )  # fmt: skip
-    protocol.measure_eps(network, config="q-diffusion")
+    learned = protocol.learned_steps(network, config="q-diffusion").network
+    protocol.measure_samples(learned, "q-diffusion", config="q-diffusion")
+    found = rivals.correction(learned, protocol.chains)
+    job.save("gain", found.gain)
+    protocol.measure_samples(rivals.Corrected(learned, found), "ptq-d", config="ptq-d")
+
+
+def efficient_dm(job: Job) -> None:
+    """EfficientDM at the widths, batch and iterations of the ladder, before and after training."""
+    protocol, p = Protocol(job), job.params
+    start = rivals.naive(
+        protocol.network, protocol.data, *widths(p.bits), job.rng("initial states")
+    )
+    protocol.measure_samples(start, "naive", config="naive")
+
+    def runs() -> Iterator[Trajectory]:
+        for epoch in itertools.count():
+            noise = protocol.noise(p.tuning_batch, f"low rank {epoch}")
+            yield protocol.trajectory(protocol.network, noise)
+
+    def train(network: nn.Module, rate: float, share: float = 1.0) -> nn.Module:
+        iterations = max(1, round(share * (p.tla + p.cma)))
+        generator = job.rng("low rank")
+        return rivals.efficient_dm(network, runs(), iterations, generator=generator, rate=rate)
+
+    found = protocol.best(start, train, config="efficient-dm")
+    half = copy.deepcopy(start)
+    train(half, found.rate, 0.5)
+    protocol.measure_eps(half, config="half")
+    job.measure("seconds", found.seconds, config="efficient-dm")
+    protocol.measure_samples(found.network, "efficient-dm", config="efficient-dm")
 
 
 def tuned(job: Job) -> None:
-    """Both stages on one network, measured after each: other losses or more iterations."""
+    """Both stages on one network, measured after each: other losses, ranges or iterations."""
     protocol, p = Protocol(job), job.params
-    network = protocol.quantised(p.bits, p.grids)
-    times = protocol.reference.t
-    states = protocol.reference.x[:1, 0].expand(len(times), *protocol.shape)
-    stages: tuple[tuple[qu.Stage, str], ...] = (("tla", "tla"), ("cma", "tla-cma"))
-    for stage, config in stages:
-        protocol.tune(network, p.bits, stage, LOSSES[p.losses])
-        protocol.measure_eps(network, config=config)
-        error = qu.embedding_error(network, protocol.network, states, times)
-        job.measure("emb_error", error, config=config)
+    start = protocol.quantised(p.bits, p.grids, ranges=p.ranges)
+    protocol.glance(start, config="adaround")
+    found = protocol.tuned(start, p.bits, TUNED[p.losses], config="tla-cma")
+    protocol.glance(found.before, config="tla")
+    protocol.glance(found.network, config="tla-cma")
+
+
+def rounding(job: Job) -> None:
+    """How learning of the roundings ended, as the records of the models tell: share of undecided
+    ones, and in the worst unit the loss after the cut over that of nearest rounding.
+    """
+    for bits, name in MODELS.items():
+        found = rounded.learned_units(job.model(name))
+        pairs = [(s, u.weights[layer]) for u in found for layer, s in u.undecided.items()]
+        share = sum(s * n for s, n in pairs) / sum(n for _, n in pairs)
+        job.measure("undecided", share, weights=bits, layer="all")
+        job.measure("undecided", max(s for s, _ in pairs), weights=bits, layer="worst")
+        smallest = torch.finfo(torch.float32).tiny
+        worst = max(u.after / max(u.before, smallest) for u in found)
+        job.measure("loss_ratio", worst, weights=bits, unit="worst")
 
 
 def timing(job: Job) -> None:
@@ -252,9 +403,7 @@ def timing(job: Job) -> None:
     with ExitStack() as stack:
         steps = {}
         for name, how, stage in cases:
-            tuner = qu.Tuner(
-                copy.deepcopy(base), protocol.lesson, state, stage, how, lr=p.lr, step_lr=p.lr
-            )
+            tuner = qu.Tuner(copy.deepcopy(base), protocol.lesson, state, stage, how)
             stack.enter_context(tuner)
             steps[name] = lambda tuner=tuner: tuner.step(index)
         rounds = interleaved(steps, repeats=p.repeats, warmup=1)
@@ -274,9 +423,7 @@ def cost(job: Job) -> None:
         ("tla", qu.RELEASED, "tla"), ("cma", qu.RELEASED, "cma"), ("full", qu.FULL, "cma"),
     )  # fmt: skip
     for name, how, stage in cases:
-        tuner = qu.Tuner(
-            copy.deepcopy(base), protocol.lesson, state, stage, how, lr=p.lr, step_lr=p.lr
-        )
+        tuner = qu.Tuner(copy.deepcopy(base), protocol.lesson, state, stage, how)
         tuned = sum(weight.numel() for weight in tuner.weights)
         job.measure("share", tuned / total, model="here", of=name)
         entered.append(tuner.__enter__())

@@ -131,7 +131,7 @@ def frozen(network: nn.Module, data: CalibrationSet) -> dict[str, int]:
     for stage in ("tla", "cma"):
         copied = copy.deepcopy(base)
         before = qu.tensors(copied)
-        with qu.Tuner(copied, lesson, state, stage, qu.RELEASED, lr=1e-3, step_lr=1e-3) as tuner:
+        with qu.Tuner(copied, lesson, state, stage, qu.RELEASED, rate=100.0) as tuner:
             tuner.step(torch.arange(4))
         changed = _changed(before, qu.tensors(copied))
         weights = {f"{name}.layer.{leaf}" for name in tuner.tuned for leaf in ("weight", "bias")}
@@ -140,7 +140,7 @@ def frozen(network: nn.Module, data: CalibrationSet) -> dict[str, int]:
         found["changed-grids"] += sum(".weight_grid." in name for name in changed)
         found["changed-grids"] += len(_changed(state, rounded.export(copied)))
         found["same-inside"] += len(weights - changed)
-    with qu.Tuner(base, lesson, state, "tla", qu.RELEASED, lr=0.0, step_lr=0.0) as tuner:
+    with qu.Tuner(base, lesson, state, "tla", qu.RELEASED, rate=0.0) as tuner:
         expected = _eps(base, data)
         tuner.step(torch.arange(4))
     found["changed-function"] = int(not torch.equal(_eps(base, data), expected))

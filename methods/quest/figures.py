@@ -19,7 +19,11 @@ CONFIGS = {
     "global-only": "global loss only",
     "local-only": "layer losses only",
     "full": "all weights",
+    "ptq-d": "corrected output (PTQ-D)",
+    "efficient-dm": "low-rank updates (EfficientDM)",
 }
+RIVALS = {"ptq-d": "static", "efficient-dm": "efficient-dm"}
+"""Configurations that are measured beside the ladder, and the name of their arms without widths."""
 GRIDS = {
     "tensor-single": "per tensor,\none table",
     "tensor-time": "per tensor,\ntable a step",
@@ -34,8 +38,17 @@ def _stack(results: Results, arm: str, name: str) -> np.ndarray:
     return np.stack([results.array(arm, seed, name) for seed in results.seeds(arm)], -1)
 
 
-def _measured(results: Results, arm: str) -> list[str]:
-    return [c for c in CONFIGS if results.has("eps_mse", arm, config=c)]
+def _place(results: Results, arm: str, config: str) -> str | None:
+    """The arm that measures a configuration at the widths of `arm`, or None."""
+    place = f"{RIVALS[config]}-{arm}" if config in RIVALS else arm
+    known = place in results.arms() and results.has("eps_mse", place, config=config)
+    return place if known else None
+
+
+def _measured(results: Results, arm: str) -> dict[str, str]:
+    """Configurations at the widths of an arm, and where they are measured."""
+    places = {config: _place(results, arm, config) for config in CONFIGS}
+    return {config: place for config, place in places.items() if place}
 
 
 def ladder(results: Results) -> Figure:
@@ -48,8 +61,9 @@ def ladder(results: Results) -> Figure:
     places = {config: place for place, config in enumerate(listed)}
     for ax, arm in zip(np.atleast_1d(axes), arms, strict=True):
         start = results.values("eps_mse", arm, config="adaround")
-        for config in _measured(results, arm):
-            values = results.values("eps_mse", arm, config=config) / start
+        for config, source in _measured(results, arm).items():
+            values = results.values("eps_mse", source, config=config)[: len(start)]
+            values = values / start[: len(values)]
             place = np.full(len(values), places[config])
             colour = style.PALETTE[0 if config in ("tla", "tla-cma") else 1]
             ax.plot(values, place, "o", color=colour, markersize=3.5, alpha=0.6)
@@ -88,7 +102,7 @@ def growth(results: Results) -> Figure:
     """Distance of the quantised trajectory from the full-precision one, step by step."""
     arms = ("w4a8", "w4a4")
     figure, axes = style.subplots(1, 2, width="full", height=2.7, sharey=True)
-    chosen = ("nearest", "adaround", "q-diffusion", "tla", "tla-cma", "full")
+    chosen = ("nearest", "adaround", "q-diffusion", "tla-cma", "full")
     for ax, arm in zip(axes, arms, strict=True):
         for index, config in enumerate(chosen):
             curve = _stack(results, arm, f"curve-{config}")[1:]

@@ -1,7 +1,8 @@
 r"""QuEST (Wang et al., ICCV 2025, 2402.03666): fine-tune a few weights of a quantised network.
 
-Activations get their grids first: a range between percentiles, for each calibration step of
-sampling apart (`tables`) and for each channel apart (`channels`) or not. Then, with the
+Activations get their grids first: a range between percentiles, or symmetric to the largest value
+(`RangeRule`), for each calibration step of sampling apart (`tables`) and for each channel apart
+(`channels`) or not. Then, with the
 full-precision network as teacher and O, Õ the outputs of teacher and student,
 
     L_TLA = Σ_l E ‖O_l - Õ_l‖²    l: projections of the time embedding
@@ -15,7 +16,8 @@ all weights. A tuned weight is
     ŵ = (clamp(floor(w/δ) + 1[α ≥ 0] + z, 0, 2^n - 1) - z) δ,    ∂ floor(u)/∂u := 1
 
 Two configurations: `PAPER` (one table, losses 1, 1 and 2) and `RELEASED` (a table for each step,
-channels apart at 4 bits, L_G weighed by the number of hooked layers, no layer term in CMA).
+channels apart at 4 bits, L_G weighed by the number of hooked layers, no layer term in CMA, and for
+every calibration step that is visited a fresh optimiser of its activation steps).
 
 Layers are called as in `repro.nets.unet`: `temb_proj` is what `emb_layers` is in latent diffusion,
 and `q`, `k`, `v` of an attention block are what its `qkv` is.
@@ -39,14 +41,16 @@ from repro.quant.affine import SMALLEST_STEP, Grid
 from repro.quant.calibration import CalibrationSet
 from repro.quant.layers import (
     ActivationQuantiser,
+    Observer,
     QuantisedLayer,
     activation_quantisers,
     calibrate,
     quantise,
     quantised_layers,
 )
-from repro.quant.reconstruction import capture, reconstruct_activations, set_rounding
-from repro.quant.search import Sampled, percentile_grid
+from repro.quant.ranges import RunningRange, minmax_grid
+from repro.quant.reconstruction import capture, set_rounding
+from repro.quant.search import Sampled, dimension_grid, percentile_grid, released_edge_grid
 
 EDGES = ("conv_in", "conv_out")
 EDGE_BITS = 8
@@ -114,38 +118,113 @@ class GridTable:
         return self.now.apply_(x)
 
 
-def _integer(grid: object) -> Grid:
+def integer_grid(grid: object) -> Grid:
     """A grid of integers: this method has no other."""
     assert isinstance(grid, Grid)
     return grid
 
 
+@dataclass(frozen=True)
+class RangeRule:
+    """How the range of an activation is found.
+
+    symmetric: δ = max|x|/(2^(n-1) - 1) with signed codes, else percentiles with unsigned ones.
+    running: both extremes averaged over batches, m <- 0.95 m + 0.05 min(x); for grids of whole
+    tensors alone, since the released update per channel starts from the extremes of the last one
+    and forgets that codes are symmetric (δ = (max - min)/6 at 4 bits; README leaves it out there).
+    """
+
+    symmetric: bool = False
+    running: bool = False
+
+
+PERCENTILES = RangeRule()
+"""Released commands for LSUN-Church."""
+SYMMETRIC = RangeRule(symmetric=True)
+"""Released commands for LSUN-Bedroom and ImageNet at W4A4."""
+RUNNING = RangeRule(symmetric=True, running=True)
+"""The same at 8-bit activations."""
+
+BATCHES = 4
+"""Batches of a calibration step that running extremes see; 256 samples in batches of 64."""
+FIRST = 64
+"""Samples of a calibration step that ranges are found on otherwise."""
+
+
+def edge_grid(x: Tensor, dim: int | None) -> Grid:
+    """Symmetric grid of the first and last convolution: δ = max|x|/256, codes -257 .. 256.
+
+    dim: steps for each index of this dimension, or None. Source: released code, which sets 256
+    levels of a symmetric quantiser too.
+    """
+    if dim is None:
+        return released_edge_grid(x)
+    others = [i for i in range(x.ndim) if i != dim % x.ndim]
+    delta = (x.abs().amax(others, keepdim=True) / 256).clamp(min=SMALLEST_STEP)
+    return Grid(delta, torch.zeros_like(delta), -257, 256)
+
+
+class RunningEdge(RunningRange):
+    """Running extremes for `edge_grid`."""
+
+    def grid(self, bits: int) -> Grid:
+        if self.low is None or self.high is None:
+            raise ReproError("a running range has seen no batch; call update() before grid()")
+        return edge_grid(torch.stack([self.low, self.high]), None)
+
+
+Role = Literal["layer", "edge", "softmax"]
+
+
+def _observer(rule: RangeRule, role: Role, bits: int, dim: int | None, kept: int) -> Observer:
+    """A fresh observer of one tensor. kept: values that percentiles are found on."""
+    if not rule.symmetric:
+        return Sampled(percentile_grid, kept, dim)
+    from_zero = role == "softmax"
+    if rule.running:
+        if dim is not None:
+            raise ReproError("running extremes are of whole tensors; ask for no grids per channel")
+        if role == "edge":
+            return RunningEdge()
+        return RunningRange(symmetric=not from_zero, always_zero=from_zero)
+    if role == "edge":
+        return rounded.FirstBatch((bits,), lambda x, _: edge_grid(x, dim))
+    if from_zero:
+        return rounded.first_batch(always_zero=True)((bits,))
+    if dim is None:
+        return rounded.first_batch()((bits,))
+    return rounded.FirstBatch(
+        (bits,), lambda x, n: integer_grid(dimension_grid(x, n, minmax_grid, dim, symmetric=True))
+    )
+
+
 class Ranges:
     """Observer: a range for each entry of the clock, or a single one.
 
-    dim: parameters for each index of this dimension, or None.
+    fresh: makes the observer of one range.
     """
 
-    def __init__(self, clock: Clock, tables: bool, dim: int | None):
-        self.clock, self.tables, self.dim = clock, tables, dim
-        self.seen: dict[int, Sampled] = {}
+    def __init__(self, clock: Clock, tables: bool, fresh: Callable[[], Observer]):
+        self.clock, self.tables, self.fresh = clock, tables, fresh
+        self.seen: dict[int, Observer] = {}
+        self.fixed: dict[int, Grid] = {}
 
     def update(self, x: Tensor) -> None:
         entry = self.clock.entry if self.tables else 0
         if entry not in self.seen:
-            self.seen[entry] = Sampled(percentile_grid, KEPT, self.dim)
+            self.seen[entry] = self.fresh()
         self.seen[entry].update(x)
+        self.fixed.pop(entry, None)
 
     def grid(self, bits: int) -> Grid | GridTable:
+        """The grids observed so far; entries that are not have that of the clock's."""
+        for entry in set(self.seen) - set(self.fixed):
+            self.fixed[entry] = integer_grid(self.seen[entry].grid(bits))
         if not self.tables:
-            return _integer(self.seen[0].grid(bits))
+            return self.fixed[0]
+        current = self.fixed[self.clock.entry]
         entries = range(len(self.clock.labels))
-        if missing := set(entries) - set(self.seen):
-            raise ReproError(
-                f"calibration step {min(missing)} was not observed; calibrate on all of them"
-            )
-        grids = [_integer(self.seen[entry].grid(bits)) for entry in entries]
-        return GridTable(grids, self.clock)
+        return GridTable([self.fixed.get(entry, current) for entry in entries], self.clock)
 
 
 def labels_of(data: CalibrationSet) -> Tensor:
@@ -158,6 +237,23 @@ def entries_of(data: CalibrationSet) -> list[Tensor]:
     return [torch.nonzero(data.t == label).flatten() for label in labels_of(data)]
 
 
+def calibration_batches(
+    data: CalibrationSet, tables: bool, running: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What ranges are found on, in the order of sampling: of each calibration step its first
+    samples, or all of them in batches (`running`); without tables, samples of all steps.
+    """
+    pools = entries_of(data) if tables else [torch.arange(len(data))]
+    for pool in pools:
+        if not running:
+            limit = FIRST if tables else FIRST * BATCHES
+            pool = pool[:: -(-len(pool) // limit)]
+        parts = min(BATCHES, len(pool)) if running else 1
+        for part in range(parts):
+            index = pool[part::parts]
+            yield data.x[index], data.t[index]
+
+
 def quantised(
     network: nn.Module,
     data: CalibrationSet,
@@ -165,13 +261,15 @@ def quantised(
     activation_bits: int,
     granularity: Granularity,
     state: Mapping[str, Tensor] | None = None,
+    ranges: RangeRule = PERCENTILES,
 ) -> nn.Module:
     """A calibrated copy, weights rounded to nearest or as `state` says (`repro.quant.rounded`).
 
     All layers and both products of attention are quantised, shortcuts in two parts. Inputs of the
     first and of the last convolution, and the softmax matrix, have 8 bits; weights have
     `weight_bits` everywhere. Convolution inputs have their channels in dimension 1, inputs of
-    linear layers and of attention in the last; the 8-bit softmax matrix has none.
+    linear layers and of attention in the last; the 8-bit softmax matrix has none. Grids are found
+    in turn, each on what those before it make of its tensor, as released.
     """
     copy = quantise(network, rounded.recipe(network, weight_bits, activation_bits))
     if state is not None:
@@ -179,20 +277,26 @@ def quantised(
     clock = Clock(labels_of(data))
     if granularity.tables:
         copy.register_forward_pre_hook(clock.before)
-    layers = quantised_layers(copy)
-    for name, layer in layers.items():
+    kept = KEPT if granularity.tables else KEPT * len(clock.labels)
+
+    def observer(role: Role, bits: int, dim: int) -> Ranges:
+        own = dim if granularity.channels and role != "softmax" else None
+        fresh = partial(_observer, ranges, role, bits, own, kept)
+        return Ranges(clock, granularity.tables, fresh)
+
+    for name, layer in quantised_layers(copy).items():
         wide = name in EDGES
+        bits = EDGE_BITS if wide else activation_bits
         dim = -1 if isinstance(layer.layer, nn.Linear) else 1
         for i in range(len(layer.activations)):
-            widths = (EDGE_BITS,) if wide else (activation_bits,)
-            observer = Ranges(clock, granularity.tables, dim if granularity.channels else None)
-            layer.activations[i] = ActivationQuantiser(observer, widths, pinned=wide)
+            seen = observer("edge" if wide else "layer", bits, dim)
+            layer.activations[i] = ActivationQuantiser(seen, (bits,), pinned=wide)
     for name, quantiser in activation_quantisers(copy).items():
         if "quantised_attend" in name:
-            last = None if name.endswith(".w") or not granularity.channels else -1
-            quantiser.observer = Ranges(clock, granularity.tables, last)
-    batches = ((data.x[index], data.t[index]) for index in entries_of(data))
-    return calibrate(copy, batches)
+            role: Role = "softmax" if name.endswith(".w") else "layer"
+            quantiser.observer = observer(role, quantiser.bits, -1)
+    batches = calibration_batches(data, granularity.tables, ranges.running)
+    return calibrate(copy, batches, in_turn=True)
 
 
 @contextmanager
@@ -210,46 +314,6 @@ def plain_weights(layers: Iterable[QuantisedLayer]) -> Iterator[None]:
     finally:
         for layer, weight, on in kept:
             layer.layer.weight, layer.weight_on = weight, on
-
-
-def learn_steps(
-    network: nn.Module,
-    teacher: nn.Module,
-    data: CalibrationSet,
-    iterations: int,
-    *,
-    lr: float,
-    batch: int,
-    generator: torch.Generator,
-) -> nn.Module:
-    """The baseline: activation steps learned unit by unit (Q-Diffusion), for every table apart.
-
-    `iterations` in all, a table gets its share. Returns `network`.
-    """
-    learn = partial(
-        reconstruct_activations, network, teacher, generator=generator, lr=lr, batch=batch
-    )
-    tables = {
-        q: grid
-        for q in activation_quantisers(network).values()
-        if isinstance(grid := q.grids[q.bits], GridTable)
-    }
-    if not tables:
-        with plain_weights(quantised_layers(network).values()):
-            learn(data, iterations)
-        return network
-    entries = entries_of(data)
-    for entry, index in enumerate(entries):
-        for quantiser, table in tables.items():
-            quantiser.grids[quantiser.bits] = table.grids[entry]
-        part = CalibrationSet(data.x[index], data.t[index])
-        with plain_weights(quantised_layers(network).values()):
-            learn(part, max(1, iterations // len(entries)))
-        for quantiser, table in tables.items():
-            table.grids[entry] = _integer(quantiser.grids[quantiser.bits])
-    for quantiser, table in tables.items():
-        quantiser.grids[quantiser.bits] = table
-    return network
 
 
 # Fine-tuning --------------------------------------------------------------------------------------
@@ -271,17 +335,21 @@ class Configuration:
     """How both stages are run.
 
     weights: which layers' weights are tuned, those of the stage or all; activation steps are those
-    of the stage. mixed: batches of all steps at random, which needs a single table; else step after
-    step, as released.
+    of the stage. mixed: batches of all steps at random, which needs a single table, and one
+    optimiser; else step after step, each with an optimiser of its activation steps of its own, as
+    released. lr, tla_step_lr, cma_step_lr: Adam's rates of weights and of activation steps.
     """
 
     tla: Losses
     cma: Losses
     weights: Literal["stage", "all"] = "stage"
     mixed: bool = False
+    lr: float = 1e-5
+    tla_step_lr: float = 1e-5
+    cma_step_lr: float = 1e-4
 
 
-PAPER = Configuration(Losses(1, 2), Losses(1, 2), mixed=True)
+PAPER = Configuration(Losses(1, 2), Losses(1, 2), mixed=True, tla_step_lr=1e-4)
 RELEASED = Configuration(Losses(1, None), Losses(0, None))
 GLOBAL_ONLY = Configuration(Losses(0, 1), Losses(0, 1))
 LOCAL_ONLY = Configuration(Losses(1, 0), Losses(1, 0))
@@ -322,9 +390,10 @@ def lesson(teacher: nn.Module, data: CalibrationSet, batch: int = 64) -> Lesson:
 class Tuner:
     """One stage of fine-tuning of a network that `quantised` made; use it as a context manager.
 
-    stage: "tla" or "cma". lr, step_lr: Adam's rates of weights and of activation steps. Inside the
-    context, weights that are not tuned are plain tensors, which saves their quantisation at every
-    step; they come back untouched at its end.
+    stage: "tla" or "cma". rate: times the rates of the configuration. Weights have one optimiser
+    for the whole stage; activation steps have one from `visit` to `visit`. Inside the context,
+    weights that are not tuned are plain tensors, which saves their quantisation at every step; they
+    come back untouched at its end.
     """
 
     def __init__(
@@ -335,8 +404,7 @@ class Tuner:
         stage: Stage,
         configuration: Configuration,
         *,
-        lr: float,
-        step_lr: float,
+        rate: float = 1.0,
     ):
         self.network, self.lesson = network, lesson
         losses = getattr(configuration, stage)
@@ -350,15 +418,15 @@ class Tuner:
         for name, layer in self.tuned.items():
             set_rounding(layer, _directions(state, name, layer), "fixed")
         self.weights = [p for layer in self.tuned.values() for p in layer.layer.parameters()]
-        self.steps = [
-            step
+        self.tables = [
+            _learnable(quantiser)
             for name, quantiser in activation_quantisers(network).items()
             if _has_steps(name, stage, self.hooked)
-            for step in _learnable(quantiser)
         ]
-        self.optimiser = torch.optim.Adam(
-            [{"params": self.weights, "lr": lr}, {"params": self.steps, "lr": step_lr}]
-        )
+        self.steps = [step for table in self.tables for step in table]
+        self.step_lr = rate * getattr(configuration, f"{stage}_step_lr")
+        self.weight_optimiser = torch.optim.Adam(self.weights, lr=rate * configuration.lr)
+        self.visit()
         self.outputs: dict[str, Tensor] = {}
 
     def __enter__(self) -> Tuner:
@@ -387,6 +455,16 @@ class Tuner:
             step.requires_grad_(False)
         self._plain.__exit__(None, None, None)
 
+    def visit(self, entry: int | None = None) -> None:
+        """A fresh optimiser of the activation steps, those of an entry of the tables or all."""
+        tables = self.tables
+        self.now = (
+            self.steps
+            if entry is None
+            else [table[entry] if len(table) > 1 else table[0] for table in tables]
+        )
+        self.step_optimiser = torch.optim.Adam(self.now, lr=self.step_lr)
+
     def step(self, index: Tensor) -> float:
         """One step of Adam on samples `index` of the lesson; returns the loss."""
         data = self.lesson.data
@@ -398,11 +476,13 @@ class Tuner:
                     (self.outputs[name] - self.lesson.layers[name][index]).square().mean()
                     for name in self.hooked
                 )
-            self.optimiser.zero_grad(set_to_none=True)
+            self.weight_optimiser.zero_grad(set_to_none=True)
+            self.step_optimiser.zero_grad(set_to_none=True)
             loss.backward()
-        self.optimiser.step()
+        self.weight_optimiser.step()
+        self.step_optimiser.step()
         with torch.no_grad():
-            for step in self.steps:
+            for step in self.now:
                 step.clamp_(min=SMALLEST_STEP)
         return float(loss.detach())
 
@@ -427,7 +507,7 @@ def _learnable(quantiser: ActivationQuantiser) -> list[Tensor]:
     if isinstance(grid, GridTable):
         grid.grids = [fresh(g) for g in grid.grids]
         return [g.delta for g in grid.grids]
-    quantiser.grids[quantiser.bits] = single = fresh(_integer(grid))
+    quantiser.grids[quantiser.bits] = single = fresh(integer_grid(grid))
     return [single.delta]
 
 
@@ -436,24 +516,32 @@ def _directions(state: Mapping[str, Tensor], name: str, layer: QuantisedLayer) -
     return [up.to(layer.layer.weight) * 2 - 1 for up in ups]
 
 
-def batches(
+def visits(
     data: CalibrationSet,
     iterations: int,
     batch: int,
     passes: int,
     generator: torch.Generator,
     mixed: bool = False,
-) -> Iterator[Tensor]:
-    """Indices of the samples of each iteration.
+) -> Iterator[tuple[int | None, list[Tensor]]]:
+    """Calibration steps in the order of tuning, each with the samples of its iterations.
 
-    `passes` over the calibration steps in the order of sampling, at each the same number of
-    consecutive iterations on random samples of it. mixed: random samples of all steps.
+    `passes` over the steps in the order of sampling; at each visit its samples are drawn anew and
+    taken batch after batch, over and over. mixed: a single visit, None, to random samples of all.
     """
     entries = entries_of(data)
-    for k in range(iterations):
-        pool = entries[k * passes * len(entries) // iterations % len(entries)]
-        pool = torch.arange(len(data)) if mixed else pool
-        yield pool[torch.randperm(len(pool), generator=generator)[:batch]]
+    total = 1 if mixed else passes * len(entries)
+    for k in range(total):
+        entry = None if mixed else k % len(entries)
+        pool = torch.arange(len(data)) if entry is None else entries[entry]
+        count = iterations * (k + 1) // total - iterations * k // total
+        if count:
+            yield entry, _batches(pool, count, batch, generator)
+
+
+def _batches(pool: Tensor, count: int, batch: int, generator: torch.Generator) -> list[Tensor]:
+    order = pool[torch.randperm(len(pool), generator=generator)]
+    return [order.roll(-k * batch)[:batch] for k in range(count)]
 
 
 def tune(
@@ -466,19 +554,22 @@ def tune(
     *,
     batch: int,
     passes: int,
-    lr: float,
-    step_lr: float,
     generator: torch.Generator,
+    rate: float = 1.0,
 ) -> list[float]:
     """Run one stage, in place; returns the loss of every iteration.
 
     state: the roundings of the weights, which stay. passes: of the second stage over the
-    calibration steps; the first stage visits each once.
+    calibration steps; the first stage visits each once. rate: see `Tuner`.
     """
     passes = 1 if stage == "tla" else passes
-    indices = batches(lesson.data, iterations, batch, passes, generator, configuration.mixed)
-    with Tuner(network, lesson, state, stage, configuration, lr=lr, step_lr=step_lr) as tuner:
-        return [tuner.step(index) for index in indices]
+    losses = []
+    with Tuner(network, lesson, state, stage, configuration, rate=rate) as tuner:
+        order = visits(lesson.data, iterations, batch, passes, generator, configuration.mixed)
+        for entry, indices in order:
+            tuner.visit(entry)
+            losses += [tuner.step(index) for index in indices]
+    return losses
 
 
 # Looking at a network -----------------------------------------------------------------------------
@@ -558,12 +649,12 @@ def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Every tensor that a quantised network computes from: parameters, and all grids."""
     found = {name: p.detach() for name, p in network.named_parameters()}
     for name, layer in quantised_layers(network).items():
-        for i, grid in enumerate(map(_integer, layer.weight_grids)):
+        for i, grid in enumerate(map(integer_grid, layer.weight_grids)):
             found[f"{name}.weight_grid.{i}.delta"] = grid.delta
             found[f"{name}.weight_grid.{i}.zero_point"] = grid.zero_point
     for name, quantiser in activation_quantisers(network).items():
         used = quantiser.grids[quantiser.bits]
-        grids = used.grids if isinstance(used, GridTable) else [_integer(used)]
+        grids = used.grids if isinstance(used, GridTable) else [integer_grid(used)]
         for i, entry in enumerate(grids):
             found[f"{name}.{i}.delta"] = entry.delta
             found[f"{name}.{i}.zero_point"] = entry.zero_point

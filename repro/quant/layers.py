@@ -49,6 +49,19 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
+class AttentionStyle:
+    """How an attention block quantises what it multiplies.
+
+    scaled: q and k are quantised after each is multiplied by C^(-1/4), as in the unconditional
+    networks of latent diffusion, else before their product is divided by √C. softmax: (widths) -> a
+    fresh observer of the softmax matrix, or None for that of all activations.
+    """
+
+    scaled: bool = False
+    softmax: Callable[[tuple[int, ...]], Observer] | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to quantise, and how.
 
@@ -65,7 +78,7 @@ class Recipe:
     splits: layer name -> number of leading input channels that get quantisers of their own
     (shortcut splitting).
     attention_bits: (width of q, k and v, width of the softmax matrix) or None to leave attention
-    products alone.
+    products alone. attention_style: block with an `attend` method -> how.
     """
 
     weight_bits: int | None
@@ -79,10 +92,13 @@ class Recipe:
     last_output: bool = True
     splits: Mapping[str, int] = field(default_factory=dict)
     attention_bits: tuple[int, int] | None = None
+    attention_style: Callable[[nn.Module], AttentionStyle] = lambda block: AttentionStyle()
 
 
 class ActivationQuantiser(nn.Module):
     """Off, observing, or quantising one tensor, with one grid for each prepared width.
+
+    `start` is observing and quantising at once: what follows sees the tensor quantised.
 
     `pinned`: the width does not follow the rest of the network (first layer, softmax matrix).
     """
@@ -91,7 +107,7 @@ class ActivationQuantiser(nn.Module):
         super().__init__()
         self.observer, self.widths, self.pinned = observer, widths, pinned
         self.bits = widths[0]
-        self.mode: Literal["off", "observe", "quantise"] = "off"
+        self.mode: Literal["off", "observe", "start", "quantise"] = "off"
         self.grids: dict[int, ActivationGrid] = {}
 
     def freeze(self) -> None:
@@ -112,9 +128,12 @@ class ActivationQuantiser(nn.Module):
         """`x` quantised; `own`: x may be overwritten (it is then when no gradient is asked for)."""
         if self.mode == "off":
             return x
-        if self.mode == "observe":
+        if self.mode in ("observe", "start"):
             self.observer.update(x)
+        if self.mode == "observe":
             return x
+        if self.mode == "start":
+            self.freeze()
         if self.bits not in self.grids:
             raise ReproError(
                 "an activation quantiser has no grid; run calibrate() on a calibration set first"
@@ -239,15 +258,25 @@ class QuantisedAttention(nn.Module):
     w: ActivationQuantiser
 
     def __init__(
-        self, observer: Callable[[tuple[int, ...]], Observer], operand: int, softmax: int
+        self,
+        observer: Callable[[tuple[int, ...]], Observer],
+        operand: int,
+        softmax: int,
+        style: AttentionStyle = AttentionStyle(),
     ) -> None:
         super().__init__()
+        self.scaled = style.scaled
         for name, bits in (("q", operand), ("k", operand), ("v", operand), ("w", softmax)):
-            quantiser = ActivationQuantiser(observer((bits,)), (bits,), pinned=True)
-            self.add_module(name, quantiser)
+            make = style.softmax if name == "w" and style.softmax else observer
+            self.add_module(name, ActivationQuantiser(make((bits,)), (bits,), pinned=True))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = self.q(q) @ self.k(k).transpose(-1, -2) / math.sqrt(q.shape[-1])
+        root = math.sqrt(q.shape[-1])
+        if self.scaled:
+            s = 1 / math.sqrt(root)
+            scores = self.q(q * s, own=True) @ self.k(k * s, own=True).transpose(-1, -2)
+        else:
+            scores = self.q(q) @ self.k(k).transpose(-1, -2) / root
         return self.w(scores.softmax(-1), own=True) @ self.v(v)
 
 
@@ -303,7 +332,9 @@ def quantise(network: nn.Module, recipe: Recipe) -> nn.Module:
         if not blocks:
             raise ReproError("no block of this network has an attend(q, k, v) method to quantise")
         for block in blocks:
-            attend = QuantisedAttention(recipe.observer, *recipe.attention_bits)
+            attend = QuantisedAttention(
+                recipe.observer, *recipe.attention_bits, recipe.attention_style(block)
+            )
             block.add_module("quantised_attend", attend)
             object.__setattr__(block, "attend", attend)
     return network.eval()
@@ -323,15 +354,20 @@ def use(network: nn.Module, *, weights: bool = True, activations: int | bool = T
 
 
 @torch.no_grad()
-def calibrate(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> nn.Module:
+def calibrate(
+    network: nn.Module, batches: Iterable[tuple[Tensor, ...]], *, in_turn: bool = False
+) -> nn.Module:
     """Forward every batch with quantised weights, observe all activations, fix their grids and
     switch them on.
 
-    `batches`: tuples of positional arguments of the network, e.g. (x, t). Returns `network`.
+    `batches`: tuples of positional arguments of the network, e.g. (x, t). `in_turn`: an activation
+    is quantised as soon as it was observed, so that a grid sees what those before it make of its
+    tensor, as in the released code of Q-Diffusion; else all see activations in floats. Returns
+    `network`.
     """
     quantisers = activation_quantisers(network).values()
     for quantiser in quantisers:
-        quantiser.mode = "observe"
+        quantiser.mode = "start" if in_turn else "observe"
     seen = 0
     for arguments in batches:
         network(*arguments)

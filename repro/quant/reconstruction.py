@@ -11,15 +11,19 @@ the inputs that the network quantised so far produces, activations those of the 
 
 Units are visited in the order in which they are registered, not run, as in the released code.
 
+A rounding is learned when h(α) has reached 0 or 1. One that is still between is decided by the cut
+1[α ≥ 0], which no loss has seen, so learning can go on `until` few are left, and what
+was left, with the loss before and after the cut, is told for every layer and unit.
+
 Source: "Q-Diffusion: Quantizing Diffusion Models", Li et al., ICCV 2023 (arXiv 2302.04304), section
 3.2 and released code, after BRECQ (Li et al., ICLR 2021) and AdaRound (Nagel et al., ICML 2020).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -27,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.nets.unet import AttentionBlock, ResidualBlock
-from repro.quant.affine import SMALLEST_STEP, Grid, Rounding
+from repro.nets import ldm, unet
+from repro.quant.affine import SMALLEST_STEP, Grid
 from repro.quant.calibration import CalibrationSet
 from repro.quant.floating import AnyGrid, FloatGrid, scaled, step_of
 from repro.quant.layers import (
@@ -46,10 +50,19 @@ from repro.quant.rounding import (
     initial_alpha,
     rectified_sigmoid,
     undecided,
+    undecided_share,
 )
 
-BLOCKS = (ResidualBlock, AttentionBlock)
+BLOCKS: tuple[type[nn.Module], ...] = (
+    unet.ResidualBlock,
+    unet.AttentionBlock,
+    ldm.ResBlock,
+    ldm.AttentionBlock,
+    ldm.TransformerBlock,
+)
+"""What is learned as a whole: the blocks of DDPM's U-Net and those of latent diffusion."""
 LAYERS = (QuantisedLayer, nn.Conv2d, nn.Conv1d, nn.Linear)
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 Alphas = dict[str, list[Tensor]]
 Progress = Callable[["UnitReport", int, int], None]
@@ -57,12 +70,36 @@ Progress = Callable[["UnitReport", int, int], None]
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How learning the roundings of a unit ended.
+
+    iterations: those that were run. soft, hard: mean of ‖f̂(X) - Y‖² over the calibration set with
+    h(α) as it was at the end, and after the cut 1[α ≥ 0]. undecided: share of the roundings of
+    each layer (by its name in the unit) that were still between. weights: their number.
+    """
+
+    iterations: int
+    soft: float
+    hard: float
+    undecided: dict[str, float]
+    weights: dict[str, int]
+
+
+@dataclass(frozen=True)
 class UnitReport:
-    """Mean of ‖f̂(X) - Y‖^p over the calibration set before and after a unit was learned."""
+    """Mean of ‖f̂(X) - Y‖^p over the calibration set before and after a unit was learned.
+
+    For roundings also what `Outcome` holds; layers by their names in the network. The loss jumps
+    from `soft` to `after` where roundings are cut.
+    """
 
     name: str
     before: float
     after: float
+    soft: float | None = None
+    iterations: int | None = None
+    undecided: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
 
 
 class RoundingOptions(TypedDict, total=False):
@@ -75,6 +112,7 @@ class RoundingOptions(TypedDict, total=False):
     warmup: float
     scale_aware: bool
     faithful: bool
+    until: float | None
 
 
 class StepOptions(TypedDict, total=False):
@@ -92,7 +130,10 @@ def units(network: nn.Module, blocks: tuple[type[nn.Module], ...] = BLOCKS) -> d
     """Blocks, and layers outside of them, by name and in registration order; none without weights.
 
     The network may be quantised or not: both give the same names. `blocks`: module types that are
-    learned as a whole; an empty tuple gives layers only.
+    learned as a whole; an empty tuple gives layers only. Attention of an unconditional latent
+    network is one unit, as in the released weight-only command; with activations on, the released
+    code takes its two layers and its two products apart. Raises ReproError for a network that is
+    made of blocks of which none is known, rather than learning it layer by layer unasked.
     """
     found: dict[str, nn.Module] = {}
 
@@ -106,6 +147,75 @@ def units(network: nn.Module, blocks: tuple[type[nn.Module], ...] = BLOCKS) -> d
                 walk(child, f"{path}.")
 
     walk(network, "")
+    if blocks and not any(isinstance(unit, blocks) for unit in found.values()):
+        _refuse_unknown_blocks(network)
+    return found
+
+
+def _refuse_unknown_blocks(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if name and not isinstance(module, CONTAINERS + LAYERS):
+            if sum(isinstance(inner, LAYERS) for inner in module.children()) > 1:
+                raise ReproError(
+                    f"no block type is known for {type(network).__name__}, whose {name} is a "
+                    f"{type(module).__name__}; give its block types, or blocks=() for layer by "
+                    "layer"
+                )
+
+
+@torch.no_grad()
+def unit_costs(
+    network: nn.Module,
+    names: Sequence[str],
+    calibration: CalibrationSet | Sequence[Tensor],
+) -> dict[str, int]:
+    """Multiply-accumulates of one sample in the layers of every unit in `names`.
+
+    network: with or without quantisation. calibration: its arguments, of which one sample is run.
+    """
+    costs = dict.fromkeys(names, 0)
+    owner = {
+        f"{name}.{inner}".rstrip("."): name
+        for name in names
+        for inner, module in network.get_submodule(name).named_modules()
+        if isinstance(module, LAYERS)
+    }
+
+    def hook(name: str) -> Callable[..., None]:
+        def count(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = module.layer.weight if isinstance(module, QuantisedLayer) else module.weight
+            costs[owner[name]] += weight.numel() * output.numel() // len(weight)
+
+        return count
+
+    # A quantised layer calls no submodule, so that nothing is counted twice.
+    handles = [network.get_submodule(n).register_forward_hook(hook(n)) for n in owner]
+    try:
+        network(*(a[:1] for a in _arguments(calibration)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return costs
+
+
+SHARE_OF_CHEAP = 0.5
+
+
+def iterations_by_cost(
+    costs: Mapping[str, float], iterations: int, most: int | None = None
+) -> dict[str, int]:
+    """Iterations of every unit: `iterations`, and more, up to `most`, where they are cheap.
+
+    A cheap unit gets as many as cost `SHARE_OF_CHEAP` of `iterations` of the mean unit, so that
+    all together cost at most 1 + `SHARE_OF_CHEAP` times as much as with `iterations` each. The
+    last convolution, whose error nothing after it makes up for, is such a unit. most: None for no
+    more than `iterations`.
+    """
+    mean = sum(costs.values()) / max(len(costs), 1)
+    found = {}
+    for name, cost in costs.items():
+        cheap = round(SHARE_OF_CHEAP * iterations * mean / max(cost, 1))
+        found[name] = max(iterations, min(cheap, most or iterations))
     return found
 
 
@@ -366,61 +476,65 @@ def learn_rounding(
     warmup: float = 0.2,
     scale_aware: bool = False,
     faithful: bool = False,
+    until: float | None = None,
+    outcome: Callable[[Outcome], None] | None = None,
 ) -> Alphas:
     """Learn the rounding directions of all quantised weights of a unit, and set them.
 
     cache: inputs and full-precision outputs of the unit. generator: a CPU generator that draws the
     batches. weight: λ. beta, warmup: see `annealed_beta`; the regulariser is off during the
     warm-up. scale_aware: see `soft_rounding`. faithful: as in the released code the unit runs in
-    training mode (dropout) and the second half of a split weight has no regulariser. Returns the α
-    of every layer, one per weight part; α ≥ 0 means up. Raises ReproError if the unit has no
-    quantised weight.
+    training mode (dropout) and the second half of a split weight has no regulariser. until: largest
+    share of undecided roundings, of those that are regularised, to end with; while there are more,
+    learning goes on at the last β by a quarter of `iterations` at a time with λ doubled every time,
+    at most `EXTENSIONS` times. outcome: told how learning ended. Returns the α of every layer, one
+    per weight part; α ≥ 0 means up. Raises ReproError if the unit has no quantised weight.
 
-    Source: Q-Diffusion's released code: Adam, 20,000 iterations.
+    Source: Q-Diffusion's released code: Adam, 20,000 iterations; `until` is not in it.
     """
     layers = _layers(unit)
     if not layers:
         raise ReproError("the unit has no quantised weight to round; leave it out")
-    alphas: Alphas = {}
-    penalised: list[_Decision] = []
-    for name, layer in layers.items():
-        alphas[name] = []
-        roundings: list[Rounding] = []
-        parts = layer.layer.weight.detach().split(layer.parts, 1)
-        for i, (grid, part) in enumerate(zip(layer.weight_grids, parts, strict=True)):
-            scale = _relative_step(grid, part) if scale_aware else None
-            alpha = initial_alpha(scaled(grid, part), scale)
-            alphas[name].append(alpha)
-            decision = _Decision(alpha, scale)
-            roundings.append(decision)
-            if not (faithful and i):
-                penalised.append(decision)
-        layer.roundings, layer.weight_on = roundings, True
-        layer.refresh()
-    learned = [alpha for parts in alphas.values() for alpha in parts]
-    optimiser = torch.optim.Adam(learned, lr=lr)
+    decisions = {name: _soften(layer, scale_aware) for name, layer in layers.items()}
+    everything = [d for parts in decisions.values() for d in parts]
+    penalised = [parts[0] for parts in decisions.values()] if faithful else everything
+    learned = [decision.alpha for decision in everything]
+    optimise = partial(
+        _optimise, unit, cache, learned, torch.optim.Adam(learned, lr=lr),
+        generator=generator, batch=batch, power=2.0, dropout=faithful,
+    )  # fmt: skip
 
-    def regulariser(k: int) -> Tensor | float:
-        if k < warmup * iterations:
-            return 0.0
-        now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
-        return weight * sum(undecided(decision.h, now) for decision in penalised)
-
-    _optimise(
-        unit,
-        cache,
-        learned,
-        optimiser,
-        iterations,
-        generator,
-        batch=batch,
-        power=2.0,
-        extra=regulariser,
-        dropout=faithful,
-    )
+    optimise(iterations, extra=partial(_annealed, penalised, iterations, weight, beta, warmup))
+    total = iterations
+    if until is not None:
+        total += _extend(optimise, penalised, iterations, until, beta[1], weight)
+    soft = unit_error(unit, cache) if outcome else 0.0
     for name, layer in layers.items():
-        set_rounding(layer, alphas[name])
-    return alphas
+        set_rounding(layer, [decision.alpha for decision in decisions[name]])
+    if outcome:
+        outcome(_outcome(total, soft, unit_error(unit, cache), decisions))
+    return {name: [decision.alpha for decision in parts] for name, parts in decisions.items()}
+
+
+def _outcome(
+    iterations: int, soft: float, hard: float, decisions: Mapping[str, Sequence[_Decision]]
+) -> Outcome:
+    shares = {name: _undecided_share(parts) for name, parts in decisions.items()}
+    weights = {name: sum(d.alpha.numel() for d in parts) for name, parts in decisions.items()}
+    return Outcome(iterations, soft, hard, shares, weights)
+
+
+def _soften(layer: QuantisedLayer, scale_aware: bool) -> list[_Decision]:
+    """Give the parts of a layer roundings that can be learned; returns them."""
+    parts = layer.layer.weight.detach().split(layer.parts, 1)
+    pairs = zip(layer.weight_grids, parts, strict=True)
+    decisions = [_Decision.start(grid, part, scale_aware) for grid, part in pairs]
+    layer.roundings, layer.weight_on = [*decisions], True
+    layer.refresh()
+    return decisions
+
+
+EXTENSIONS = 8
 
 
 def _relative_step(grid: AnyGrid, part: Tensor) -> Tensor:
@@ -434,9 +548,63 @@ class _Decision:
     def __init__(self, alpha: Tensor, scale: Tensor | None):
         self.alpha, self.scale = alpha, scale
 
+    @classmethod
+    def start(cls, grid: AnyGrid, part: Tensor, scale_aware: bool) -> _Decision:
+        """The decision with which soft rounding leaves the weights `part` as they are."""
+        scale = _relative_step(grid, part) if scale_aware else None
+        return cls(initial_alpha(scaled(grid, part), scale), scale)
+
+    @property
+    def now(self) -> Tensor:
+        """h(α), of the shape of the weights."""
+        return rectified_sigmoid(self.alpha if self.scale is None else self.alpha / self.scale)
+
     def __call__(self, u: Tensor) -> Tensor:
-        self.h = rectified_sigmoid(self.alpha if self.scale is None else self.alpha / self.scale)
+        self.h = self.now
         return torch.floor(u) + self.h
+
+
+def _pressure(
+    decisions: Sequence[_Decision], beta: float, weight: float, k: int = 0
+) -> Tensor | float:
+    """λ Σ (1 - |2h - 1|^β) over the h of the last forward pass, the same in every iteration k."""
+    return weight * sum(undecided(decision.h, beta) for decision in decisions)
+
+
+def _annealed(
+    decisions: Sequence[_Decision],
+    iterations: int,
+    weight: float,
+    beta: tuple[float, float],
+    warmup: float,
+    k: int,
+) -> Tensor | float:
+    """The regulariser of iteration k, none during the warm-up."""
+    if k < warmup * iterations:
+        return 0.0
+    now = annealed_beta(k, iterations, start=beta[0], end=beta[1], warmup=warmup)
+    return _pressure(decisions, now, weight)
+
+
+def _extend(
+    optimise: Callable[..., None],
+    decisions: Sequence[_Decision],
+    iterations: int,
+    until: float,
+    beta: float,
+    weight: float,
+) -> int:
+    """Learn on until few decisions are left; returns the number of iterations."""
+    more, extension = -(-iterations // 4), 0
+    while extension < EXTENSIONS and _undecided_share(decisions) > until:
+        extension += 1
+        optimise(more, extra=partial(_pressure, decisions, beta, weight * 2**extension))
+    return extension * more
+
+
+@torch.no_grad()
+def _undecided_share(decisions: Sequence[_Decision]) -> float:
+    return undecided_share([decision.now for decision in decisions])
 
 
 @torch.inference_mode(False)
@@ -518,7 +686,8 @@ def _optimise(
 ) -> None:
     """Iterations k = 1 .. I of Adam on ‖f̂(X) - Y‖^power + extra(k)."""
     parameter = next(unit.parameters())
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
+    if cosine:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(iterations, 1))
     inputs, outputs = cache.both()
     total, training = len(outputs), unit.training
     unit.train(dropout)
@@ -554,6 +723,8 @@ def reconstruct_weights(
     iterations: int,
     *,
     generator: torch.Generator,
+    most: int | None = None,
+    order: Sequence[str] | None = None,
     asym: bool = True,
     blocks: tuple[type[nn.Module], ...] = BLOCKS,
     dtype: torch.dtype = torch.float32,
@@ -565,15 +736,23 @@ def reconstruct_weights(
     """Learn the weight roundings of all units of a quantised network; activations are off, and
     stay off.
 
-    teacher: the network in full precision. calibration: arguments of both, each (N, ...). asym:
-    inputs come from the network quantised so far, else from the teacher. dtype, memory: of the
-    recorded tensors, and the bytes that those of the teacher may take at once. options: see
-    `learn_rounding`. Returns the α of every layer by name. Source: Q-Diffusion, released code.
+    teacher: the network in full precision. calibration: arguments of both, each (N, ...).
+    iterations: of every unit; cheap ones have up to `most` (see `iterations_by_cost`) at a rate
+    smaller by as much, so that every α can travel as far. order: of the units, by name, instead of
+    that of their registration. asym: inputs come from the network
+    quantised so far, else from the teacher. dtype, memory: of the recorded tensors, and the bytes
+    that those of the teacher may take at once. options: see `learn_rounding`. Returns the α of
+    every layer by name. Source: Q-Diffusion, released code, which has `iterations` for all.
     """
     use(network, activations=False)
     found = {name: unit for name, unit in units(network, blocks).items() if _layers(unit)}
+    found = {name: found[name] for name in order or found}
     arguments = _arguments(calibration)
     record: Literal["output", "both"] = "output" if asym else "both"
+    planned = dict.fromkeys(found, iterations)
+    if most is not None:
+        planned = iterations_by_cost(unit_costs(teacher, [*found], arguments), iterations, most)
+    rate = options.get("lr", 1e-3)
     alphas: Alphas = {}
     walk = _captures(teacher, list(found), arguments, record, capture_batch, dtype, memory)
     for done, (name, cache) in enumerate(walk, 1):
@@ -583,12 +762,26 @@ def reconstruct_weights(
             )
             cache = Cache(own[name].inputs, cache.output)
         before = unit_error(found[name], cache) if progress else 0.0
-        learnt = learn_rounding(found[name], cache, iterations, generator=generator, **options)
+        ended: list[Outcome] = []
+        options["lr"] = rate * iterations / planned[name] if planned[name] else rate
+        learnt = learn_rounding(
+            found[name], cache, planned[name], generator=generator,
+            outcome=ended.append if progress else None, **options,
+        )  # fmt: skip
         alphas.update({f"{name}.{leaf}".rstrip("."): alpha for leaf, alpha in learnt.items()})
         if progress:
-            report = UnitReport(name, before, unit_error(found[name], cache))
-            progress(report, done, len(found))
+            progress(_report(name, before, ended[0]), done, len(found))
     return alphas
+
+
+def _report(name: str, before: float, ended: Outcome) -> UnitReport:
+    def named(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {f"{name}.{leaf}".rstrip("."): value for leaf, value in values.items()}
+
+    return UnitReport(
+        name, before, ended.hard, ended.soft, ended.iterations,
+        named(ended.undecided), named(ended.weights),
+    )  # fmt: skip
 
 
 def reconstruct_activations(

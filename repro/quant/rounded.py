@@ -8,6 +8,8 @@ that the full-precision network meets while it samples. No dataset is read. The 
     <layer>.<part>.delta        step of every output channel
     <layer>.<part>.zero_point   zero-point of every output channel
 
+beside how learning ended (`record_of`)
+
 and `install` puts it into any copy that `quantise` made with the same weight width and splits, so
 that methods which continue from there (activation steps, fine-tuning) start from the same weights.
 
@@ -17,7 +19,7 @@ released code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -25,12 +27,13 @@ import torch
 from torch import Tensor, nn
 
 from repro.errors import ReproError
-from repro.nets.ldm import skip_splits
+from repro.nets import ldm
 from repro.numbers import finite
 from repro.quant.affine import Grid, code_span
 from repro.quant.calibration import CalibrationSet, Trajectory, uniform_grid
 from repro.quant.floating import AnyGrid
 from repro.quant.layers import (
+    AttentionStyle,
     Observer,
     QuantisedLayer,
     Recipe,
@@ -80,17 +83,39 @@ class FirstBatch:
         return self.grids[bits]
 
 
-def first_batch(scale: Scale = "max") -> Callable[[tuple[int, ...]], Observer]:
+def first_batch(
+    scale: Scale = "max", *, always_zero: bool = False
+) -> Callable[[tuple[int, ...]], Observer]:
     """Observers of one forward pass: `max` with signed codes, `mse` with unsigned ones, as released
-    for CIFAR-10 and for LSUN-Church.
+    for CIFAR-10 and for LSUN-Church. always_zero: unsigned codes from 0, for a softmax matrix.
     """
-    rule = partial(_rule(scale), symmetric=True) if scale == "max" else _rule(scale)
+    rule = _rule(scale)
+    if always_zero:
+        rule = partial(rule, always_zero=True, faithful=True)
+    elif scale == "max":
+        rule = partial(rule, symmetric=True)
     return lambda widths: FirstBatch(widths, rule)
+
+
+def attention_style(block: nn.Module, scale: Scale = "max") -> AttentionStyle:
+    """How Q-Diffusion's released code quantises the products of an attention block.
+
+    `repro.nets.unet` (DDIM): all four operands alike. `ldm.AttentionBlock`: q and k after scaling,
+    the softmax matrix with unsigned codes from 0, whatever the other activations have.
+    `ldm.CrossAttention`: q and k before scaling, the softmax matrix from 0 unless codes are signed
+    (`max`). Source: qdiff/quant_block.py, commit 715783d.
+    """
+    from_zero = first_batch(scale, always_zero=True)
+    if isinstance(block, ldm.AttentionBlock):
+        return AttentionStyle(scaled=True, softmax=from_zero)
+    if isinstance(block, ldm.CrossAttention) and scale == "mse":
+        return AttentionStyle(softmax=from_zero)
+    return AttentionStyle()
 
 
 def splits(network: nn.Module) -> dict[str, int]:
     """Layers fed with a raw concatenation, and where it joins, in either family of U-Nets."""
-    return shortcut_splits(network) | skip_splits(network)
+    return shortcut_splits(network) | ldm.skip_splits(network)
 
 
 def recipe(
@@ -99,6 +124,7 @@ def recipe(
     activation_bits: int | None = None,
     *,
     weight_scale: Scale = "max",
+    scale: Scale = "max",
     observer: Callable[[tuple[int, ...]], Observer] | None = None,
     split: bool = True,
     softmax_bits: int = 8,
@@ -108,7 +134,10 @@ def recipe(
     attention.
 
     activation_bits: of the inputs of layers and of q, k and v; None leaves activations alone.
-    observer: of activations, `first_batch()` by default. split: quantise the two parts of a
+    weight_scale, scale: range rules of weights and of activations. The released commands take `max`
+    for both on CIFAR-10; `mse` for weights on latent diffusion and Stable Diffusion, and for
+    activations there too, but `max` on LSUN-Bedroom. observer: of activations, in place of
+    `first_batch(scale)`. split: quantise the two parts of a
     shortcut's input, and of its weight, apart. softmax_bits: of the softmax matrix.
     """
     attends = any(callable(getattr(m, "attend", None)) for m in network.modules())
@@ -116,9 +145,10 @@ def recipe(
         weight_bits,
         () if activation_bits is None else (activation_bits,),
         partial(_rule(weight_scale), channel_wise=True),
-        observer or first_batch(),
+        observer or first_batch(scale),
         splits=splits(network) if split else {},
         attention_bits=(activation_bits, softmax_bits) if activation_bits and attends else None,
+        attention_style=partial(attention_style, scale=scale),
     )
 
 
@@ -126,8 +156,11 @@ def chains(study: Study, stream: str = "calibration") -> Trajectory:
     """What the full-precision network meets from fresh noises: the source of calibration sets.
 
     As many chains as a batch holds, at least as many as samples are taken of a step; the draw
-    depends on the seed and the stream alone.
+    depends on the seed and the stream alone. Those of the stream "calibration" are read from the
+    study's model of full-precision samples where it has one.
     """
+    if stream == "calibration" and (kept := study.kept_chains):
+        return kept
     n = max(study.p.batch, study.p.per_step)
     return study.trajectory(study.network, study.noise(n, stream))
 
@@ -142,27 +175,89 @@ def learn(job: Job) -> State:
 
     Its card declares `network`, `steps`, `clip`, `batch` (see `Study`), `calibration_steps` and
     `per_step` (the calibration set), `bits`, `scale` ("max" or "mse"), `split`, `iterations` for
-    each unit, `lr` and `learning_batch`. Returns the state that `install` reads.
+    each unit, `lr` and `learning_batch`; optionally `most` (iterations of cheap units, see
+    `reconstruct_weights`) and `until` (largest share of undecided roundings, see `learn_rounding`).
+    Returns the state that `install` reads, and how learning ended for `learned_units`.
     """
     study, p = Study(job), job.params
     network = quantise(
         study.network, recipe(study.network, p.bits, weight_scale=p.scale, split=p.split)
     )
+    units: list[UnitReport] = []
+
+    def progress(report: UnitReport, done: int, total: int) -> None:
+        units.append(report)
+        _log(job, report, done, total)
+
     reconstruct_weights(
         network,
         study.network,
         calibration(study),
         p.iterations,
         generator=job.rng("rounding"),
+        most=p.get("most"),
+        until=p.get("until"),
         lr=p.lr,
         batch=p.learning_batch,
-        progress=partial(_log, job),
+        progress=progress,
     )
-    return export(network)
+    return export(network) | record_of(units)
 
 
 def _log(job: Job, report: UnitReport, done: int, total: int) -> None:
-    job.log.info("%d/%d %s: %.4g -> %.4g", done, total, report.name, report.before, report.after)
+    share, r = max(report.undecided.values()), report
+    job.log.info(
+        "%d/%d %s: %.4g -> %.4g (soft %.4g) after %s iterations, %.2g undecided",
+        done, total, r.name, r.before, r.after, r.soft, r.iterations, share,
+    )  # fmt: skip
+
+
+def record_of(reports: Sequence[UnitReport]) -> State:
+    """How learning ended, to be kept beside the roundings; `learned_units` reads it.
+
+    <unit>.losses       float64 (3,): before, at the end with soft roundings, after the cut
+    <unit>.iterations   int64
+    <layer>.undecided   float64 (2,): share of undecided roundings, number of roundings
+    """
+    found: State = {}
+    for r in reports:
+        assert r.soft is not None and r.iterations is not None, "a report of learned roundings"
+        found[f"{r.name}.losses"] = torch.tensor([r.before, r.soft, r.after], dtype=torch.float64)
+        found[f"{r.name}.iterations"] = torch.tensor(r.iterations)
+        for layer, share in r.undecided.items():
+            pair = [share, r.weights[layer]]
+            found[f"{layer}.undecided"] = torch.tensor(pair, dtype=torch.float64)
+    return found
+
+
+def learned_units(state: Mapping[str, Tensor]) -> list[UnitReport]:
+    """How learning ended in every unit of a state with a record (`record_of`).
+
+    Raises ReproError where there is none.
+    """
+    names = sorted(key.removesuffix(".losses") for key in state if key.endswith(".losses"))
+    if not names:
+        raise ReproError("these roundings have no record of how they were learned; learn them anew")
+    found = []
+    for name in names:
+        before, soft, after = state[f"{name}.losses"].tolist()
+        pairs = {
+            key.removesuffix(".undecided"): value.tolist()
+            for key, value in state.items()
+            if key.endswith(".undecided") and f"{key}.".startswith(f"{name}.")
+        }
+        found.append(
+            UnitReport(
+                name,
+                before,
+                after,
+                soft,
+                int(state[f"{name}.iterations"]),
+                {layer: share for layer, (share, _) in pairs.items()},
+                {layer: int(number) for layer, (_, number) in pairs.items()},
+            )  # fmt: skip
+        )
+    return found
 
 
 def _weighted(network: nn.Module) -> dict[str, QuantisedLayer]:

@@ -14,6 +14,8 @@ eqs. 21-24; β as in the released code of Q-Diffusion, Li et al., ICCV 2023 (arX
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
@@ -101,6 +103,16 @@ def fixed_rounding(alpha: Tensor) -> Rounding:
 def undecided(h: Tensor, beta: float) -> Tensor:
     """Σ (1 - |2h - 1|^β), a scalar: 0 where every h is 0 or 1, their number where h = 1/2."""
     return h.numel() - abs_power(2 * h - 1, beta).sum()
+
+
+UNDECIDED = 0.05
+"""A rounding whose h is further than this from 0 and from 1 is not decided."""
+
+
+def undecided_share(h: Sequence[Tensor]) -> float:
+    """Share of the values of some tensors that lie in (`UNDECIDED`, 1 - `UNDECIDED`)."""
+    between = [((part > UNDECIDED) & (part < 1 - UNDECIDED)).sum() for part in h]
+    return sum(int(n) for n in between) / sum(part.numel() for part in h)
 
 
 def annealed_beta(

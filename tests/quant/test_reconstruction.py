@@ -23,11 +23,13 @@ from repro.quant.layers import (
 from repro.quant.ranges import RunningRange, minmax_grid
 from repro.quant.reconstruction import (
     capture,
+    iterations_by_cost,
     learn_rounding,
     learn_steps,
     reconstruct_activations,
     reconstruct_weights,
     set_rounding,
+    unit_costs,
     unit_error,
     units,
 )
@@ -175,6 +177,77 @@ def test_alphas_are_driven_to_a_decision(teacher, data):
         h = torch.clamp(1.2 * torch.sigmoid(values) - 0.1, 0, 1)
         shares.append(float(((h < 0.02) | (h > 0.98)).float().mean()))
     assert shares[0] < 0.5 and shares[1] > 0.98
+
+
+def ended(teacher, data, name, iterations, **options):
+    copy, found = quantised(teacher), []
+    unit, cache = units(copy)[name], capture(teacher, [name], data)[name]
+    alphas = learn_rounding(
+        unit, cache, iterations, generator=seed(), outcome=found.append, **options
+    )
+    return alphas, found[0], unit_error(unit, cache)
+
+
+def test_learning_goes_on_until_roundings_are_decided(teacher, data):
+    """80 iterations at 1e-2 leave most of them to the cut, which the loss has not seen."""
+    name = "up.0.block.0"
+    _, few, hard = ended(teacher, data, name, 80, lr=1e-2)
+    assert few.iterations == 80 and few.hard == hard
+    assert min(few.undecided.values()) > 0.5 and few.hard > 1.5 * few.soft
+    alphas, enough, hard = ended(teacher, data, name, 200, lr=3e-2, until=0.01)
+    total = sum(enough.weights.values())
+    share = sum(enough.undecided[n] * enough.weights[n] for n in enough.weights) / total
+    assert share <= 0.01 and enough.iterations in range(200, 601, 50)
+    assert enough.hard == hard < 0.8 * few.hard and enough.hard < 1.05 * enough.soft
+    assert enough.weights == {n: sum(a.numel() for a in parts) for n, parts in alphas.items()}
+    for n, parts in alphas.items():
+        h = torch.clamp(1.2 * torch.cat([a.flatten() for a in parts]).sigmoid() - 0.1, 0, 1)
+        between = ((h > 0.05) & (h < 0.95)).double().mean()
+        assert enough.undecided[n] == pytest.approx(float(between))
+
+
+def test_what_is_decided_already_is_not_learned_longer(teacher, data):
+    first, second = (
+        ended(teacher, data, "conv_out", 80, lr=2e-1, weight=1.0, until=until)
+        for until in (None, 0.01)
+    )
+    assert first[1] == second[1] and second[1].iterations == 80
+    for a, b in zip(first[0][""], second[0][""], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_costs_of_units_are_their_multiplications(teacher, data):
+    names = list(units(teacher))
+    costs = unit_costs(teacher, names, data)
+    assert costs == unit_costs(quantised(teacher), names, data)
+    assert costs["conv_out"] == 8 * 9 * 64 and costs["temb.dense.0"] == 8 * 32
+    block = 24 * 8 * 9 * 64 + 32 * 8 + 8 * 8 * 9 * 64 + 24 * 8 * 64
+    assert costs["up.0.block.0"] == block
+    assert not any(m._forward_hooks for m in teacher.modules())
+
+
+def test_cheap_units_get_more_iterations():
+    costs = {"dear": 800, "middling": 395, "cheap": 4, "free": 0}  # mean 300 (less 1/4)
+    assert iterations_by_cost(costs, 100) == dict.fromkeys(costs, 100)
+    found = iterations_by_cost(costs, 100, 1000)
+    assert found == {"dear": 100, "middling": 100, "cheap": 1000, "free": 1000}
+    assert iterations_by_cost({"a": 10, "b": 2}, 100, 1000) == {"a": 100, "b": 150}
+    least = sum(100 * c for c in costs.values())
+    assert sum(found[n] * c for n, c in costs.items()) <= 1.5 * least
+
+
+def test_order_and_iterations_reach_the_units(teacher, data):
+    backwards, reports = list(units(teacher))[::-1], []
+    copy = quantised(teacher)
+    reconstruct_weights(
+        copy, teacher, data, 2, generator=seed(), most=5, order=backwards,
+        progress=lambda report, done, total: reports.append(report),
+    )  # fmt: skip
+    assert [r.name for r in reports] == backwards
+    assert {r.name: r.iterations for r in reports} == iterations_by_cost(
+        unit_costs(teacher, backwards, data), 2, 5
+    )
+    assert {n for r in reports for n in r.undecided} == set(quantised_layers(copy))
 
 
 def test_learning_is_deterministic_and_touches_nothing_else(teacher, data):

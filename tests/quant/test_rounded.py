@@ -7,7 +7,7 @@ from repro.errors import ReproError
 from repro.nets.ldm import LatentUNet, LDMConfig
 from repro.quant import rounded
 from repro.quant.layers import activation_quantisers, calibrate, quantise, quantised_layers
-from repro.quant.reconstruction import reconstruct_weights
+from repro.quant.reconstruction import reconstruct_weights, units
 from repro.quant.study import Study
 from repro.suite import zoo
 
@@ -44,7 +44,7 @@ def output(network, study):
 
 
 def test_state_holds_directions_steps_and_zero_points(study, state):
-    names = {k.rpartition(".")[0] for k in state}
+    names = {k.rpartition(".")[0] for k in state if k.endswith(".alpha")}
     layers = quantised_layers(copy(study))
     assert names == {f"{n}.{i}" for n, layer in layers.items() for i in range(len(layer.parts))}
     split = rounded.splits(study.network)
@@ -74,6 +74,26 @@ def test_both_kinds_compute_the_same_and_differ_from_the_nearest(study, state, k
     weight = quantised_layers(network)["conv_in"].layer.weight.requires_grad_(True)
     quantised_layers(network)["conv_in"].weight.sum().backward()
     assert (weight.grad is not None and bool(weight.grad.any())) == (kind == "fixed")
+
+
+def test_state_tells_how_learning_ended(study, state):
+    found = {unit.name: unit for unit in rounded.learned_units(state)}
+    assert set(found) == set(units(study.network))
+    layers = quantised_layers(copy(study))
+    assert {n for unit in found.values() for n in unit.undecided} == set(layers)
+    for unit in found.values():
+        assert unit.iterations == 4 and unit.soft < unit.before  # soft roundings change nothing
+        assert unit.weights == {n: layers[n].layer.weight.numel() for n in unit.weights}
+        assert all(0 <= share <= 1 for share in unit.undecided.values())
+    plain = rounded.export(rounded.install(copy(study), state))
+    with pytest.raises(ReproError, match="no record"):
+        rounded.learned_units(plain)
+    assert all(torch.equal(plain[k], state[k]) for k in plain)
+
+
+def test_budget_and_share_come_from_the_card():
+    found = rounded.learned_units(rounded.learn(job(most=6, until=1.0)))
+    assert {unit.iterations for unit in found} == {4, 6}
 
 
 def test_weights_of_round_to_nearest_export_as_they_are(study):

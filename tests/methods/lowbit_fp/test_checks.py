@@ -61,6 +61,8 @@ def as_the_paper_has_it(arm, name, at):
         return distance(arm, at)
     if name == "zero_share":
         return zeros(at)
+    if name == "loss_ratio":
+        return 0.5 if at["over"] == "nearest" else 1.01
     return {"undecided": 0.001, "sample_variance": 1.0}.get(name, 0.5)
 
 

@@ -21,6 +21,7 @@ TOY = {
     "calibration": 8,
     "calibration_batch": 4,
     "batch": 4,
+    "many": 6,
     "repeats": 3,
     "fractions": [0, 1],
     "bits": ["W8A8", "W8A6"],
@@ -38,13 +39,28 @@ def weights():
     return {"zoo/digits-unconditional": state}
 
 
+def with_reference(card, weights, seed, resolved, changed):
+    """The weights, and beside them the reference of an arm with these parameters."""
+    name = resolved["full_precision"]
+    params = card.model_params("smoke", "ptq4dm", name)
+    toy = TOY | {"grid": resolved["grid"], "steps": resolved["steps"]} | changed
+    params |= {k: v for k, v in toy.items() if k in params}
+    return weights | {name: arms.reference(zoo.job("ptq4dm", name, seed, params, weights))}
+
+
 @pytest.fixture(scope="module")
 def run(card, weights):
     def go(arm, seed=0, **params):
         resolved = card.arm_params("smoke", arm)
         resolved |= {k: v for k, v in (TOY | params).items() if k in resolved}
         declared = card.declared("gpu", arm, resolved)
-        job = zoo.job("ptq4dm", arm, seed, resolved, weights, declared)
+        given = weights
+        if (
+            "full_precision" in resolved
+            and resolved["full_precision"] in card.experiment.arms[arm].models
+        ):
+            given = with_reference(card, weights, seed, resolved, params)
+        job = zoo.job("ptq4dm", arm, seed, resolved, given, declared)
         module, function = card.experiment.arms[arm].run.split(":")
         with pytest.MonkeyPatch.context() as patch:  # a coarser search is as good here
             patch.setattr(ptq, "CANDIDATES", 100 if arm == "exact" else 10)
@@ -167,12 +183,12 @@ def test_batches_of_one_step_differ_less_than_steps(run):
 def test_released_labels_go_with_states_of_the_other_end(run, monkeypatch):
     chosen = []
 
-    def watched(*args):
-        chosen.extend(args[2])
-        return original(*args)
+    def watched(chains, when, timesteps):
+        chosen.append(when)
+        return original(chains, when, timesteps)
 
-    original = ptq.denoising_states
-    monkeypatch.setattr(ptq, "denoising_states", watched)
+    original = ptq.at_time_steps
+    monkeypatch.setattr(ptq, "at_time_steps", watched)
     run("released-steps", bits=["W8A8"])
     first, last = chosen
     assert first.label.unique().tolist() == [0] and first.state.unique().tolist() == [2]
@@ -216,6 +232,8 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
 
     monkeypatch.setattr(Judge, "pictures", pictures)
     params = card.arm_params("small", "quality") | TOY | {"many": 6, "real": 40}
+    made = zoo.job("ptq4dm", "reference", 0, params, weights)
+    weights["reference"] = arms.reference(made)
     job = zoo.job("ptq4dm", "quality", 0, params, weights)
     arms.quality(job)
     found = {a["network"]: v for n, a, v in job.measured if n == "frechet"}
@@ -235,7 +253,37 @@ def test_quality_sees_the_images_and_what_harms_them(card, monkeypatch):
     assert 0 < value(floor, "frechet") < found["full-precision"]
 
 
+def test_the_reference_is_what_arms_would_make(card, weights):
+    """Slices of it are what the noises of the seed give, whatever the batches."""
+    params = card.arm_params("smoke", "denoising") | TOY
+    given = with_reference(card, weights, 2, params, {"samples": 10, "batch": 4})
+    protocol = arms.Protocol(zoo.job("ptq4dm", "x", 2, params, given))
+    final = protocol.sample(protocol.network, protocol.x_T)
+    assert torch.allclose(protocol.final, final, atol=1e-4) and len(final) == 6
+    run = protocol.reference
+    assert torch.equal(run.x[0], protocol.x_T[:4]) and torch.equal(run.final, protocol.final[:4])
+    assert run.t.tolist() == [999, 666, 333, 0]
+    noise = protocol.noise(8, "calibration")
+    when = protocol.time_steps("uniform")
+    [expected] = ptq.denoising_states(
+        protocol.network, noise, [when], protocol.timesteps, protocol.alphas_cumprod, 1.0
+    )
+    [found] = protocol.denoising_states("uniform")
+    assert torch.allclose(found.x, expected.x, atol=1e-4) and torch.equal(found.t, expected.t)
+
+
+def test_the_quadratic_grid_is_another(run):
+    even, quadratic = (
+        run("denoising", times=["uniform"], bits=["W8A8"], grid=grid)
+        for grid in ("even", "quadratic")
+    )
+    at = {"times": "uniform", "bits": "W8A8"}
+    assert value(even, "trajectory_mse", **at) != value(quadratic, "trajectory_mse", **at)
+
+
 def test_wrong_parameters_are_named(run):
+    with pytest.raises(ReproError, match="no grid `cosine`; choose even or quadratic"):
+        run("denoising", grid="cosine")
     with pytest.raises(ReproError, match="W8A8"):
         run("denoising", bits=["8/8"])
     with pytest.raises(ReproError, match="ndtc-paper"):
@@ -246,7 +294,8 @@ def test_wrong_parameters_are_named(run):
 
 def test_grid_holds_every_step_equally_often(card, weights):
     params = card.arm_params("smoke", "other-inputs") | TOY | {"calibration": 8}
-    protocol = arms.Protocol(zoo.job("ptq4dm", "x", 0, params, weights))
+    given = with_reference(card, weights, 0, params, {})
+    protocol = arms.Protocol(zoo.job("ptq4dm", "x", 0, params, given))
     chosen = protocol.other_inputs("grid")
     assert torch.bincount(chosen.t).max() == 2 and len(chosen.t.unique()) == 4
 

@@ -15,13 +15,23 @@ def reduced(scale):
     return [c for c in METHOD.checks(scale).values() if c.tier == "reduced"]
 
 
-FRECHET = {"floor": 20, "full-precision": 25, "squant": 60, "q-diffusion": 28}
+FRECHET = {
+    "floor": 20,
+    "full-precision": 25,
+    "squant": 60,
+    "q-diffusion": 28,
+    "q-diffusion-searched": 28,
+}
 SAMPLES = {
     "q-diffusion": 0.02,
+    "q-diffusion-searched": 0.02,
+    "unsplit": 0.04,
     "four-bit-activations": 0.7,
     "squant": 0.06,
     "linear": 0.3,
+    "linear-searched": 0.3,
     "adaround": 0.3,
+    "adaround-searched": 0.3,
 }
 CALIBRATED = {
     "uniform": 0.1,
@@ -33,7 +43,7 @@ CALIBRATED = {
 
 
 def eps_mse(arm, at):
-    if arm == "calibration":
+    if arm in ("calibration", "states"):
         raised = at["stage"] == "initial" and at["times"] != "last-quarter"
         return CALIBRATED[at["times"]] * (1.6 if raised else 1)
     if arm == "starts":
@@ -42,14 +52,17 @@ def eps_mse(arm, at):
         ]
     if arm == "departures":
         return 0.09 if at["change"] == "plain-inputs" else 0.05
-    if arm == "q-diffusion":
+    if arm.startswith("q-diffusion") or arm == "unsplit":
         return 0.02 if at["split"] == "yes" else 0.04
-    return 0.03 if at.get("rounding") == "learned" else {"squant": 0.06}.get(arm, 0.1)
+    searched = 0.8 if arm.endswith("searched") else 1
+    return searched * (0.03 if at.get("rounding") == "learned" else {"squant": 0.06}.get(arm, 0.1))
 
 
 def trajectory_mse(arm, at):
-    if arm == "calibration":
+    if arm in ("calibration", "states"):
         return CALIBRATED[at["times"]]
+    if arm == "last-layer":
+        return 0.05 if at["learned"] == "conv_out" else 0.3
     if arm == "drift":
         return 0.05 if at["corrected"] == "yes" or at["rounding"] == "squant" else 0.3
     return 0.02 if at.get("bits") == "W8A8" else SAMPLES[arm]
@@ -66,6 +79,8 @@ def state_error(arm, at):
 OTHERS = {
     "sample_variance": lambda arm, at: 1.0,
     "undecided": lambda arm, at: 0.001,
+    "loss_ratio": lambda arm, at: 0.5 if at["over"] == "nearest" else 1.01,
+    "start_eps_mse": lambda arm, at: 0.1,
     "shortcut_ratio": lambda arm, at: 1.3 if arm == "one-source" else 6.0,
     "common_share": lambda arm, at: 0.2 if at["rounding"] == "squant" else 0.75,
     "kernels": lambda arm, at: 59.0,
@@ -125,6 +140,9 @@ def test_no_check_holds_where_nothing_makes_a_difference(scale):
     "name, value, precondition",
     [
         ("undecided", 0.9, "roundings-decided"),
+        ("undecided", 0.9, "departures-decided"),
+        ("loss_ratio", 1.1, "units-improved"),
+        ("start_eps_mse", 0.001, "activations-improved"),
         ("frechet", 60.0, "full-precision-good"),
         ("sample_variance", 100.0, "nearest-loses-samples"),
         ("shortcut_ratio", 1.2, "shortcuts-uneven"),

@@ -1,14 +1,14 @@
 """The arms that checks are held against."""
 
-import math
-
 import pytest
 import torch
 
 from methods.q_diffusion import controls
+from methods.q_diffusion.arms import undecided_of
 from repro.nets.unet import UNet
 from repro.quant import rounded
 from repro.quant.calibration import CalibrationSet
+from repro.quant.reconstruction import UnitReport
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +20,12 @@ def teacher():
     return made.eval().requires_grad_(False)
 
 
-def test_undecided_roundings_are_those_between():
-    limit = math.log(11)
-    ends = torch.tensor([-9.0, -limit, limit, 9.0])
-    assert controls.undecided_share([ends]) == 0
-    assert controls.undecided_share([ends, torch.tensor([0.0, 0.8, -0.8, 1.6])]) == 0.5
+def test_shares_of_layers_count_by_their_weights():
+    reports = [
+        UnitReport("a", 2, 1, 1, 5, {"a.x": 0.5, "a.y": 0.0}, {"a.x": 10, "a.y": 90}),
+        UnitReport("b", 2, 1, 1, 5, {"b": 0.1}, {"b": 100}),
+    ]
+    assert undecided_of(reports) == (pytest.approx(15 / 200), 0.5)
 
 
 def test_halves_are_those_of_the_decoder_part(teacher):

@@ -87,6 +87,21 @@ def test_activations_start_from_the_first_states_or_from_random_ones(teacher, da
     assert torch.equal(deltas(seed()), deltas(seed())) and not torch.equal(deltas(seed()), expected)
 
 
+def test_every_grid_sees_what_those_before_it_quantised():
+    """As the released wrappers do in the forward pass that initialises them (commit 715783d)."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Conv2d(3, 2, 1)).requires_grad_(False)
+    x = torch.randn(5, 2, 4, 4, generator=seed())
+    network = quantise(plain, rounded.recipe(plain, None, 3))
+    network.forward = lambda x, t: network[1](network[0](x))
+    qd.initialise(network, CalibrationSet(x, torch.zeros(5)), 5)
+    first = x.abs().max() / 3
+    seen = plain[0](torch.clamp(torch.round(x / first), -4, 3) * first)
+    for layer, expected in ((network[0], first), (network[1], seen.abs().max() / 3)):
+        assert float(layer.activations[0].grids[3].delta) == pytest.approx(float(expected))
+    assert abs(float(plain[0](x).abs().max() / seen.abs().max()) - 1) > 1e-3
+
+
 def test_ranges_move_alike_at_every_width(teacher, data):
     moves = {}
     for bits in (8, 4):

@@ -8,6 +8,8 @@ import torch
 from methods.quest import figures
 from repro.quant import rounded
 from repro.quant.layers import quantise
+from repro.quant.reconstruction import UnitReport
+from repro.quant.study import full_precision
 from repro.suite import zoo
 from repro.suite.cards import library
 from tests.methods.making import results_of
@@ -23,6 +25,7 @@ TOY = {
     "cma": 2,
     "tuning_batch": 2,
     "repeats": 2,
+    "chains": 4,
 }
 TUNED = ("tla-cma", "global-only", "local-only", "full")
 
@@ -37,11 +40,19 @@ def weights():
     network = zoo.build("zoo/digits-unconditional")
     state, _ = zoo.shipped("digits-unconditional")
     network.load_state_dict(state)
+    report = UnitReport(
+        "mid", 2.0, 1.0, 1.0, 3, {"mid.a": 0.5, "mid.b": 0.0}, {"mid.a": 1, "mid.b": 4}
+    )
     roundings = {
         name: rounded.export(quantise(network, rounded.recipe(network, bits)))
+        | rounded.record_of([report])
         for name, bits in (("q-diffusion/w4", 4), ("w8", 8))
     }
-    return {"zoo/digits-unconditional": state} | roundings
+    known = {"zoo/digits-unconditional": state}
+    params = library.load("q-diffusion").model_params("smoke", "q-diffusion", "reference")
+    params |= {k: v for k, v in TOY.items() if k in params}
+    reference = full_precision(zoo.job("q-diffusion", "reference", 0, params, known))
+    return known | roundings | {"q-diffusion/reference": reference}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +81,47 @@ def value(job, name, **at):
 
 def test_every_configuration_is_measured(jobs):
     for arm, tuned in (("w8a8", TUNED[:1]), ("w4a8", ("tla-cma", "full")), ("w4a4", TUNED)):
-        found = {a["config"] for n, a, _ in jobs[arm].measured if n == "trajectory_mse"}
-        assert found == {"nearest", "adaround", "fp-time", "q-diffusion", "tla", *tuned}
-        first = {a["config"] for n, a, _ in jobs[arm].measured if n == "eps_mse"} - found
-        assert first == {f"{config}-tla" for config in tuned if config != "tla-cma"}
+        sampled = {a["config"] for n, a, _ in jobs[arm].measured if n == "trajectory_mse"}
+        assert sampled == {"nearest", "adaround", "q-diffusion", *{"tla-cma", "full"} & {*tuned}}
+        seen = {a["config"] for n, a, _ in jobs[arm].measured if n == "eps_mse"}
+        first = {f"{config}-tla" for config in tuned if config != "tla-cma"}
+        assert seen == sampled | {"fp-time", "tla", *tuned} | first
+
+
+def test_all_methods_choose_from_the_same_rates(run):
+    job = run("w4a4", rates=[1, 16], configs=["tla-cma", "full"])
+    for config in ("q-diffusion", "tla-cma", "full"):
+        errors = {r: value(job, "held_out_error", config=config, rate=r) for r in (1, 16)}
+        assert len(set(errors.values())) == 2
+        assert value(job, "rate", config=config) == min(errors, key=errors.get)
+    alone = run("w4a4", rates=[value(job, "rate", config="full")], configs=["tla-cma", "full"])
+    assert value(alone, "eps_mse", config="full") == value(job, "eps_mse", config="full")
+
+
+def test_rates_that_diverge_are_not_kept(card, weights):
+    params = card.arm_params("smoke", "granularity") | TOY | {"rates": [1, 4]}
+    protocol = importlib.import_module("methods.quest.arms").Protocol(
+        zoo.job("quest", "x", 0, params, weights)
+    )
+    protocol.error_on = lambda network, run: network.error
+
+    class Net(torch.nn.Module):
+        error = 2.0
+
+    def train(network, rate):
+        network.error = float("nan") if rate == 1 else 1.0
+        return network
+
+    assert protocol.best(Net(), train, config="x").rate == 4
+    kept = [v for n, a, v in protocol.job.measured if n == "rate"]
+    assert kept == [4]
+
+
+def test_how_roundings_ended_is_told(jobs):
+    for bits in (4, 8):
+        assert value(jobs["rounding"], "undecided", weights=bits, layer="all") == 0.1
+        assert value(jobs["rounding"], "undecided", weights=bits, layer="worst") == 0.5
+        assert value(jobs["rounding"], "loss_ratio", weights=bits, unit="worst") == 0.5
 
 
 def test_more_bits_are_closer_to_full_precision(jobs):
@@ -158,13 +206,27 @@ def test_the_static_baseline(jobs):
     """It starts where the text's configuration does; other samples and learned steps change it."""
     errors = {
         config: value(jobs["static-w4a4"], "eps_mse", config=config)
-        for config in ("adaround", "fp-time", "again", "q-diffusion")
+        for config in ("adaround", "fp-time", "again", "q-diffusion", "ptq-d")
     }
-    assert len(set(errors.values())) == 4
+    assert len(set(errors.values())) == 5
     there = value(jobs["paper-configuration"], "eps_mse", bits="W4A4", config="adaround")
     assert errors["adaround"] == there
     place = {"of": "range", "over": "median-layer"}
     assert 0.5 < value(jobs["static-w4a4"], "change", **place) < 2
+
+
+def test_correction_lowers_the_error(jobs):
+    """Its statistics are of other trajectories of the same sampler."""
+    learned, corrected = (
+        value(jobs["static-w4a4"], "eps_mse", config=config) for config in ("q-diffusion", "ptq-d")
+    )
+    assert corrected < learned
+
+
+def test_low_rank_training(run):
+    job = run("efficient-dm-w4a4", tla=8, cma=8, rates=[1])
+    errors = [value(job, "eps_mse", config=c) for c in ("naive", "half", "efficient-dm")]
+    assert len(set(errors)) == 3 and errors[2] < errors[0]
 
 
 def test_longer_tuning_differs_in_iterations_alone(jobs, run):
@@ -174,6 +236,8 @@ def test_longer_tuning_differs_in_iterations_alone(jobs, run):
     more = run("longer-w4a4", tla=4, cma=4)
     assert value(more, "eps_mse", config="tla") != here
     assert value(jobs["text-losses"], "eps_mse", config="tla-cma") != here
+    start = value(jobs["symmetric-w4a4"], "eps_mse", config="adaround")
+    assert start != value(jobs["w4a4"], "eps_mse", config="adaround")
 
 
 def test_full_fine_tuning_takes_as_long_as_itself(jobs):
@@ -199,7 +263,7 @@ def test_figures_draw_what_was_measured(card, results, name):
     drawn = getattr(figures, name)(results)
     assert [ax for ax in drawn.axes if ax.has_data()]
     if name == "ladder":
-        assert len(drawn.axes) == 3 and len(drawn.axes[0].get_yticklabels()) == 9
+        assert len(drawn.axes) == 3 and len(drawn.axes[0].get_yticklabels()) == 11
 
 
 def test_lessons_need_no_dataset(card, weights):

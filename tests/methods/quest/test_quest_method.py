@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from methods.quest import exact
+from methods.quest import baselines, exact
 from methods.quest import method as qu
 from repro.errors import ReproError
 from repro.quant import rounded
@@ -154,21 +154,21 @@ def test_all_but_the_selected_tensors_stay(network, data):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("stage", ["tla", "cma"])
-def test_tuning_lowers_its_loss(coarse, data, taught, stage):
+@pytest.mark.parametrize(("stage", "rate"), [("tla", 30.0), ("cma", 1.0)])
+def test_tuning_lowers_its_loss(coarse, data, taught, stage, rate):
     state, network = rounded.export(coarse), copy.deepcopy(coarse)
 
     def loss():
         at_rest = copy.deepcopy(network)
-        with qu.Tuner(at_rest, taught, state, stage, qu.RELEASED, lr=0, step_lr=0) as tuner:
+        with qu.Tuner(at_rest, taught, state, stage, qu.RELEASED, rate=0) as tuner:
             return tuner.step(torch.arange(len(data)))
 
     before = loss()
     losses = qu.tune(
-        network, taught, state, stage, qu.RELEASED, 12, batch=4, passes=2, lr=3e-4, step_lr=1e-4,
+        network, taught, state, stage, qu.RELEASED, 12, batch=4, passes=2, rate=rate,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    assert len(losses) == 12 and loss() < 0.98 * before
+    assert len(losses) == 12 and loss() < 0.99 * before
     assert not any(p.requires_grad for p in network.parameters())
 
 
@@ -178,7 +178,7 @@ def test_loss_is_the_sum_of_both_terms(coarse, data, taught):
     values = {}
     for local, overall in ((1, 0), (0, 1), (1, None), (3, 2)):
         how = qu.Configuration(qu.Losses(local, overall), qu.Losses(0, 1))
-        with qu.Tuner(copy.deepcopy(coarse), taught, state, "tla", how, lr=0, step_lr=0) as tuner:
+        with qu.Tuner(copy.deepcopy(coarse), taught, state, "tla", how, rate=0) as tuner:
             values[local, overall] = tuner.step(index)
     layers, output = values[1, 0], values[0, 1]
     assert values[1, None] == pytest.approx(layers + 8 * output, rel=1e-4)
@@ -191,26 +191,54 @@ def test_loss_is_the_sum_of_both_terms(coarse, data, taught):
 def test_full_fine_tuning_tunes_all_weights_and_the_same_steps(coarse, taught):
     state = rounded.export(coarse)
     few, all_ = (
-        qu.Tuner(copy.deepcopy(coarse), taught, state, "cma", how, lr=1e-4, step_lr=1e-4)
-        for how in (qu.RELEASED, qu.FULL)
+        qu.Tuner(copy.deepcopy(coarse), taught, state, "cma", how) for how in (qu.RELEASED, qu.FULL)
     )
     assert len(all_.tuned) == 39 and len(few.tuned) == 3 and not all_.frozen
     assert len(all_.steps) == len(few.steps)
 
 
-def test_order_of_batches(data):
-    def times(**options):
+def test_order_of_visits(data):
+    def times(iterations=6, **options):
         generator = torch.Generator().manual_seed(0)
-        return [data.t[i].tolist() for i in qu.batches(data, 6, 2, generator=generator, **options)]
+        return [
+            (entry, [data.t[i].tolist() for i in indices])
+            for entry, indices in qu.visits(data, iterations, 2, generator=generator, **options)
+        ]
 
-    assert times(passes=1) == [[t, t] for t in (800, 800, 400, 400, 50, 50)]
-    assert times(passes=2) == [[t, t] for t in (800, 400, 50) * 2]
-    assert any(a != b for a, b in times(passes=1, mixed=True))
+    each = [(entry, [[t, t]] * 2) for entry, t in enumerate((800, 400, 50))]
+    assert times(passes=1) == each
+    assert times(passes=2) == [(entry, batches[:1]) for entry, batches in each] * 2
+    assert [len(batches) for _, batches in times(4, passes=1)] == [1, 1, 2]
+    assert sum(len(batches) for _, batches in times(4, passes=3)) == 4
+    [(entry, batches)] = times(passes=1, mixed=True)
+    assert entry is None and len(batches) == 6 and any(a != b for a, b in batches)
+
+
+def test_samples_of_a_visit_are_taken_in_turn(data):
+    generator = torch.Generator().manual_seed(0)
+    _, (first, second, third, _) = next(qu.visits(data, 12, 2, 1, generator))
+    assert sorted([*first.tolist(), *second.tolist()]) == [0, 1, 2, 3]
+    assert torch.equal(first, third)
+
+
+def test_every_visit_has_a_fresh_optimiser_of_its_steps(network, fine, data):
+    taught, state = qu.lesson(network, data), rounded.export(fine)
+    copied = copy.deepcopy(fine)
+    with qu.Tuner(copied, taught, state, "cma", qu.RELEASED) as tuner:
+        tuner.visit(1)
+        kept = tuner.step_optimiser, tuner.weight_optimiser
+        assert len(tuner.now) == len(tuner.tables)
+        assert all(step is table[1] for step, table in zip(tuner.now, tuner.tables, strict=True))
+        tuner.step(qu.entries_of(data)[1])
+        assert kept[0].state and kept[1].state
+        tuner.visit(1)
+        assert tuner.step_optimiser is not kept[0] and not tuner.step_optimiser.state
+        assert tuner.weight_optimiser is kept[1]
 
 
 def test_baseline_learns_every_table(network, fine, data):
     learned = copy.deepcopy(fine)
-    qu.learn_steps(
+    baselines.learn_steps(
         learned, network, data, 6, lr=1e-3, batch=4, generator=torch.Generator().manual_seed(0)
     )
     name = "up.0.block.1.conv2.activations.0"
