@@ -81,7 +81,8 @@ def _rehearse(given: argparse.Namespace) -> int:
         for row in runner.rehearsed(*pair, given.device, work, arms=arms, force=force):
             rows.append(row)
             what = f"{row.method} {row.scale} {row.kind} {row.name}"
-            print(f"{what}: {row.outcome}, {row.seconds:.1f} s", file=sys.stderr, flush=True)
+            line = f"{what}: {row.outcome}, {row.seconds:.1f} s{'  ' * bool(row.said)}{row.said}"
+            print(line, file=sys.stderr, flush=True)
 
     pool = ThreadPoolExecutor(given.jobs)
     try:
