@@ -236,8 +236,8 @@ def test_gpu_presets_run_on_the_stand_in(slug, arms, tmp_path):
 @pytest.mark.parametrize(
     "slug, scale, arms",
     [
-        ("msd", "small", ["toy-smaller"]),
         ("radd", "gpu", ["radd-ao"]),
+        ("lowbit-fp", "gpu", ["edges"]),
         pytest.param("superdiff", "gpu", ["or-1"], marks=known),
     ],
 )
