@@ -9,7 +9,8 @@ RUN    := $(call quoted,$(VENV)/bin/python)
 CORES  ?= $(shell $(PY) -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 SNAKE  := $(RUN) -m snakemake --profile workflow/profiles/local --cores $(CORES)
 
-.PHONY: help env smoke small gpu paper page test lint format bench check torture audit kill-test clean
+.PHONY: help env smoke small gpu paper page test lint format bench check torture audit kill-test
+.PHONY: rehearse-gpu rehearse-presets clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +57,12 @@ format: env ## lay the code out as lint wants it
 
 test: env lint check ## lint, import contracts, committed results, tests, the smoke DAG of tiny configurations
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(CORES) --dist worksteal
+
+rehearse-gpu: env ## the gpu presets at sizes of seconds on a CUDA device that is none (g++; half an hour)
+	$(RUN) -m tools.rehearsal --device cuda --scale gpu --jobs $(CORES)
+
+rehearse-presets: env ## every preset of every scale at sizes of seconds on the CPU (half an hour)
+	$(RUN) -m tools.rehearsal --device cpu --scale smoke,small,gpu,paper --jobs $(CORES)
 
 bench: env ## speed ratios measured side by side; asserts nothing
 	$(RUN) -m benchmarks
