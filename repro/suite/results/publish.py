@@ -213,7 +213,7 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
     scale, base = options.scale, options.base
     method = options.plan.planned(method)
     if (target / "records.csv").is_file():
-        method = looks.of_runs(method, scale, records.read_runs(target, scale))
+        method = _with_looks(method, scale, target)
     runs, models = today.runs(method, scale), today.models(method, scale)
     if not runs:
         raise ReproError(f"{method.slug} runs no arm at scale {scale}; there is nothing to publish")
@@ -234,6 +234,22 @@ def merge(method: Method, options: Options, target: Path) -> Merged:
     if len(fresh) == len(made):
         evidence.refuse_unjudged(method, options, list(made.values()))
     return Merged(method, scale, target, made, every, stay + also, len(fresh))
+
+
+def _with_looks(method: Method, scale: str, target: Path) -> Method:
+    """A method with the further seeds of its committed runs, as far as these are today's.
+
+    Code that changed begins anew: how far its predecessor had to look says nothing about it.
+    """
+    committed, declared = records.read_runs(target, scale), today.declared(target)
+    identities = today.runs(looks.of_runs(method, scale, committed), scale)
+    current = [
+        record
+        for record in committed
+        if (key := today.of_run(record)) in identities
+        and today.is_current(record, identities[key], declared.get(key))
+    ]
+    return looks.of_runs(method, scale, current)
 
 
 def verdicts(method: Method, options: Options, results: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 
 from repro import store
 from repro.errors import ReproError
-from repro.suite import judging, run
+from repro.suite import judging, looks, run
 from repro.suite.cards import library
 from repro.suite.export.claims import FILES
 from repro.suite.report import inputs
@@ -303,3 +303,20 @@ def test_seeds_are_asked_for_by_committed_runs_where_not_all_are_here(published)
     shutil.rmtree(committed)
     with pytest.raises(ReproError, match="is not a run record"):
         publish.verdicts(method, published.options, published.results)
+
+
+def test_further_seeds_of_code_that_changed_are_not_asked_for_again(published):
+    edit(published.root, lambda card: card["scales"]["small"].update(seeds=3, most=5))
+    path = looks.path_of(published.options.work, "small", "toy")
+    store.write_sealed(path, {"ours": {"seeds": 5, "because": ["smaller"]}})
+    run_all(published.options)
+    publish.publish(published.options, published.results, ["toy"])
+    seeds = {r["seed"] for r in rows(published.folder / "records.csv") if r["arm"] == "ours"}
+    assert seeds == set("01234")
+    path.unlink()
+    edit(published.root, lambda card: card["scales"]["small"]["params"].update(steps=[4, 16]))
+    run_all(published.options)
+    publish.publish(published.options, published.results, ["toy"])
+    seeds = {r["seed"] for r in rows(published.folder / "records.csv") if r["arm"] == "ours"}
+    assert seeds == set("012")
+    assert check.check(published.results) == []
