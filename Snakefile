@@ -20,6 +20,6 @@ include: "workflow/rules/runs.smk"
 include: "workflow/rules/verdicts.smk"
 include: "workflow/rules/report.smk"
 
-# Seconds each, and the first wants the network: they run where snakemake runs, also on a cluster.
-localrules: data, verdict, tables, page
+# Seconds each, and the first two want the network: they run where snakemake runs, also on a cluster.
+localrules: data, official, verdict, tables, page
 

@@ -1,12 +1,4 @@
-"""sources -> data: fetch, verify, unpack into the shared cache; leave a manifest here.
-
-Local rules: on a cluster they run where the network is.
-"""
-
-localrules:
-    data,
-    official,
-
+"""sources -> data: fetch, verify, unpack into the shared cache; leave a manifest here."""
 
 rule data:
     input:
