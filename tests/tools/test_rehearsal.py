@@ -225,7 +225,7 @@ def faults(rows):
         ("radd", ["sedd-scale"]),
         ("lowbit-fp", ["edges"]),
         pytest.param("superdiff", ["plane"], marks=known),
-        pytest.param("ptq4dm", ["exact"], marks=known),
+        ("ptq4dm", ["exact"]),
     ],
 )
 def test_gpu_presets_run_on_the_stand_in(slug, arms, tmp_path):
