@@ -428,15 +428,16 @@ def identities(method: Method, scale: str, records: Iterable[Mapping[str, Any]])
     return found
 
 
-def _is_timing(method: Method, name: str) -> bool:
-    card = method.experiment.measurements.get(name)
-    return card is not None and card.timing
-
-
 def _what_varies(method: Method, record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a run measured; timings only where it measured nothing else."""
-    values = [(m["name"], at_key(m["at"]), m["value"]) for m in record["measurements"]]
-    return tuple(v for v in values if not _is_timing(method, v[0])) or tuple(values)
+    """What a run measured by numbers of many digits; timings only where there is nothing else."""
+    cards = method.experiment.measurements
+    values = [
+        (m["name"], at_key(m["at"]), m["value"])
+        for m in record["measurements"]
+        if m["name"] not in cards or not cards[m["name"]].counted
+    ]
+    lasting = [v for v in values if v[0] not in cards or not cards[v[0]].timing]
+    return tuple(lasting or values)
 
 
 def _refuse_seeds(method: Method, scale: str, records: Sequence[Mapping[str, Any]]) -> None:

@@ -214,6 +214,24 @@ def test_timings_that_agree_to_the_last_bit_are_an_error():
         verdict._refuse_seeds(toy, "small", made)
 
 
+def test_counts_may_agree_and_what_stands_beside_them_may_not():
+    """Of twenty tries, two seeds win as many now and then; a mean of thousands has its own digits."""
+    toy = method()
+    experiment = toy.experiment.model_copy(
+        update={"measurements": {**toy.experiment.measurements, "won": Measurement(counted=True)}}
+    )
+    toy = Method(toy.folder, toy.paper, experiment, toy.expected)
+    counted = {"name": "won", "at": {}, "value": 0.95}
+    made = [copy.deepcopy(r) for r in records() if r["arm"] == "other"]
+    for record in made:
+        record["measurements"] = [counted]
+    verdict._refuse_seeds(toy, "small", made)
+    for record in made:
+        record["measurements"] = [counted, {"name": "loss", "at": {}, "value": 0.123456}]
+    with pytest.raises(ReproError, match="seeds 0 and 1 of `other` agree to the last bit"):
+        verdict._refuse_seeds(toy, "small", made)
+
+
 def test_missing_coordinate_names_what_there_is():
     made = copy.deepcopy(records())
     for record in made:

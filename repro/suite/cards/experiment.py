@@ -156,6 +156,7 @@ def _texts(value: Coordinate, params: Params) -> list[str]:
 class Measurement(Strict):
     """What a measured name means. ``timing`` figures stay out of bit-identical tables.
 
+    ``counted``: a count, or a share of few tries, so that seeds may well agree to the last bit.
     ``at``: where it is made; without it once by any arm, without coordinates.
     """
 
@@ -164,6 +165,7 @@ class Measurement(Strict):
     direction: Literal["lower", "higher", "none"] = "none"
     format: Annotated[str, Field(pattern=r"^[+]?,?(\.\d{1,2})?[efgd%]?$")] = ".4g"
     timing: bool = False
+    counted: bool = False
     at: Ats = [At.model_validate({})]
 
 
