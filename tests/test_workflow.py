@@ -207,6 +207,36 @@ def test_killed_at_random_instants(tmp_path):
     print(f"{killed} kills, {attempt} resumes, all tables bit-identical")
 
 
+SLEEPERS = """
+import sys
+from pathlib import Path
+WORK = "work"
+rule all:
+    input: expand("slept/{i}", i=range(12))
+include: "ALONE"
+rule sleeper:
+    output: "slept/{i}"
+    shell: "sleep 0.5; touch {output}"
+"""
+
+
+@pytest.mark.dag
+def test_the_scheduler_sleeps_while_jobs_run(tmp_path):
+    """It looks once for each job that ended, however many did."""
+    alone = ROOT / "workflow" / "rules" / "alone.smk"
+    (tmp_path / "Snakefile").write_text(SLEEPERS.replace("ALONE", str(alone)))
+    (tmp_path / "work").mkdir()
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", "--verbose"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(list((tmp_path / "slept").iterdir())) == 12
+    assert run.stderr.count("Ready jobs: ") <= 14
+
+
 @pytest.mark.dag
 def test_single_arms_by_their_files(tmp_path):
     """Two targets of one folder, whose marks the plan writes while Snakemake reads the folder."""

@@ -215,7 +215,7 @@ def test_timings_that_agree_to_the_last_bit_are_an_error():
 
 
 def test_counts_may_agree_and_what_stands_beside_them_may_not():
-    """Of twenty tries, two seeds win as many now and then; a mean of thousands has its own digits."""
+    """Of twenty tries two seeds may win as many; a mean of thousands has digits of its own."""
     toy = method()
     experiment = toy.experiment.model_copy(
         update={"measurements": {**toy.experiment.measurements, "won": Measurement(counted=True)}}
